@@ -1,0 +1,140 @@
+//! Every metric, its name and its help, in one place; `docs/METRICS.md` is tested against it.
+//!
+//! Labels are tables, topics, operations and classes: never values of rows.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
+};
+
+/// Typed handles of all metrics, registered once.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Bytes of the replication stream.
+    pub received_bytes: IntCounter,
+    /// Committed transactions read to their end.
+    pub transactions: IntCounter,
+    /// Transactions skipped at a start because the checkpoint covers them.
+    pub repeated_transactions: IntCounter,
+    /// Records offered to the sink, by table (or event topic) and operation.
+    pub records: IntCounterVec,
+    /// Records acknowledged by the sink.
+    pub acknowledged: IntCounter,
+    /// Changes left out on purpose, by table and reason.
+    pub skipped: IntCounterVec,
+    /// Bytes between socket and acknowledgement.
+    pub in_flight_bytes: IntGauge,
+    /// Records between offer and acknowledgement.
+    pub in_flight_records: IntGauge,
+    /// End of what was received.
+    pub received_lsn: IntGauge,
+    /// End of what was acknowledged without a gap.
+    pub acknowledged_lsn: IntGauge,
+    /// What was checkpointed and reported to Postgres.
+    pub confirmed_lsn: IntGauge,
+    /// WAL the server has and the slot has not confirmed.
+    pub lag_bytes: IntGauge,
+    /// Age of the oldest transaction not acknowledged.
+    pub lag_seconds: Gauge,
+    /// From commit to the last acknowledgement of the transaction.
+    pub commit_to_ack_seconds: Histogram,
+    /// WAL kept for the slot.
+    pub slot_retained_wal_bytes: IntGauge,
+    /// WAL left until the slot is lost.
+    pub slot_safe_wal_bytes: IntGauge,
+    /// Checkpoints acknowledged.
+    pub checkpoints: IntCounter,
+    /// Sessions ended and begun again.
+    pub restarts: IntCounterVec,
+    /// Calls of the schema registry by outcome.
+    pub registry_calls: IntCounterVec,
+    /// Errors by class.
+    pub errors: IntCounterVec,
+    /// 1 for the present role: active or standby.
+    pub role: IntGaugeVec,
+    /// 1, with the build's facts as labels.
+    pub build: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Creates and registers all metrics.
+    ///
+    /// # Panics
+    /// When called twice for the same registry: names are unique by construction.
+    pub fn new(registry: &Registry) -> Metrics {
+        let counter = |name: &str, help: &str| register(registry, IntCounter::new(name, help));
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let metrics = Metrics {
+            received_bytes: counter("headwater_received_bytes_total", "Bytes of the replication stream received from Postgres"),
+            transactions: counter("headwater_transactions_total", "Committed transactions read to their Commit"),
+            repeated_transactions: counter(
+                "headwater_repeated_transactions_total",
+                "Transactions that Postgres sent again and that were skipped because the checkpoint covers them",
+            ),
+            records: counters(
+                "headwater_records_total",
+                "Records offered to the sink, by table (or event topic) and operation (c, u, d, tombstone, event)",
+                &["table", "op"],
+            ),
+            acknowledged: counter("headwater_records_acknowledged_total", "Records acknowledged by the sink"),
+            skipped: counters(
+                "headwater_skipped_total",
+                "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message)",
+                &["table", "reason"],
+            ),
+            in_flight_bytes: gauge("headwater_in_flight_bytes", "Bytes between the Postgres socket and the acknowledgement"),
+            in_flight_records: gauge("headwater_producer_queue_records", "Records offered to the sink and not yet acknowledged"),
+            received_lsn: gauge("headwater_received_lsn", "End of the WAL received, as a number"),
+            acknowledged_lsn: gauge("headwater_acknowledged_lsn", "End of the WAL acknowledged by the sink without a gap"),
+            confirmed_lsn: gauge("headwater_confirmed_lsn", "Position stored in the checkpoint and reported to Postgres"),
+            lag_bytes: gauge("headwater_lag_bytes", "WAL that the server has and the slot has not confirmed, in bytes"),
+            lag_seconds: register(
+                registry,
+                Gauge::new("headwater_lag_seconds", "Age of the oldest commit that is not acknowledged, in seconds; 0 when none is"),
+            ),
+            commit_to_ack_seconds: register(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "headwater_commit_to_ack_seconds",
+                        "From a transaction's commit to the acknowledgement of its last record, in seconds",
+                    )
+                    .buckets(vec![
+                        0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                        30.0, 60.0, 300.0,
+                    ]),
+                ),
+            ),
+            slot_retained_wal_bytes: gauge("headwater_slot_retained_wal_bytes", "WAL that the server keeps for the slot, in bytes"),
+            slot_safe_wal_bytes: gauge(
+                "headwater_slot_safe_wal_bytes",
+                "WAL that can be written before the slot is lost, in bytes; -1 without max_slot_wal_keep_size",
+            ),
+            checkpoints: counter("headwater_checkpoints_total", "Checkpoints stored and acknowledged"),
+            restarts: counters("headwater_reconnects_total", "Sessions that ended with a passing error and were begun again, by peer", &["peer"]),
+            registry_calls: counters("headwater_registry_calls_total", "Calls of the schema registry, by outcome", &["outcome"]),
+            errors: counters("headwater_errors_total", "Errors, by class (restart, halt, registry, kafka)", &["class"]),
+            role: gauges("headwater_role", "1 for the present role of this instance (active, standby, starting)", &["role"]),
+            build: gauges("headwater_build_info", "1, with the facts of the build as labels", &["version"]),
+        };
+        metrics.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+    }
+
+    pub(crate) fn set_role(&self, role: &str) {
+        for each in ["starting", "standby", "active"] {
+            self.role.with_label_values(&[each]).set(i64::from(each == role));
+        }
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("metric names and labels are constants");
+    registry.register(Box::new(metric.clone())).expect("each metric is registered once");
+    metric
+}

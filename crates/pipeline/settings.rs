@@ -1,0 +1,214 @@
+//! What a pipeline needs to know, validated: the command line turns files, environment and flags into these.
+//!
+//! Nothing here is optional by accident: a sink that needs a registry carries its registry.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_avro::registry::RegistrySettings;
+use headwater_pg::ConnectSettings;
+
+/// Everything `run` needs. Build it with [`Settings`]' public fields; [`Settings::validate`] checks what types can't.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How both the replication and the SQL connection are made.
+    pub postgres: ConnectSettings,
+    /// Publications whose tables are followed; at least one.
+    pub publications: Vec<String>,
+    /// The logical replication slot, `[a-z0-9_]{1,63}`.
+    pub slot: String,
+    /// How long creating the slot may wait for transactions that were open before it (default 90 s).
+    pub slot_create_timeout: Duration,
+    /// Take over a slot that no checkpoint of this instance belongs to, at the position it confirmed.
+    pub adopt_slot: bool,
+    /// Longest time between two status messages to Postgres (default 10 s); shortened to a third of `wal_sender_timeout`.
+    pub status_interval: Duration,
+    /// Emit a logical message this often, so that an idle database's slot moves. Off by default.
+    pub heartbeat_interval: Option<Duration>,
+    /// The one memory knob: bytes between the Postgres socket and the broker's acknowledgement.
+    pub max_in_flight_bytes: u64,
+    /// A single change larger than this halts the pipeline with its table and LSN (default 64 MiB).
+    pub max_row_bytes: u64,
+    /// How long a graceful stop may take before the rest is dropped, to be repeated at the next start (default 8 s).
+    pub shutdown_timeout: Duration,
+    /// Names and shape of the topics of tables.
+    pub topics: TopicSettings,
+    /// Where the checkpoint and the schema history live.
+    pub checkpoint: CheckpointSettings,
+    /// Outbox tables; their rows go to event topics.
+    pub outbox: Vec<OutboxTable>,
+    /// Transactional logical messages with prefix `outbox.<aggregatetype>`.
+    pub outbox_messages: OutboxRoute,
+    /// Where records go.
+    pub sink: SinkSettings,
+    /// Write a tombstone after each delete (default true).
+    pub tombstones_on_delete: bool,
+}
+
+/// Names and shape of the topics that tables go to.
+#[derive(Clone, Debug)]
+pub struct TopicSettings {
+    /// Topics are `<prefix>.<schema>.<table>`; also `source.name` of the envelope.
+    pub prefix: String,
+    /// Create missing topics; without it a missing topic halts with advice.
+    pub create: bool,
+    /// Partitions of a created topic.
+    pub partitions: i32,
+    /// Replication factor of a created topic; -1 leaves it to the broker's default.
+    pub replication_factor: i32,
+    /// Topic configuration of a created topic (`cleanup.policy`, `retention.ms`, …).
+    pub config: BTreeMap<String, String>,
+}
+
+/// Where the checkpoint and the schema history live.
+#[derive(Clone, Debug)]
+pub struct CheckpointSettings {
+    /// For the Kafka sink: a compacted topic with one partition.
+    pub topic: String,
+    /// For the stdout and file sinks: a local file, written atomically.
+    pub file: PathBuf,
+}
+
+/// An outbox table and the names of its columns.
+#[derive(Clone, Debug)]
+pub struct OutboxTable {
+    /// Schema of the table.
+    pub schema: String,
+    /// Name of the table.
+    pub table: String,
+    /// Column of the event's id (header `id`).
+    pub id_column: String,
+    /// Column that chooses the topic.
+    pub aggregatetype_column: String,
+    /// Column that becomes the key.
+    pub aggregateid_column: String,
+    /// Column of the event's type (header `eventType`).
+    pub type_column: String,
+    /// Column that becomes the value.
+    pub payload_column: String,
+    /// More columns as headers: (column, header name).
+    pub headers: Vec<(String, String)>,
+    /// Where events go and in which form.
+    pub route: OutboxRoute,
+}
+
+/// Where outbox events go and in which form.
+#[derive(Clone, Debug)]
+pub struct OutboxRoute {
+    /// Topic name with `${aggregatetype}` in it (default `outbox.event.${aggregatetype}`).
+    pub topic: String,
+    /// Which aggregate types are allowed, as patterns with `*`; a row outside them halts. Default: `*`.
+    pub aggregatetypes: Vec<String>,
+    /// How key and payload are written.
+    pub payload: PayloadFormat,
+}
+
+impl Default for OutboxRoute {
+    fn default() -> OutboxRoute {
+        OutboxRoute {
+            topic: "outbox.event.${aggregatetype}".to_owned(),
+            aggregatetypes: vec!["*".to_owned()],
+            payload: PayloadFormat::Avro,
+        }
+    }
+}
+
+/// How an outbox event's key and payload are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadFormat {
+    /// As Debezium's router with the Avro converter: the column's Avro schema, registered under the event topic.
+    Avro,
+    /// The payload's own bytes, and the key as plain text.
+    Raw,
+}
+
+/// Where records go.
+#[derive(Clone, Debug)]
+pub enum SinkSettings {
+    /// Kafka, as Avro with a schema registry.
+    Kafka {
+        /// The producer's and the admin client's settings.
+        kafka: headwater_kafka::Settings,
+        /// The schema registry.
+        registry: RegistrySettings,
+    },
+    /// Lines of JSON on the standard output.
+    Stdout,
+    /// Lines of JSON appended to a file.
+    File {
+        /// The file, created if it does not exist.
+        path: PathBuf,
+    },
+}
+
+/// One impossible value or combination, for the caller to attach to the key it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsProblem {
+    /// The key as written in the configuration, for example `pipeline.max_row_bytes`.
+    pub key: &'static str,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Settings {
+    /// All impossible values and combinations at once; empty when the settings can be run.
+    pub fn validate(&self) -> Vec<SettingsProblem> {
+        let mut problems = Vec::new();
+        let mut problem = |key, message: String| problems.push(SettingsProblem { key, message });
+        if self.publications.is_empty() {
+            problem("postgres.publication", "at least one publication is needed".to_owned());
+        }
+        if !headwater_pg::slot::valid_slot_name(&self.slot) {
+            problem(
+                "postgres.slot",
+                format!("'{}' is not a slot name: 1 to 63 of a-z, 0-9 and _", self.slot),
+            );
+        }
+        if self.max_in_flight_bytes < 1 << 20 {
+            problem("pipeline.max_in_flight_bytes", "at least 1MiB is needed".to_owned());
+        }
+        if self.max_row_bytes < 1 << 10 || self.max_row_bytes > 1 << 30 {
+            problem("pipeline.max_row_bytes", "between 1KiB and 1GiB".to_owned());
+        }
+        if self.topics.prefix.is_empty() || !self.topics.prefix.chars().all(legal_in_topic) {
+            problem("topics.prefix", "one or more of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
+        }
+        if self.topics.partitions < 1 {
+            problem("topics.partitions", "at least 1".to_owned());
+        }
+        if self.topics.replication_factor == 0 || self.topics.replication_factor < -1 {
+            problem("topics.replication_factor", "at least 1, or -1 for the broker's default".to_owned());
+        }
+        for route in self.outbox.iter().map(|table| &table.route).chain([&self.outbox_messages]) {
+            let rest = route.topic.replacen("${aggregatetype}", "", 1);
+            if rest == route.topic {
+                problem("outbox.topic", format!("'{}' must contain ${{aggregatetype}}", route.topic));
+            } else if rest.is_empty() || !rest.chars().all(legal_in_topic) {
+                problem(
+                    "outbox.topic",
+                    "beside ${aggregatetype} it needs a fixed part of A-Z, a-z, 0-9, '.', '_' and '-', \
+                     so that a row can't name any topic it likes"
+                        .to_owned(),
+                );
+            }
+        }
+        if matches!(self.sink, SinkSettings::Kafka { .. }) && !self.checkpoint.topic.chars().all(legal_in_topic) {
+            problem("checkpoint.topic", "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
+        }
+        problems
+    }
+
+    /// The topic of a table: characters that Kafka refuses become `_`, as Debezium does.
+    pub fn table_topic(&self, schema: &str, table: &str) -> String {
+        format!("{}.{schema}.{table}", self.topics.prefix)
+            .chars()
+            .map(|c| if legal_in_topic(c) { c } else { '_' })
+            .collect()
+    }
+}
+
+/// Whether Kafka allows this character in a topic's name.
+pub(crate) fn legal_in_topic(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
