@@ -1,1 +1,57 @@
-//! placeholder
+//! Everything that talks to Postgres.
+//!
+//! Two kinds of connection, opened by the same code with the same TLS and the same rules for logging in:
+//! a [`Session`] speaks the replication protocol and becomes a [`ReplicationStream`]; a [`Client`] runs SQL.
+//!
+//! # Layout, in the order in which a connection comes to life
+//! - `settings`, `error`: what goes in, what goes wrong.
+//! - `transport`, `tls`, `end_point`, `auth`, `connect`: from an address to a session that is ready for a query.
+//! - `frame`: bytes to protocol messages; the buffer outlives a cancelled read.
+//! - `session`: replication commands. `client`: SQL, through tokio-postgres.
+//! - `replication`, `wal_batch`, `status`: the stream of WAL and the answers to it.
+//! - `lazy_read`, `receive_low_water`: how it reads while there is a backlog.
+//! - `slot`, `publication`, `catalog`: questions to the system catalogs.
+
+mod settings;
+
+mod error;
+
+mod transport;
+
+mod tls;
+
+mod end_point;
+
+mod auth;
+
+mod connect;
+
+mod frame;
+
+mod session;
+
+mod client;
+
+mod replication;
+
+mod wal_batch;
+
+mod status;
+
+mod lazy_read;
+
+mod receive_low_water;
+
+pub mod slot;
+
+pub mod publication;
+
+pub mod catalog;
+
+pub use client::{Client, connect};
+pub use error::{Error, ErrorKind, ServerError};
+pub use replication::{DEFAULT_MAX_FRAME_BYTES, ReplicationStream};
+pub use session::{CreatedSlot, PgoutputOptions, Session, SystemIdentity};
+pub use settings::{ChannelBinding, ConnectSettings, Host, RootCert, Secret, SslMode, TlsSettings};
+pub use status::StandbyStatus;
+pub use wal_batch::{Frame, Frames, WalBatch};
