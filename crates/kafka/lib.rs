@@ -1,1 +1,37 @@
-//! placeholder
+//! Kafka for Headwater: the only crate that knows rdkafka.
+//!
+//! What comes in: [`Settings`] and records with a partition and a token. What goes out: one [`Delivery`] per
+//! accepted record, topics made or described by [`Admin`], and a small topic read from its beginning by
+//! [`read_topic_to_end`]. The invariant: one producer keeps the order in which records were offered, per
+//! partition, or it ends with an error; no record is ever dropped in silence.
+//!
+//! Everything blocks with a time limit; nothing here needs an async runtime.
+
+mod settings;
+
+mod properties;
+
+mod partition;
+
+mod producer;
+
+mod admin;
+
+mod consumer;
+
+mod client_log;
+
+mod error;
+
+pub use admin::{Admin, CreateOutcome, NewTopic, TopicState};
+pub use consumer::{TopicRecord, read_topic_to_end};
+pub use error::{Class, Error, ErrorKind};
+pub use partition::{murmur2, partition_for_key};
+pub use producer::{Delivery, OfferError, Producer, ProducerRecord, RECORD_OVERHEAD_BYTES};
+pub use properties::{DEFAULT_PROPERTIES, check_property, is_secret_property, owned_property};
+pub use settings::Settings;
+
+/// The version of the librdkafka that is linked in, for the build info metric and `check`.
+pub fn librdkafka_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
+}

@@ -1,0 +1,94 @@
+//! librdkafka's log lines and error events, on their way to tracing.
+//!
+//! In: what librdkafka says while a client is polled. Out: at most [`LINES_PER_INTERVAL`] lines per interval
+//! and client, with a count of what was left out, and the latest reason why brokers can't be reached. No
+//! property's value and no record's bytes are in librdkafka's lines below its debug level.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// A broker that is away makes librdkafka say so at each attempt; twenty lines in ten seconds tell enough.
+const LINES_PER_INTERVAL: u32 = 20;
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// One client's way to the log.
+pub(crate) struct ClientLog(Mutex<State>);
+
+struct State {
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+    last_error: Option<(Code, String)>,
+}
+
+impl ClientLog {
+    pub(crate) fn new() -> ClientLog {
+        ClientLog(Mutex::new(State { since: Instant::now(), lines: 0, left_out: 0, last_error: None }))
+    }
+
+    pub(crate) fn line(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        // Producer settings go to every role, and each would complain of the others'.
+        let other_role = facility == "CONFWARN" && text.contains("property and will be ignored by this");
+        if other_role || !self.admit() {
+            return;
+        }
+        let text = without_client_name(text);
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{text}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::info!(target: "librdkafka", facility, "{text}");
+            }
+            RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
+        }
+    }
+
+    /// An error event: kept as the reason for time-outs; the log line that comes with it says the same.
+    pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut state = self.state();
+        let reason = without_client_name(reason).to_owned();
+        // "all brokers down" follows the event that says why; the reason is worth more.
+        if code != Code::AllBrokersDown || state.last_error.is_none() {
+            state.last_error = Some((code, reason));
+        }
+    }
+
+    /// The latest reason, taken.
+    pub(crate) fn take_last_error(&self) -> Option<(Code, String)> {
+        self.state().last_error.take()
+    }
+
+    fn admit(&self) -> bool {
+        let mut state = self.state();
+        if state.since.elapsed() >= INTERVAL {
+            let left_out = state.left_out;
+            (state.since, state.lines, state.left_out) = (Instant::now(), 0, 0);
+            if left_out > 0 {
+                tracing::warn!(target: "librdkafka", left_out, "log lines were left out in the last interval");
+            }
+        }
+        state.lines += 1;
+        let admitted = state.lines <= LINES_PER_INTERVAL;
+        state.left_out += u64::from(!admitted);
+        admitted
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// `[thrd:…]: text` and `host:port/1: text` without the thread's name, which says nothing to an operator.
+fn without_client_name(text: &str) -> &str {
+    match text.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")) {
+        Some((_, rest)) => rest,
+        None => text,
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading a small topic from its beginning: the checkpoint and the schema history.
+//!
+//! In: a topic, a partition, a time limit. Out: every record up to the end that the partition had when the
+//! reading began. The reader assigns itself, commits nothing and joins no group.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::client_log::ClientLog;
+use crate::error::{Error, ErrorKind};
+use crate::settings::Settings;
+
+/// One record as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicRecord {
+    /// The key's bytes.
+    pub key: Option<Vec<u8>>,
+    /// The value's bytes; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// Reads one partition from its first record to the end it has now, aborted transactions left out.
+///
+/// # Errors
+/// Brokers out of reach, a missing right or topic, or the time limit.
+pub fn read_topic_to_end(
+    settings: &Settings,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> Result<Vec<TopicRecord>, Error> {
+    let doing = format!("reading {topic} partition {partition}");
+    if let Some(problem) = settings.problems().into_iter().next() {
+        return Err(Error::configuration(doing, problem));
+    }
+    let reader = Reader::open(settings, topic, partition, Instant::now() + timeout, doing)?;
+    reader.read()
+}
+
+struct Reader<'a> {
+    consumer: BaseConsumer<Connection>,
+    topic: &'a str,
+    partition: i32,
+    deadline: Instant,
+    doing: String,
+}
+
+impl<'a> Reader<'a> {
+    fn open(
+        settings: &Settings,
+        topic: &'a str,
+        partition: i32,
+        deadline: Instant,
+        doing: String,
+    ) -> Result<Reader<'a>, Error> {
+        let consumer = settings
+            .consumer_config()
+            .create_with_context(Connection(ClientLog::new()))
+            .map_err(|e| Error::from_rdkafka(&e, doing.clone()))?;
+        Ok(Reader { consumer, topic, partition, deadline, doing })
+    }
+
+    fn read(&self) -> Result<Vec<TopicRecord>, Error> {
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(self.topic, self.partition, self.remaining())
+            .map_err(|e| self.failed(&e))?;
+        let mut records = Vec::new();
+        if low >= high {
+            return Ok(records);
+        }
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(self.topic, self.partition, Offset::Offset(low))
+            .and_then(|()| self.consumer.assign(&assignment))
+            .map_err(|e| self.failed(&e))?;
+        loop {
+            match self.consumer.poll(self.remaining().min(Duration::from_millis(100))) {
+                Some(Ok(message)) => {
+                    records.push(TopicRecord {
+                        key: message.key().map(<[u8]>::to_vec),
+                        value: message.payload().map(<[u8]>::to_vec),
+                        offset: message.offset(),
+                    });
+                    if message.offset() + 1 >= high {
+                        return Ok(records);
+                    }
+                }
+                // The last offsets may hold control records or have been compacted away.
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
+                Some(Err(error)) if !self.goes_on(&error) => return Err(self.failed(&error)),
+                Some(Err(_)) | None => {}
+            }
+            if self.remaining().is_zero() {
+                return Err(self.failed(&KafkaError::MessageConsumption(Code::OperationTimedOut)));
+            }
+        }
+    }
+
+    /// Connections that break are mended by librdkafka; group errors don't matter to a reader without a group.
+    fn goes_on(&self, error: &KafkaError) -> bool {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let error = Error::from_rdkafka(error, "");
+        code == Code::GroupAuthorizationFailed
+            || matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Unavailable)
+    }
+
+    fn failed(&self, error: &KafkaError) -> Error {
+        Error::from_rdkafka(error, self.doing.clone()).because(self.consumer.context().0.take_last_error())
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+struct Connection(ClientLog);
+
+impl ClientContext for Connection {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.0.line(level, facility, text);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Connection {}

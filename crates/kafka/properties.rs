@@ -1,0 +1,125 @@
+//! The table of librdkafka's properties: which are ours and why, which defaults differ and why, which are secret.
+
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::error::Error;
+
+/// Defaults that differ from librdkafka's. The user may override each of them.
+pub const DEFAULT_PROPERTIES: &[(&str, &str)] = &[
+    ("linger.ms", "1"),
+    ("compression.type", "lz4"),
+    ("socket.nagle.disable", "true"),
+    // librdkafka's largest. Its default of 1 MB would refuse rows that the topic may well accept; the broker's
+    // and the topic's own limits decide, and the budget bounds what is in memory.
+    ("message.max.bytes", "1000000000"),
+];
+
+/// What the producer's promises rest on.
+pub(crate) const OWN_PRODUCER: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("message.timeout.ms", "0"),
+    // Only bytes limit the queue, and `Producer` counts them itself: librdkafka's count leaves out keys and
+    // its own overhead, and never admits a record that is larger than the limit.
+    ("queue.buffering.max.messages", "0"),
+    ("queue.buffering.max.kbytes", "2147483647"),
+];
+
+/// What the reader of the checkpoint topic needs.
+pub(crate) const OWN_CONSUMER: &[(&str, &str)] = &[
+    ("group.id", "headwater"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("enable.partition.eof", "true"),
+    ("isolation.level", "read_committed"),
+    ("auto.offset.reset", "error"),
+];
+
+const IDEMPOTENCE: &str = "the order per key and the absence of duplicates rest on the idempotent producer";
+const ACKS: &str = "a position is confirmed to Postgres only when all in-sync replicas have the records";
+const TIMEOUT: &str =
+    "a record that times out would be lost or overtaken: Headwater waits as long as it takes";
+const PARTITIONER: &str = "the partition is Java's murmur2 of the key, chosen before the record is offered";
+const QUEUE: &str = "memory has one knob: set pipeline.max_in_flight_bytes instead";
+const SERVERS: &str = "set kafka.bootstrap_servers instead";
+const TRANSACTIONS: &str = "the producer is idempotent, not transactional";
+const REPORTS: &str = "every record needs its delivery report: the confirmed position is counted from them";
+const TOPICS: &str = "topics are created with [topics], never by accident";
+const CHECKPOINT: &str = "the checkpoint topic's reader sets it";
+const LOGS: &str = "logs go through Headwater's own";
+
+/// Properties that are ours, with librdkafka's aliases.
+const OWNED: &[(&str, &str)] = &[
+    ("acks", ACKS),
+    ("request.required.acks", ACKS),
+    ("enable.idempotence", IDEMPOTENCE),
+    ("enable.gapless.guarantee", IDEMPOTENCE),
+    ("max.in.flight", IDEMPOTENCE),
+    ("max.in.flight.requests.per.connection", IDEMPOTENCE),
+    ("retries", IDEMPOTENCE),
+    ("message.send.max.retries", IDEMPOTENCE),
+    ("queuing.strategy", IDEMPOTENCE),
+    ("message.timeout.ms", TIMEOUT),
+    ("delivery.timeout.ms", TIMEOUT),
+    ("partitioner", PARTITIONER),
+    ("queue.buffering.max.messages", QUEUE),
+    ("queue.buffering.max.kbytes", QUEUE),
+    ("bootstrap.servers", SERVERS),
+    ("metadata.broker.list", SERVERS),
+    ("transactional.id", TRANSACTIONS),
+    ("transaction.timeout.ms", TRANSACTIONS),
+    ("delivery.report.only.error", REPORTS),
+    ("allow.auto.create.topics", TOPICS),
+    ("group.id", CHECKPOINT),
+    ("enable.auto.commit", CHECKPOINT),
+    ("auto.commit.enable", CHECKPOINT),
+    ("enable.auto.offset.store", CHECKPOINT),
+    ("enable.partition.eof", CHECKPOINT),
+    ("isolation.level", CHECKPOINT),
+    ("auto.offset.reset", CHECKPOINT),
+    ("log.queue", LOGS),
+];
+
+/// Properties whose values must never be shown.
+const SECRET: &[&str] = &[
+    "sasl.password",
+    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.client.credentials.client.secret",
+    "sasl.oauthbearer.assertion.private.key.pem",
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.password",
+];
+
+/// Why the user may not set a property; `None` when it passes through to librdkafka.
+pub fn owned_property(name: &str) -> Option<&'static str> {
+    OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, reason)| *reason)
+}
+
+/// Whether a property's value is a secret. Errs on the side of hiding.
+pub fn is_secret_property(name: &str) -> bool {
+    SECRET.contains(&name)
+        || ["password", "secret", "passphrase", "private.key", "key.pem"]
+            .iter()
+            .any(|part| name.contains(part))
+}
+
+/// Whether the user may set a property to a value, by our rules and by librdkafka's own parser.
+///
+/// # Errors
+/// The reason, fit to be shown behind the property's name.
+pub fn check_property(name: &str, value: &str) -> Result<(), String> {
+    if let Some(reason) = owned_property(name) {
+        return Err(format!("can't be set: {reason}"));
+    }
+    let mut config = ClientConfig::new();
+    config.set(name, value);
+    match config.create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, reason, ..)) if !is_secret_property(name) => Err(reason),
+        Err(error) => Err(Error::from_rdkafka(&error, "librdkafka refuses it").to_string()),
+    }
+}
