@@ -1,0 +1,33 @@
+# Headwater's commands. `make` alone lists them.
+SHELL := /bin/bash
+CARGO ?= cargo
+export KEEP
+
+.DEFAULT_GOAL := help
+.PHONY: help build test demo bench stack-up stack-down check-deploy
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the release binary, target/release/headwater
+	@deploy/local/bootstrap build
+	$(CARGO) build --release --workspace --bins
+
+test: ## formatting, lints, unit tests, end-to-end tests on real servers (which it starts and stops)
+	@deploy/local/test
+
+demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up)
+	@deploy/local/demo
+
+bench: ## throughput beside pg_recvlogical, and latency; a Markdown table on stdout (ROWS=, ROUNDS=)
+	@deploy/local/bench
+
+stack-up: ## the servers alone: Kafka, registry, PostgreSQL 16
+	@deploy/local/stack up kafka registry pg 16
+	@deploy/local/stack env
+
+stack-down: ## stop them
+	@deploy/local/stack down
+
+check-deploy: ## what can be checked of scripts and compose file without starting anything
+	@deploy/local/check
