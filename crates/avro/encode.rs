@@ -1,0 +1,280 @@
+//! One change becomes the Avro bytes of an envelope.
+//!
+//! ```text
+//! 00  schema id, 4 bytes, big-endian
+//! before, after     union branch, then the columns
+//! source            version connector name | ts_ms | snapshot db | sequence ts_us ts_ns | schema table | txId lsn xmin origin origin_lsn
+//! transaction       null
+//! op ts_ms ts_us ts_ns
+//! ```
+//!
+//! What stands between bars and never differs within a table is a run of bytes prepared in the plan. The columns go
+//! straight from the tuple to the output: no value in between, no allocation.
+
+use headwater_pgoutput::{Column, Lsn, Tuple};
+
+use crate::binary;
+use crate::error::EncodeError;
+use crate::plan::{SchemaId, ValuePlan, check_len};
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Inserted.
+    Create,
+    /// Updated.
+    Update,
+    /// Deleted.
+    Delete,
+    /// Read by a snapshot.
+    Read,
+    /// The table was truncated.
+    Truncate,
+}
+
+impl Op {
+    /// Debezium's letter for it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Op::Create => "c",
+            Op::Update => "u",
+            Op::Delete => "d",
+            Op::Read => "r",
+            Op::Truncate => "t",
+        }
+    }
+}
+
+/// One change of one row.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// What happened.
+    pub op: Op,
+    /// The old tuple, if one was sent: the identity's columns or all of them. A create has no `before` in its
+    /// envelope, also when it is one half of a changed key: then the old tuple only lends its unchanged values.
+    pub before: Option<&'a Tuple<'a>>,
+    /// True if `before` carries every column (`O`), false if only the identity's (`K`).
+    pub before_is_full: bool,
+    /// The new tuple. Its unchanged TOAST values are taken from `before` where that carries them.
+    pub after: Option<&'a Tuple<'a>>,
+    /// Where it happened.
+    pub source: &'a ChangeSource<'a>,
+}
+
+/// Where a change stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeSource<'a> {
+    /// LSN of the transaction's commit record.
+    pub commit_lsn: Lsn,
+    /// LSN of the row's record. Several rows can share one.
+    pub lsn: Lsn,
+    /// Commit time, microseconds since 1970-01-01 UTC.
+    pub commit_unix_micros: i64,
+    /// Transaction id.
+    pub xid: u32,
+    /// Replication origin and the LSN that the commit had there.
+    pub origin: Option<(&'a str, Lsn)>,
+}
+
+/// Branches of a union, as Avro writes their index.
+const NULL: u8 = 0;
+const VALUE: u8 = 2;
+
+/// More than all that isn't columns usually takes, so that a row's buffer grows at most once.
+const ENVELOPE_BYTES: usize = 256;
+
+impl ValuePlan {
+    /// Appends the change in the registry's wire format.
+    ///
+    /// # Errors
+    /// [`EncodeError`], and `out` is as it was.
+    pub fn encode_into(
+        &self,
+        id: SchemaId,
+        change: &Change<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let start = out.len();
+        out.reserve(ENVELOPE_BYTES);
+        binary::write_header(id, out);
+        let result = self.write_rows(change, out);
+        if result.is_err() {
+            out.truncate(start);
+            return result;
+        }
+        self.write_envelope(change, out);
+        Ok(())
+    }
+
+    #[inline]
+    fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match change.before {
+            Some(before) if change.op != Op::Create => self.write_row(before, None, out)?,
+            _ => out.push(NULL),
+        }
+        match change.after {
+            Some(after) => {
+                let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
+                self.write_row(after, old, out)
+            }
+            None => {
+                out.push(NULL);
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn write_row(
+        &self,
+        tuple: &Tuple<'_>,
+        old: Option<Old<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        check_len(tuple, self.columns.len())?;
+        out.push(VALUE);
+        for (index, (plan, column)) in self.columns.iter().zip(tuple.columns()).enumerate() {
+            let column = match (column, old) {
+                (Column::Unchanged, Some(old)) => old.value(index, plan.in_identity),
+                (column, _) => column,
+            };
+            plan.write(column, out)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn write_envelope(&self, change: &Change<'_>, out: &mut Vec<u8>) {
+        let source = change.source;
+        let times = Times::new(source.commit_unix_micros);
+        out.extend_from_slice(&self.constants.before_ts_ms);
+        out.extend_from_slice(times.ms());
+        out.extend_from_slice(&self.constants.before_sequence);
+        write_sequence(source.commit_lsn, source.lsn, out);
+        out.extend_from_slice(times.us_and_ns());
+        out.extend_from_slice(&self.constants.before_tx_id);
+        binary::write_long(i64::from(source.xid), out);
+        out.push(VALUE);
+        binary::write_long(signed(source.lsn), out);
+        out.push(NULL); // xmin
+        match source.origin {
+            None => out.extend_from_slice(&[NULL, NULL]),
+            Some((name, lsn)) => {
+                out.push(VALUE);
+                binary::write_bytes(name.as_bytes(), out);
+                out.push(VALUE);
+                binary::write_long(signed(lsn), out);
+            }
+        }
+        // transaction: null; op: a string of one letter
+        out.extend_from_slice(&[NULL, 2, change.op.code().as_bytes()[0]]);
+        out.extend_from_slice(times.all());
+    }
+}
+
+/// The old tuple, for the values that an update left alone.
+#[derive(Clone, Copy)]
+struct Old<'a> {
+    tuple: &'a Tuple<'a>,
+    is_full: bool,
+}
+
+impl<'a> Old<'a> {
+    /// The old value of a column whose new one is unchanged. A null of a key tuple means nothing outside the
+    /// identity; and a column of the identity that is null wasn't in TOAST.
+    #[cold]
+    fn value(self, index: usize, in_identity: bool) -> Column<'a> {
+        match self.tuple.column(index) {
+            Some(value @ Column::Text(_)) if self.is_full || in_identity => value,
+            _ => Column::Unchanged,
+        }
+    }
+}
+
+/// The commit time in three units as they end an envelope; `source` has the same bytes in other places.
+struct Times {
+    /// `VALUE ms VALUE us VALUE ns`
+    bytes: [u8; 3 + 3 * binary::VARINT_BYTES_MAX],
+    ms_end: usize,
+    end: usize,
+}
+
+impl Times {
+    #[inline]
+    fn new(unix_micros: i64) -> Times {
+        let mut bytes = [VALUE; 3 + 3 * binary::VARINT_BYTES_MAX];
+        let ms_end = binary::put_long(unix_micros.div_euclid(1000), &mut bytes, 1);
+        let us_end = binary::put_long(unix_micros, &mut bytes, ms_end + 1);
+        bytes[us_end] = VALUE;
+        // Nanoseconds end in the year 2262; a clock beyond that stands still there.
+        let end = binary::put_long(unix_micros.saturating_mul(1000), &mut bytes, us_end + 1);
+        Times { bytes, ms_end, end }
+    }
+
+    /// `ms` without the branch: `source.ts_ms` is no union.
+    fn ms(&self) -> &[u8] {
+        &self.bytes[1..self.ms_end]
+    }
+
+    fn us_and_ns(&self) -> &[u8] {
+        &self.bytes[self.ms_end..self.end]
+    }
+
+    fn all(&self) -> &[u8] {
+        &self.bytes[..self.end]
+    }
+}
+
+/// LSNs are below 2^63: a log of eight exabytes is further away than any other limit.
+fn signed(lsn: Lsn) -> i64 {
+    lsn.0 as i64
+}
+
+const U64_DIGITS_MAX: usize = 20;
+
+/// The string `["<commit LSN>","<row LSN>"]`, both in decimal.
+#[inline]
+fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
+    let (mut commit_digits, mut row_digits) = ([0; U64_DIGITS_MAX], [0; U64_DIGITS_MAX]);
+    let commit = decimal(commit_lsn.0, &mut commit_digits);
+    let row = decimal(lsn.0, &mut row_digits);
+    binary::write_long((commit.len() + row.len() + br#"["",""]"#.len()) as i64, out);
+    out.extend_from_slice(br#"[""#);
+    out.extend_from_slice(commit);
+    out.extend_from_slice(br#"",""#);
+    out.extend_from_slice(row);
+    out.extend_from_slice(br#""]"#);
+}
+
+#[inline]
+fn decimal(mut value: u64, buffer: &mut [u8; U64_DIGITS_MAX]) -> &[u8] {
+    let mut start = buffer.len();
+    loop {
+        start -= 1;
+        buffer[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return &buffer[start..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_at_their_limits() {
+        for value in [0, 9, 10, 2_100_153_024, u64::MAX] {
+            assert_eq!(decimal(value, &mut [0; U64_DIGITS_MAX]), value.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn times_before_the_epoch_round_down() {
+        let times = Times::new(-1);
+        assert_eq!(times.all(), [2, 1, 2, 1, 2, 0xcf, 0x0f], "-1 ms, -1 us, -1000 ns");
+        assert_eq!(times.ms(), [1]);
+        assert_eq!(times.us_and_ns(), [2, 1, 2, 0xcf, 0x0f]);
+    }
+}

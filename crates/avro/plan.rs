@@ -1,0 +1,365 @@
+//! A table's description, compiled: its schemas and, per column, how bytes become bytes.
+//!
+//! Plans are built once per version of a table and then only read. [`KeyPlan`] writes a record's key,
+//! [`ValuePlan`] its value (in `encode.rs`).
+
+use headwater_pgoutput::{Column, Tuple};
+use serde::{Deserialize, Serialize};
+
+use crate::binary;
+use crate::description::{ColumnDescription, TableDescription};
+use crate::error::{EncodeError, Reason, SchemaError};
+use crate::json;
+use crate::schema::{self, FORMAT_VERSION, Field};
+use crate::types::{self, Encoding};
+
+/// What every record says of its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSettings {
+    /// The topics' prefix, which is also the source's name.
+    pub prefix: String,
+    /// The database's name.
+    pub database: String,
+}
+
+/// The number that a registry gave a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SchemaId(pub u32);
+
+/// The name under which a registry keeps the versions of a schema.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Subject(pub String);
+
+impl Subject {
+    /// The subject of a topic's keys (the strategy that is named after topics).
+    pub fn for_key(topic: &str) -> Subject {
+        Subject(format!("{topic}-key"))
+    }
+
+    /// The subject of a topic's values.
+    pub fn for_value(topic: &str) -> Subject {
+        Subject(format!("{topic}-value"))
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a field's union has its null.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NullBranch {
+    /// The field is no union.
+    None,
+    /// `["null", T]`
+    First,
+    /// `[T, "null"]`: the default must be of the first branch.
+    Last,
+}
+
+/// One column: what its errors need and how its bytes become bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct ColumnPlan {
+    name: String,
+    type_name: String,
+    pub(crate) in_identity: bool,
+    null: NullBranch,
+    encoding: Encoding,
+    /// Complete Avro bytes of the placeholder for an unchanged TOAST value, if the type has one.
+    placeholder: Option<Vec<u8>>,
+}
+
+impl ColumnPlan {
+    pub(crate) fn new(column: &ColumnDescription, field: &Field) -> ColumnPlan {
+        ColumnPlan {
+            name: column.name.clone(),
+            type_name: column.type_name.clone(),
+            in_identity: column.in_identity,
+            null: field.null,
+            encoding: field.row.encoding.clone(),
+            placeholder: types::placeholder(field.row.unchanged),
+        }
+    }
+
+    /// Appends the column's value with its union branch.
+    #[inline]
+    pub(crate) fn write(&self, column: Column<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match column {
+            Column::Text(text) => {
+                self.write_branch(out);
+                self.encoding.write(text, out).map_err(|reason| self.error(reason))
+            }
+            Column::Null => self.write_null(out),
+            Column::Unchanged => match &self.placeholder {
+                Some(placeholder) => {
+                    self.write_branch(out);
+                    out.extend_from_slice(placeholder);
+                    Ok(())
+                }
+                None => Err(EncodeError::UnchangedWithoutOldValue {
+                    column: self.name.clone(),
+                    type_name: self.type_name.clone(),
+                }),
+            },
+            Column::Binary(_) => Err(self.error(Reason::BinaryFormat)),
+        }
+    }
+
+    /// The branch of a value that isn't null.
+    #[inline]
+    fn write_branch(&self, out: &mut Vec<u8>) {
+        match self.null {
+            NullBranch::None => {}
+            NullBranch::First => out.push(2),
+            NullBranch::Last => out.push(0),
+        }
+    }
+
+    #[inline]
+    fn write_null(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match self.null {
+            NullBranch::First => out.push(0),
+            NullBranch::Last => out.push(2),
+            NullBranch::None => {
+                return Err(EncodeError::UnexpectedNull {
+                    column: self.name.clone(),
+                    type_name: self.type_name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn error(&self, reason: Reason) -> EncodeError {
+        EncodeError::Value { column: self.name.clone(), type_name: self.type_name.clone(), reason }
+    }
+}
+
+/// Fails if the tuple isn't of the described table.
+#[inline]
+pub(crate) fn check_len(tuple: &Tuple<'_>, expected: usize) -> Result<(), EncodeError> {
+    if tuple.len() == expected {
+        Ok(())
+    } else {
+        Err(EncodeError::ColumnCount { expected, found: tuple.len() })
+    }
+}
+
+/// How a table's record keys are written.
+#[derive(Debug, Clone)]
+pub struct KeyPlan {
+    schema_json: String,
+    /// Key columns in key order, each with its place in the tuple.
+    columns: Vec<(usize, ColumnPlan)>,
+    /// The same columns by name, for [`KeyPlan::write_json`].
+    names: Vec<(String, ColumnDescription)>,
+    tuple_len: usize,
+}
+
+impl KeyPlan {
+    /// `None` if the table has no key: its records have none either.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if the key names columns that aren't there, or if two of them get the same Avro name.
+    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<Option<KeyPlan>, SchemaError> {
+        if table.key.is_empty() {
+            return Ok(None);
+        }
+        let fields = schema::key_fields(table)?;
+        let column =
+            |(index, field): (&usize, &Field)| (*index, ColumnPlan::new(&table.columns[*index], field));
+        let name = |(index, field): (&usize, &Field)| (field.name.clone(), table.columns[*index].clone());
+        Ok(Some(KeyPlan {
+            schema_json: schema::key_json(table, &fields, source),
+            columns: table.key.iter().zip(&fields).map(column).collect(),
+            names: table.key.iter().zip(&fields).map(name).collect(),
+            tuple_len: table.columns.len(),
+        }))
+    }
+
+    /// The schema to register.
+    pub fn schema_json(&self) -> &str {
+        &self.schema_json
+    }
+
+    /// Appends the key of this tuple in the registry's wire format.
+    ///
+    /// # Errors
+    /// [`EncodeError`], and `out` is as it was: a key column that is null, absent or doesn't fit its type.
+    pub fn encode_into(&self, id: SchemaId, tuple: &Tuple<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.encode_with_old_into(id, tuple, None, out)
+    }
+
+    /// Like [`KeyPlan::encode_into`] for the new tuple of an update. A long key column that the update didn't touch
+    /// can be an unchanged TOAST value; the server then sends the old tuple, which has it.
+    ///
+    /// # Errors
+    /// As [`KeyPlan::encode_into`].
+    pub fn encode_with_old_into(
+        &self,
+        id: SchemaId,
+        tuple: &Tuple<'_>,
+        old: Option<&Tuple<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        check_len(tuple, self.tuple_len)?;
+        let start = out.len();
+        binary::write_header(id, out);
+        let result = self
+            .columns
+            .iter()
+            .try_for_each(|(index, plan)| plan.write_key(key_column(*index, tuple, old), out));
+        if result.is_err() {
+            out.truncate(start);
+        }
+        result
+    }
+
+    /// Whether any key column differs between the two, byte by byte. An unchanged TOAST value doesn't.
+    pub fn changed(&self, old: &Tuple<'_>, new: &Tuple<'_>) -> bool {
+        self.columns.iter().any(|(index, _)| match (old.column(*index), new.column(*index)) {
+            (_, Some(Column::Unchanged)) => false,
+            (old, new) => old != new,
+        })
+    }
+
+    /// Appends the key as a JSON object, `{"b":"b","a":3}`: the value of Debezium's headers `__debezium.newkey` and
+    /// `__debezium.oldkey`.
+    ///
+    /// # Errors
+    /// [`EncodeError`], and `out` is as it was.
+    pub fn write_json(&self, tuple: &Tuple<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.write_json_with_old(tuple, None, out)
+    }
+
+    /// Like [`KeyPlan::write_json`] with the old tuple for unchanged TOAST values.
+    ///
+    /// # Errors
+    /// As [`KeyPlan::write_json`].
+    pub fn write_json_with_old(
+        &self,
+        tuple: &Tuple<'_>,
+        old: Option<&Tuple<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        check_len(tuple, self.tuple_len)?;
+        let start = out.len();
+        out.push(b'{');
+        for (position, ((index, plan), (name, column))) in self.columns.iter().zip(&self.names).enumerate() {
+            if position > 0 {
+                out.push(b',');
+            }
+            json::write_string(name.as_bytes(), out);
+            out.push(b':');
+            match key_column(*index, tuple, old) {
+                Column::Text(text) => json::write_value(&column.pg_type, text, out),
+                Column::Null => out.extend_from_slice(b"null"),
+                other => {
+                    out.truncate(start);
+                    return Err(plan.no_key(other));
+                }
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+impl ColumnPlan {
+    /// A key is never a placeholder: rows would share it.
+    #[inline]
+    fn write_key(&self, column: Column<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match column {
+            Column::Unchanged => Err(self.no_key(column)),
+            column => self.write(column, out),
+        }
+    }
+
+    #[cold]
+    fn no_key(&self, column: Column<'_>) -> EncodeError {
+        match column {
+            Column::Binary(_) => self.error(Reason::BinaryFormat),
+            _ => EncodeError::UnchangedWithoutOldValue {
+                column: self.name.clone(),
+                type_name: self.type_name.clone(),
+            },
+        }
+    }
+}
+
+#[inline]
+fn key_column<'a>(index: usize, tuple: &Tuple<'a>, old: Option<&Tuple<'a>>) -> Column<'a> {
+    match tuple.column(index).unwrap_or(Column::Null) {
+        Column::Unchanged => match old.and_then(|old| old.column(index)) {
+            Some(value @ Column::Text(_)) => value,
+            _ => Column::Unchanged,
+        },
+        column => column,
+    }
+}
+
+/// How a table's record values are written.
+#[derive(Debug, Clone)]
+pub struct ValuePlan {
+    schema_json: String,
+    pub(crate) columns: Vec<ColumnPlan>,
+    pub(crate) constants: Constants,
+}
+
+/// The parts of a value that are the same in every record of a table, between the parts that differ.
+#[derive(Debug, Clone)]
+pub(crate) struct Constants {
+    /// `version`, `connector`, `name`
+    pub(crate) before_ts_ms: Vec<u8>,
+    /// `snapshot` = "false", `db`, and the branch of `sequence`
+    pub(crate) before_sequence: Vec<u8>,
+    /// `schema`, `table`, and the branch of `txId`
+    pub(crate) before_tx_id: Vec<u8>,
+}
+
+impl ValuePlan {
+    /// Compiles the description.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if two columns get the same Avro name.
+    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<ValuePlan, SchemaError> {
+        let fields = schema::value_fields(table)?;
+        let columns =
+            table.columns.iter().zip(&fields).map(|(column, field)| ColumnPlan::new(column, field)).collect();
+        Ok(ValuePlan {
+            schema_json: schema::envelope_json(table, &fields, source),
+            columns,
+            constants: Constants::new(table, source),
+        })
+    }
+
+    /// The schema to register.
+    pub fn schema_json(&self) -> &str {
+        &self.schema_json
+    }
+}
+
+impl Constants {
+    fn new(table: &TableDescription, source: &SourceSettings) -> Constants {
+        let strings = |texts: &[&str]| {
+            let mut bytes = Vec::new();
+            texts.iter().for_each(|text| binary::write_bytes(text.as_bytes(), &mut bytes));
+            bytes
+        };
+        let mut before_sequence = vec![0]; // snapshot: the string is the union's first branch
+        before_sequence.extend(strings(&["false", &source.database]));
+        before_sequence.push(2);
+        let mut before_tx_id = strings(&[&table.schema, &table.table]);
+        before_tx_id.push(2);
+        Constants {
+            before_ts_ms: strings(&[FORMAT_VERSION, "postgresql", &source.prefix]),
+            before_sequence,
+            before_tx_id,
+        }
+    }
+}
