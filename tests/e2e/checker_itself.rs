@@ -1,0 +1,1 @@
+//! The checker sees every kind of untruth.
