@@ -2,8 +2,8 @@
 //!
 //! Integers are in network byte order. A String is UTF-8 closed by a zero byte; the replication session asks
 //! for UTF-8 whatever the encoding of the database is. LSNs and times are Int64.
-//! A transaction is Begin, perhaps Origin, then rows with the Relation and Type messages they need, Truncate and
-//! transactional Logical messages, then Commit. A Logical message that is not transactional stands anywhere.
+//! A transaction is Begin, perhaps Origin, then rows with the Relation and Type messages they need, Truncate
+//! and transactional Logical messages, then Commit. A Logical message that is not transactional stands anywhere.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -84,7 +84,7 @@ impl<'a> Message<'a> {
 pub struct Begin {
     /// Where its commit record starts; equals [`Commit::commit_lsn`].
     pub commit_lsn: Lsn,
-    /// When it was committed.
+    /// When it was committed; if an [`Origin`] follows, there and not here. So it can go backwards.
     pub commit_time: PgTimestamp,
     /// Its transaction id. Rows changed in a savepoint come under this one too.
     pub xid: u32,
@@ -109,7 +109,7 @@ pub struct Commit {
     pub commit_lsn: Lsn,
     /// Where its commit record ends: the position to confirm.
     pub end_lsn: Lsn,
-    /// When it was committed.
+    /// When it was committed, as in [`Begin::commit_time`].
     pub commit_time: PgTimestamp,
 }
 
@@ -148,6 +148,8 @@ impl<'a> Origin<'a> {
 }
 
 /// The name of a column type that is not built in; comes before the Relation message that uses it.
+///
+/// For a domain it is not the domain's name but that of the type under it, beside the domain's own oid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TypeName<'a> {
     /// The type's oid.

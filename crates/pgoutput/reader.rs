@@ -19,7 +19,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// Goes on behind a part that the caller has read from [`Reader::rest`]; `rest` is what the part left over.
+    /// Goes on behind a part that the caller has read from [`Reader::rest`]; `rest` is what it left over.
     pub(crate) fn resume(&mut self, rest: &'a [u8]) {
         debug_assert!(rest.len() <= self.rest.len());
         self.rest = rest;

@@ -14,7 +14,7 @@ impl PgTimestamp {
         self.0.saturating_add(POSTGRES_EPOCH_UNIX_MICROS)
     }
 
-    /// The time that is `micros` after 1970-01-01 00:00:00 UTC; the first representable one if that is exceeded.
+    /// The time `micros` after 1970-01-01 00:00:00 UTC; the first representable one if it is before that.
     #[inline]
     pub fn from_unix_micros(micros: i64) -> PgTimestamp {
         PgTimestamp(micros.saturating_sub(POSTGRES_EPOCH_UNIX_MICROS))

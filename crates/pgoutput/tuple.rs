@@ -9,9 +9,9 @@
 //!   Byten      value
 //! ```
 //!
-//! [`Tuple::decode`] walks the columns once and keeps the walked bytes as they are. Iterating walks them again
-//! by the same step, [`split_column`]; since that one cannot fail any more, a caller has no error to handle,
-//! and since the step has no panicking branch, the compiler can inline it into the caller's loop.
+//! [`Tuple::decode`] walks the columns once and keeps the walked bytes as they are. Iterating walks them
+//! again by the same step, [`split_column`]; since that one cannot fail any more, a caller has no error to
+//! handle, and since the step has no panicking branch, the compiler can inline it into the caller's loop.
 
 use std::fmt;
 use std::iter::FusedIterator;

@@ -205,7 +205,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_a_known_tag(tag in prop::sample::select(b"BCORYIUDTM".as_slice()), rest in vec(any::<u8>(), 0..200)) {
+    fn any_bytes_behind_a_known_tag(
+        tag in prop::sample::select(b"BCORYIUDTM".as_slice()),
+        rest in vec(any::<u8>(), 0..200),
+    ) {
         exercise(&[&[tag], rest.as_slice()].concat());
     }
 
