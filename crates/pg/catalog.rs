@@ -81,14 +81,107 @@ pub enum TypeKind {
     Pseudo,
 }
 
+/// One row per table. Keys come in the order of their index, without its INCLUDE columns; expressions cannot be in
+/// either of these two indexes.
+const TABLE: &str = "
+    SELECT c.relkind::text, pk.columns, ri.columns
+      FROM pg_catalog.pg_class c
+      LEFT JOIN LATERAL (
+           SELECT array_agg(a.attname::text ORDER BY k.position) AS columns
+             FROM pg_catalog.pg_index i
+            CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, position)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+            WHERE i.indrelid = c.oid AND i.indisprimary) pk ON true
+      LEFT JOIN LATERAL (
+           SELECT array_agg(a.attname::text ORDER BY k.position) AS columns
+             FROM pg_catalog.pg_index i
+            CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, position)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+            WHERE i.indrelid = c.oid AND i.indisreplident) ri ON true
+     WHERE c.oid = $1";
+
+/// In Postgres 18 a NOT NULL constraint can be NOT VALID: the column is marked, yet old rows may hold NULL.
+const COLUMNS: &str = "
+    SELECT a.attname::text, a.atttypid, a.atttypmod,
+           a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint n
+                                         WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated
+                                           AND n.conkey = ARRAY[a.attnum]),
+           CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END,
+           a.attidentity <> '' OR coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false),
+           a.attgenerated <> ''
+      FROM pg_catalog.pg_attribute a
+      LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY a.attnum";
+
 /// Looks a table up; `None` if it no longer exists.
-pub async fn table(_client: &Client, _id: RelationId) -> Result<Option<CatalogTable>, Error> {
-    Ok(None)
+pub async fn table(client: &Client, id: RelationId) -> Result<Option<CatalogTable>, Error> {
+    // Sent together, so one round trip; a DDL in between shows as a column too many or too few, as it may anyway:
+    // the catalog is today's, the Relation message is of its time.
+    let (row, column_rows) =
+        tokio::try_join!(client.query_opt(TABLE, &[&id.0]), client.query(COLUMNS, &[&id.0]))?;
+    let Some(row) = row else { return Ok(None) };
+    let relkind: &str = row.try_get(0)?;
+    let columns = column_rows
+        .iter()
+        .map(|row| {
+            Ok(CatalogColumn {
+                name: row.try_get(0)?,
+                type_oid: row.try_get(1)?,
+                type_modifier: row.try_get(2)?,
+                not_null: row.try_get(3)?,
+                default_expression: row.try_get(4)?,
+                identity_or_serial: row.try_get(5)?,
+                generated: row.try_get(6)?,
+            })
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(Some(CatalogTable {
+        relkind: relkind.chars().next().unwrap_or(' '),
+        columns,
+        primary_key: row.try_get::<_, Option<_>>(1)?.unwrap_or_default(),
+        identity_index: row.try_get::<_, Option<_>>(2)?.unwrap_or_default(),
+    }))
 }
 
-/// Looks types up, and all types below them: of domains, of array elements.
-pub async fn types(_client: &Client, _oids: &[u32]) -> Result<Vec<CatalogType>, Error> {
-    Ok(Vec::new())
+/// A type is an array if its element type says so. Others have elements too (`name`, `point`, `oidvector`), but are
+/// not written as arrays.
+const TYPES: &str = "
+    WITH RECURSIVE wanted (oid) AS (
+        SELECT unnest($1::oid[])
+         UNION
+        SELECT below.oid
+          FROM wanted
+          JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
+         CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) below (oid)
+         WHERE below.oid <> 0)
+    SELECT t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typbasetype, t.typtypmod, t.typelem,
+           EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid),
+           ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder)
+      FROM wanted
+      JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
+      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+     ORDER BY t.oid";
+
+/// Looks types up, and all types below them: of domains, of array elements. Those that no longer exist are left out.
+pub async fn types(client: &Client, oids: &[u32]) -> Result<Vec<CatalogType>, Error> {
+    let rows = client.query(TYPES, &[&oids]).await?;
+    rows.iter()
+        .map(|row| {
+            let kind: &str = row.try_get(3)?;
+            let kind = match kind {
+                "d" => TypeKind::Domain { base_oid: row.try_get(4)?, type_modifier: row.try_get(5)? },
+                "e" => TypeKind::Enum { labels: row.try_get(8)? },
+                "c" => TypeKind::Composite,
+                "r" => TypeKind::Range,
+                "m" => TypeKind::Multirange,
+                "p" => TypeKind::Pseudo,
+                _ if row.try_get(7)? => TypeKind::Array { element_oid: row.try_get(6)? },
+                _ => TypeKind::Base,
+            };
+            Ok(CatalogType { oid: row.try_get(0)?, namespace: row.try_get(1)?, name: row.try_get(2)?, kind })
+        })
+        .collect()
 }
 
 /// Quotes an identifier for SQL.
@@ -99,4 +192,16 @@ pub fn quote_identifier(name: &str) -> String {
 /// Quotes a string literal for SQL.
 pub fn quote_literal(text: &str) -> String {
     postgres_protocol::escape::escape_literal(text).trim_start().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quote_identifier("a\"B"), "\"a\"\"B\"");
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal("a\\b"), "E'a\\\\b'");
+    }
 }

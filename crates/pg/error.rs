@@ -7,10 +7,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use headwater_pgoutput::{Lsn, RelationId};
-use postgres_protocol::message::backend::ErrorResponseBody;
-
 use fallible_iterator::FallibleIterator;
+use headwater_pgoutput::{Lsn, RelationId};
+use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody, NoticeResponseBody};
 
 type Cause = Box<dyn StdError + Send + Sync>;
 
@@ -77,6 +76,11 @@ impl Error {
         Error(Box::new(Inner { kind, phrase: phrase.into(), cause: Some(cause.into()) }))
     }
 
+    /// Puts a phrase in front of an error whose kind and server message stay what they are.
+    pub(crate) fn wrap(phrase: impl Into<String>, cause: Error) -> Error {
+        Error::because(cause.kind(), phrase, cause)
+    }
+
     pub(crate) fn protocol(phrase: impl Into<String>) -> Error {
         Error::new(ErrorKind::Protocol, phrase)
     }
@@ -114,7 +118,11 @@ impl Error {
 
     /// The server's own words, if it reported the error.
     pub fn server(&self) -> Option<&ServerError> {
-        self.0.cause.as_deref().and_then(|cause| cause.downcast_ref::<ServerError>())
+        let cause = self.0.cause.as_deref()?;
+        match cause.downcast_ref::<Error>() {
+            Some(inner) => inner.server(),
+            None => cause.downcast_ref::<ServerError>(),
+        }
     }
 
     /// Whether the same thing may succeed later without anybody changing anything.
@@ -196,9 +204,17 @@ impl From<tokio_postgres::Error> for Error {
 }
 
 impl ServerError {
-    /// Reads the fields of an ErrorResponse or NoticeResponse (manual, section 55.8). Bytes that are no UTF-8, as
-    /// before the encoding is agreed on, are replaced.
     pub(crate) fn parse(body: &ErrorResponseBody) -> ServerError {
+        ServerError::from_fields(body.fields())
+    }
+
+    pub(crate) fn parse_notice(body: &NoticeResponseBody) -> ServerError {
+        ServerError::from_fields(body.fields())
+    }
+
+    /// Reads the fields of an ErrorResponse or a NoticeResponse (manual, "Error and Notice Message Fields"). Bytes
+    /// that are no UTF-8, as before the encoding is agreed on, are replaced.
+    fn from_fields(mut fields: ErrorFields<'_>) -> ServerError {
         let mut server = ServerError {
             severity: String::new(),
             code: String::new(),
@@ -206,7 +222,6 @@ impl ServerError {
             detail: None,
             hint: None,
         };
-        let mut fields = body.fields();
         // A field list that ends early still leaves what was read before.
         while let Ok(Some(field)) = fields.next() {
             let text = String::from_utf8_lossy(field.value_bytes()).into_owned();

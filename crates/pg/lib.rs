@@ -6,8 +6,8 @@
 //! # Layout, in the order in which a connection comes to life
 //! - `settings`, `error`: what goes in, what goes wrong.
 //! - `transport`, `tls`, `end_point`, `auth`, `connect`: from an address to a session that is ready for a query.
-//! - `frame`: bytes to protocol messages; the buffer outlives a cancelled read.
-//! - `session`: replication commands. `client`: SQL, through tokio-postgres.
+//! - `wire`, `frame`: bytes to protocol messages and back; the buffers outlive a cancelled read.
+//! - `session`, `cancel`: replication commands. `client`: SQL, through tokio-postgres.
 //! - `replication`, `wal_batch`, `status`: the stream of WAL and the answers to it.
 //! - `lazy_read`, `receive_low_water`: how it reads while there is a backlog.
 //! - `slot`, `publication`, `catalog`: questions to the system catalogs.
@@ -26,9 +26,13 @@ mod auth;
 
 mod connect;
 
+mod wire;
+
 mod frame;
 
 mod session;
+
+mod cancel;
 
 mod client;
 

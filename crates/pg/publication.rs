@@ -1,5 +1,7 @@
 //! Publications and what they publish.
 
+use tokio_postgres::Row;
+
 use crate::{Client, Error};
 
 /// One publication.
@@ -36,7 +38,66 @@ pub struct PublishedTable {
     pub columns: Option<Vec<String>>,
 }
 
-/// Those of the named publications that exist.
-pub async fn publications(_client: &Client, _names: &[String]) -> Result<Vec<PublicationState>, Error> {
-    Ok(Vec::new())
+const PUBLICATIONS: &str = "
+    SELECT p.pubname::text, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot
+      FROM pg_catalog.pg_publication p
+     WHERE p.pubname = ANY ($1::text[])
+     ORDER BY p.pubname";
+
+/// Row filters and column lists came with Postgres 15. The view names a column list's columns, but also all columns
+/// of a table without one; only `pg_publication_rel` tells which it is.
+fn published_tables(server_version: u32) -> &'static str {
+    if server_version >= 150_000 {
+        "SELECT t.pubname::text, t.schemaname::text, t.tablename::text, t.rowfilter,
+                CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_publication_rel r
+                                    JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+                                    JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+                                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                   WHERE p.pubname = t.pubname AND n.nspname = t.schemaname
+                                     AND c.relname = t.tablename AND r.prattrs IS NOT NULL)
+                     THEN t.attnames::text[] END
+           FROM pg_catalog.pg_publication_tables t
+          WHERE t.pubname = ANY ($1::text[])
+          ORDER BY 1, 2, 3"
+    } else {
+        "SELECT t.pubname::text, t.schemaname::text, t.tablename::text, NULL::text, NULL::text[]
+           FROM pg_catalog.pg_publication_tables t
+          WHERE t.pubname = ANY ($1::text[])
+          ORDER BY 1, 2, 3"
+    }
+}
+
+/// Those of the named publications that exist, by name.
+pub async fn publications(client: &Client, names: &[String]) -> Result<Vec<PublicationState>, Error> {
+    let tables_query = published_tables(client.server_version());
+    let (rows, table_rows) =
+        tokio::try_join!(client.query(PUBLICATIONS, &[&names]), client.query(tables_query, &[&names]))?;
+    let mut publications = rows.iter().map(publication).collect::<Result<Vec<_>, Error>>()?;
+    for row in &table_rows {
+        let name: &str = row.try_get(0)?;
+        // The two queries do not share a snapshot: a publication made in between is in the second one only.
+        let Some(publication) = publications.iter_mut().find(|publication| publication.name == name) else {
+            continue;
+        };
+        publication.tables.push(PublishedTable {
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
+            row_filter: row.try_get(3)?,
+            columns: row.try_get(4)?,
+        });
+    }
+    Ok(publications)
+}
+
+fn publication(row: &Row) -> Result<PublicationState, Error> {
+    Ok(PublicationState {
+        name: row.try_get(0)?,
+        all_tables: row.try_get(1)?,
+        insert: row.try_get(2)?,
+        update: row.try_get(3)?,
+        delete: row.try_get(4)?,
+        truncate: row.try_get(5)?,
+        via_root: row.try_get(6)?,
+        tables: Vec::new(),
+    })
 }

@@ -2,7 +2,7 @@
 
 use headwater_pgoutput::Lsn;
 
-use crate::{Client, Error};
+use crate::{Client, Error, ErrorKind};
 
 /// One row of `pg_replication_slots`, in the columns that all supported versions can answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,18 +52,106 @@ pub struct Blocker {
     pub what: String,
 }
 
-/// Looks a slot up.
-pub async fn slot_state(_client: &Client, _name: &str) -> Result<Option<SlotState>, Error> {
-    Ok(None)
+/// Columns that only some versions have are read through the row's JSON form, where a missing one is NULL.
+/// The end of WAL is asked of the receiver on a standby, where the other function is an error.
+const SLOT_STATE: &str = "
+    SELECT s.slot_name::text, coalesce(s.plugin::text, ''), s.slot_type, s.database::text, s.active_pid, s.temporary,
+           s.two_phase, s.restart_lsn::text, s.confirmed_flush_lsn::text, s.wal_status, s.safe_wal_size,
+           pg_catalog.pg_wal_lsn_diff(e.lsn, s.restart_lsn)::bigint,
+           CASE WHEN r.json ->> 'invalidation_reason' IS NOT NULL THEN r.json ->> 'invalidation_reason'
+                WHEN (r.json ->> 'conflicting')::boolean THEN 'conflicting'
+                WHEN s.wal_status = 'lost' THEN 'wal_removed' END
+      FROM pg_catalog.pg_replication_slots s
+     CROSS JOIN LATERAL (SELECT pg_catalog.to_jsonb(s) AS json) r
+     CROSS JOIN (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
+                             THEN coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())
+                             ELSE pg_catalog.pg_current_wal_lsn() END AS lsn) e
+     WHERE s.slot_name = $1::text";
+
+/// Looks a slot up, on a primary or a standby.
+pub async fn slot_state(client: &Client, name: &str) -> Result<Option<SlotState>, Error> {
+    let Some(row) = client.query_opt(SLOT_STATE, &[&name]).await? else { return Ok(None) };
+    Ok(Some(SlotState {
+        name: row.try_get(0)?,
+        plugin: row.try_get(1)?,
+        slot_type: row.try_get(2)?,
+        database: row.try_get(3)?,
+        active_pid: row.try_get(4)?,
+        temporary: row.try_get(5)?,
+        two_phase: row.try_get(6)?,
+        restart_lsn: lsn(row.try_get(7)?)?,
+        confirmed_flush_lsn: lsn(row.try_get(8)?)?,
+        wal_status: row.try_get(9)?,
+        safe_wal_size: row.try_get(10)?,
+        retained_wal_bytes: row.try_get(11)?,
+        invalidation: row.try_get(12)?,
+    }))
 }
 
+fn lsn(text: Option<&str>) -> Result<Option<Lsn>, Error> {
+    text.map(|text| text.parse::<Lsn>())
+        .transpose()
+        .map_err(|cause| Error::because(ErrorKind::Protocol, "a position of a slot is not an LSN", cause))
+}
+
+/// Only transactions with an id of their own are waited for. The state and start of other roles' sessions are hidden
+/// from a role without `pg_read_all_stats`; that a transaction is there is not.
+const CREATION_BLOCKERS: &str = "
+    SELECT a.pid, coalesce(a.datname::text, ''), coalesce(a.usename::text, ''), coalesce(a.state, ''),
+           greatest(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS age,
+           pg_catalog.format('transaction %s of %s', a.backend_xid,
+                             coalesce(nullif(a.application_name, ''), 'an unnamed application'))
+      FROM pg_catalog.pg_stat_activity a
+     WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+     UNION ALL
+    SELECT 0, p.database::text, p.owner::text, 'prepared',
+           greatest(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared), 0)::float8,
+           pg_catalog.format('prepared transaction %L', p.gid)
+      FROM pg_catalog.pg_prepared_xacts p
+     ORDER BY age DESC NULLS LAST";
+
 /// Transactions in any database, prepared ones included, that the creation of a slot waits for; oldest first.
-pub async fn creation_blockers(_client: &Client) -> Result<Vec<Blocker>, Error> {
-    Ok(Vec::new())
+pub async fn creation_blockers(client: &Client) -> Result<Vec<Blocker>, Error> {
+    let rows = client.query(CREATION_BLOCKERS, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Blocker {
+                pid: row.try_get(0)?,
+                database: row.try_get(1)?,
+                user: row.try_get(2)?,
+                state: row.try_get(3)?,
+                age_seconds: row.try_get::<_, Option<f64>>(4)?.unwrap_or(0.0),
+                what: row.try_get(5)?,
+            })
+        })
+        .collect()
 }
 
 /// Whether Postgres would take the name: 1 to 63 of `a-z`, `0-9` and `_`.
 pub fn valid_slot_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_names() {
+        let long = "a".repeat(64);
+        for (name, valid) in [
+            ("headwater", true),
+            ("a_1", true),
+            (&long[..63], true),
+            (&long, false),
+            ("", false),
+            ("A", false),
+            ("a-b", false),
+            ("a b", false),
+            ("é", false),
+        ] {
+            assert_eq!(valid_slot_name(name), valid, "{name}");
+        }
+    }
 }
