@@ -1,6 +1,7 @@
 //! Today's catalog: what a Relation message does not say about a table and its types.
 
 use headwater_pgoutput::RelationId;
+use tokio_postgres::types::ToSql;
 
 use crate::{Client, Error};
 
@@ -116,10 +117,11 @@ const COLUMNS: &str = "
 
 /// Looks a table up; `None` if it no longer exists.
 pub async fn table(client: &Client, id: RelationId) -> Result<Option<CatalogTable>, Error> {
+    let arguments: [&(dyn ToSql + Sync); 1] = [&id.0];
     // Sent together, so one round trip; a DDL in between shows as a column too many or too few, as it may anyway:
     // the catalog is today's, the Relation message is of its time.
     let (row, column_rows) =
-        tokio::try_join!(client.query_opt(TABLE, &[&id.0]), client.query(COLUMNS, &[&id.0]))?;
+        tokio::try_join!(client.query_opt(TABLE, &arguments), client.query(COLUMNS, &arguments))?;
     let Some(row) = row else { return Ok(None) };
     let relkind: &str = row.try_get(0)?;
     let columns = column_rows

@@ -1,6 +1,7 @@
 //! Publications and what they publish.
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::{Client, Error};
 
@@ -69,9 +70,10 @@ fn published_tables(server_version: u32) -> &'static str {
 
 /// Those of the named publications that exist, by name.
 pub async fn publications(client: &Client, names: &[String]) -> Result<Vec<PublicationState>, Error> {
+    let arguments: [&(dyn ToSql + Sync); 1] = [&names];
     let tables_query = published_tables(client.server_version());
     let (rows, table_rows) =
-        tokio::try_join!(client.query(PUBLICATIONS, &[&names]), client.query(tables_query, &[&names]))?;
+        tokio::try_join!(client.query(PUBLICATIONS, &arguments), client.query(tables_query, &arguments))?;
     let mut publications = rows.iter().map(publication).collect::<Result<Vec<_>, Error>>()?;
     for row in &table_rows {
         let name: &str = row.try_get(0)?;
