@@ -3,14 +3,64 @@
 //! The source task reads WAL from the socket; the pump thread decodes, encodes and offers; delivery reports come back
 //! to the same thread, where the ack tracker turns them into one LSN; the LSN is checkpointed and only then confirmed.
 
-pub mod halt;
-pub mod metrics;
 pub mod settings;
-pub mod status;
+
+mod source;
+
+mod budget;
+
+mod pump;
+
+mod transaction;
+
+mod table_cache;
+
+mod history;
+
+mod resolver;
+
+mod describe;
+
+mod outbox;
+
+mod event;
+
+mod record;
+
+mod outlet;
+
+mod sink;
+
+mod ack;
+
+mod checkpoint;
+
+mod run;
+
+mod start;
+
+pub mod first_start;
+
+mod store;
+
+mod slot_watch;
+
+mod error;
+
+mod recovery;
+
+mod backoff;
 
 mod boot_clock;
 
+pub mod halt;
+
+pub mod metrics;
+
+pub mod status;
+
 pub use halt::{ExitCode, Halt};
 pub use metrics::Metrics;
+pub use run::{ShutdownStage, run};
 pub use settings::Settings;
 pub use status::Status;

@@ -3,8 +3,8 @@
 //! Labels are tables, topics, operations and classes: never values of rows.
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 /// Typed handles of all metrics, registered once.
@@ -67,11 +67,18 @@ impl Metrics {
             register(registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
-        let gauges =
-            |name: &str, help: &str, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
         let metrics = Metrics {
-            received_bytes: counter("headwater_received_bytes_total", "Bytes of the replication stream received from Postgres"),
-            transactions: counter("headwater_transactions_total", "Committed transactions read to their Commit"),
+            received_bytes: counter(
+                "headwater_received_bytes_total",
+                "Bytes of the replication stream received from Postgres",
+            ),
+            transactions: counter(
+                "headwater_transactions_total",
+                "Committed transactions read to their Commit",
+            ),
             repeated_transactions: counter(
                 "headwater_repeated_transactions_total",
                 "Transactions that Postgres sent again and that were skipped because the checkpoint covers them",
@@ -87,15 +94,33 @@ impl Metrics {
                 "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message)",
                 &["table", "reason"],
             ),
-            in_flight_bytes: gauge("headwater_in_flight_bytes", "Bytes between the Postgres socket and the acknowledgement"),
-            in_flight_records: gauge("headwater_producer_queue_records", "Records offered to the sink and not yet acknowledged"),
+            in_flight_bytes: gauge(
+                "headwater_in_flight_bytes",
+                "Bytes between the Postgres socket and the acknowledgement",
+            ),
+            in_flight_records: gauge(
+                "headwater_producer_queue_records",
+                "Records offered to the sink and not yet acknowledged",
+            ),
             received_lsn: gauge("headwater_received_lsn", "End of the WAL received, as a number"),
-            acknowledged_lsn: gauge("headwater_acknowledged_lsn", "End of the WAL acknowledged by the sink without a gap"),
-            confirmed_lsn: gauge("headwater_confirmed_lsn", "Position stored in the checkpoint and reported to Postgres"),
-            lag_bytes: gauge("headwater_lag_bytes", "WAL that the server has and the slot has not confirmed, in bytes"),
+            acknowledged_lsn: gauge(
+                "headwater_acknowledged_lsn",
+                "End of the WAL acknowledged by the sink without a gap",
+            ),
+            confirmed_lsn: gauge(
+                "headwater_confirmed_lsn",
+                "Position stored in the checkpoint and reported to Postgres",
+            ),
+            lag_bytes: gauge(
+                "headwater_lag_bytes",
+                "WAL that the server has and the slot has not confirmed, in bytes",
+            ),
             lag_seconds: register(
                 registry,
-                Gauge::new("headwater_lag_seconds", "Age of the oldest commit that is not acknowledged, in seconds; 0 when none is"),
+                Gauge::new(
+                    "headwater_lag_seconds",
+                    "Age of the oldest commit that is not acknowledged, in seconds; 0 when none is",
+                ),
             ),
             commit_to_ack_seconds: register(
                 registry,
@@ -105,21 +130,40 @@ impl Metrics {
                         "From a transaction's commit to the acknowledgement of its last record, in seconds",
                     )
                     .buckets(vec![
-                        0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                        30.0, 60.0, 300.0,
+                        0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+                        2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
                     ]),
                 ),
             ),
-            slot_retained_wal_bytes: gauge("headwater_slot_retained_wal_bytes", "WAL that the server keeps for the slot, in bytes"),
+            slot_retained_wal_bytes: gauge(
+                "headwater_slot_retained_wal_bytes",
+                "WAL that the server keeps for the slot, in bytes",
+            ),
             slot_safe_wal_bytes: gauge(
                 "headwater_slot_safe_wal_bytes",
                 "WAL that can be written before the slot is lost, in bytes; -1 without max_slot_wal_keep_size",
             ),
             checkpoints: counter("headwater_checkpoints_total", "Checkpoints stored and acknowledged"),
-            restarts: counters("headwater_reconnects_total", "Sessions that ended with a passing error and were begun again, by peer", &["peer"]),
-            registry_calls: counters("headwater_registry_calls_total", "Calls of the schema registry, by outcome", &["outcome"]),
-            errors: counters("headwater_errors_total", "Errors, by class (restart, halt, registry, kafka)", &["class"]),
-            role: gauges("headwater_role", "1 for the present role of this instance (active, standby, starting)", &["role"]),
+            restarts: counters(
+                "headwater_reconnects_total",
+                "Sessions that ended with a passing error and were begun again, by peer",
+                &["peer"],
+            ),
+            registry_calls: counters(
+                "headwater_registry_calls_total",
+                "Calls of the schema registry, by outcome",
+                &["outcome"],
+            ),
+            errors: counters(
+                "headwater_errors_total",
+                "Errors, by class (restart, halt, registry, kafka)",
+                &["class"],
+            ),
+            role: gauges(
+                "headwater_role",
+                "1 for the present role of this instance (active, standby, starting)",
+                &["role"],
+            ),
             build: gauges("headwater_build_info", "1, with the facts of the build as labels", &["version"]),
         };
         metrics.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

@@ -193,7 +193,9 @@ impl Settings {
                 );
             }
         }
-        if matches!(self.sink, SinkSettings::Kafka { .. }) && !self.checkpoint.topic.chars().all(legal_in_topic) {
+        if matches!(self.sink, SinkSettings::Kafka { .. })
+            && !self.checkpoint.topic.chars().all(legal_in_topic)
+        {
             problem("checkpoint.topic", "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
         }
         problems

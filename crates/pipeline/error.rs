@@ -1,0 +1,69 @@
+//! What can go wrong between slot and sink, with where it happened. What to do about it is decided in `recovery`.
+
+use headwater_avro::registry::RegistryError;
+use headwater_avro::{EncodeError, SchemaError};
+use headwater_pgoutput::{DecodeError, Lsn, RelationId};
+
+use crate::halt::Halt;
+
+/// An error of one stage of the pipeline.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    #[error("{doing}")]
+    Postgres { doing: &'static str, source: headwater_pg::Error },
+    #[error("{doing}")]
+    Kafka { doing: String, source: headwater_kafka::Error },
+    #[error("registering the schemas of {table} under {subject}")]
+    Registry { table: String, subject: String, source: RegistryError },
+    #[error("reading the replication stream at {lsn}")]
+    Decode { lsn: Lsn, source: DecodeError },
+    #[error("the replication stream breaks its own order at {lsn}: {what}")]
+    Order { lsn: Lsn, what: String },
+    #[error("making the schema of {table}")]
+    Schema { table: String, source: SchemaError },
+    #[error("a row of {table} in the transaction committed at {commit_lsn}")]
+    Encode { table: String, commit_lsn: Lsn, lsn: Lsn, source: EncodeError },
+    #[error("a row for {topic} takes {bytes} bytes")]
+    RowTooLarge { topic: String, bytes: u64, limit: u64, commit_lsn: Lsn },
+    #[error("an outbox event from {origin} in the transaction committed at {commit_lsn}: {what}")]
+    Outbox { origin: String, commit_lsn: Lsn, what: String },
+    #[error("relation {relation} has rows at {lsn} before its Relation message")]
+    UnknownRelation { relation: RelationId, lsn: Lsn },
+    #[error("writing {path}")]
+    Local { path: String, source: std::io::Error },
+    #[error("the process stood still for {stood_still_ms} ms, longer than its lease on the slot")]
+    Frozen { stood_still_ms: u64 },
+    #[error("{whom} has not answered for {seconds} s")]
+    Silent { whom: &'static str, seconds: u64 },
+    #[error("{0}")]
+    Halt(Halt),
+    /// Another stage failed first, or a second stop came; not an error of its own.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl StageError {
+    pub(crate) fn postgres(doing: &'static str) -> impl FnOnce(headwater_pg::Error) -> StageError {
+        move |source| StageError::Postgres { doing, source }
+    }
+
+    pub(crate) fn kafka(doing: impl Into<String>) -> impl FnOnce(headwater_kafka::Error) -> StageError {
+        let doing = doing.into();
+        move |source| StageError::Kafka { doing, source }
+    }
+}
+
+/// The whole chain in one line: "what: why: why that".
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

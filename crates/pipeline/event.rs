@@ -1,0 +1,94 @@
+//! Writing an event of the outbox: its topic's existence and schemas, its key, value and headers.
+
+use headwater_avro::{EncodeError, SchemaId, Subject};
+use headwater_kafka::partition_for_key;
+use headwater_pgoutput::Column;
+use tokio::sync::mpsc;
+
+use crate::error::StageError;
+use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, bytes_of};
+use crate::outlet::Outlet;
+use crate::pump::{RowWriter, ask};
+use crate::resolver::Question;
+
+/// Makes sure that an event topic exists and its schemas are registered.
+pub(crate) fn resolve_topic(
+    events: &EventPlan,
+    origin: &str,
+    topic: &str,
+    questions: &mpsc::Sender<Question>,
+    out: &mut Outlet,
+) -> Result<EventTopic, StageError> {
+    let name = topic.to_owned();
+    let partitions = ask(questions, out, |answer| Question::Topic { topic: name, answer })?;
+    let mut resolved = EventTopic { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
+    let EventEncoding::Avro { key, value } = &events.encoding else { return Ok(resolved) };
+    let mut register = |subject: Subject, schema_json: &str| {
+        let (table, schema_json) = (origin.to_owned(), schema_json.to_owned());
+        ask(questions, out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
+    };
+    resolved.key_id = register(Subject::for_key(topic), key.schema_json())?;
+    resolved.value_id = register(Subject::for_value(topic), value.schema_json())?;
+    Ok(resolved)
+}
+
+/// Writes one event to the topic in the scratch buffer.
+pub(crate) fn write(
+    events: &EventPlan,
+    event: &Event<'_>,
+    origin: &str,
+    row: &mut RowWriter<'_>,
+) -> Result<(), StageError> {
+    let topic = std::mem::take(&mut row.scratch.topic);
+    let place = events.topics[&topic];
+    let (mut key, mut value) = (std::mem::take(&mut row.scratch.key), std::mem::take(&mut row.scratch.value));
+    key.clear();
+    value.clear();
+    let result = encode(events, event, place, &mut key, &mut value)
+        .map_err(|source| StageError::Encode {
+            table: origin.to_owned(),
+            commit_lsn: row.transaction.commit_lsn,
+            lsn: row.lsn,
+            source,
+        })
+        .and_then(|()| {
+            let key = (!matches!(event.key, Column::Null)).then_some(key.as_slice());
+            let partition = partition_for_key(key.unwrap_or(topic.as_bytes()), place.partitions);
+            let value = (!matches!(event.payload, Column::Null)).then_some(value.as_slice());
+            row.offer_to(&topic, partition, key, value, &headers(event))
+        });
+    (row.scratch.key, row.scratch.value, row.scratch.topic) = (key, value, topic);
+    result
+}
+
+fn headers<'a>(event: &'a Event<'_>) -> Vec<(&'a str, &'a [u8])> {
+    let mut headers = Vec::with_capacity(2 + event.headers.len());
+    headers.extend(event.id.map(|id| ("id", id)));
+    headers.extend(event.event_type.map(|event_type| ("eventType", event_type)));
+    headers.extend(event.headers.iter().copied());
+    headers
+}
+
+fn encode(
+    events: &EventPlan,
+    event: &Event<'_>,
+    place: EventTopic,
+    key: &mut Vec<u8>,
+    value: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    match &events.encoding {
+        EventEncoding::Raw => {
+            key.extend_from_slice(bytes_of(event.key).unwrap_or_default());
+            value.extend_from_slice(bytes_of(event.payload).unwrap_or_default());
+        }
+        EventEncoding::Avro { key: key_plan, value: value_plan } => {
+            if !matches!(event.key, Column::Null) {
+                key_plan.encode_into(place.key_id, event.key, key)?;
+            }
+            if !matches!(event.payload, Column::Null) {
+                value_plan.encode_into(place.value_id, event.payload, value)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The first start: a checkpoint `creating`, then the slot, then a checkpoint with the slot's consistent point.
+//!
+//! In this order a crash at any moment leaves something that the next start understands: no slot and `creating`
+//! (create it), a slot and `creating` (adopt it: nothing was produced from it).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_pg::{Client, Session, slot};
+use headwater_pgoutput::Lsn;
+
+use crate::checkpoint::{Identity, Progress, Stored};
+use crate::error::StageError;
+use crate::halt::{ExitCode, Halt};
+use crate::settings::Settings;
+use crate::start::may_create;
+use crate::status::{Readiness, Status};
+use crate::store::CheckpointStore;
+
+/// How often the transactions that block the creation are printed.
+const BLOCKERS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What `headwater init` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotOutcome {
+    /// The slot was created at this position.
+    Created(Lsn),
+    /// It existed; nothing was done.
+    Existed,
+}
+
+/// Creates the slot with its checkpoint, unless it exists: what `run` does at its first start.
+///
+/// # Errors
+/// A halt with its advice, also when a server can't be reached.
+pub async fn create_slot(settings: &Settings) -> Result<SlotOutcome, Halt> {
+    let status = Arc::new(Status::new(&settings.slot));
+    create_slot_with(settings, &status).await.map_err(|error| crate::recovery::halt_of(error, settings))
+}
+
+async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<SlotOutcome, StageError> {
+    let client = headwater_pg::connect(&settings.postgres)
+        .await
+        .map_err(StageError::postgres("connecting to Postgres"))?;
+    let mut session =
+        Session::connect(&settings.postgres).await.map_err(StageError::postgres("connecting to Postgres"))?;
+    let identity = identify(&mut session, settings).await?.0;
+    if slot::slot_state(&client, &settings.slot)
+        .await
+        .map_err(StageError::postgres("looking at the slot"))?
+        .is_some()
+    {
+        return Ok(SlotOutcome::Existed);
+    }
+    let mut store = CheckpointStore::open(settings, status).await?;
+    let stored = store.read(&identity).await?;
+    let created = create(settings, &client, session, &identity, &stored, &mut store, status).await?;
+    Ok(SlotOutcome::Created(created))
+}
+
+/// Who we are to this server, and where its WAL ends.
+pub(crate) async fn identify(
+    session: &mut Session,
+    settings: &Settings,
+) -> Result<(Identity, Lsn), StageError> {
+    let system = session.identify_system().await.map_err(StageError::postgres("identifying the server"))?;
+    let identity = Identity {
+        system_identifier: system.system_identifier,
+        timeline: system.timeline,
+        database: system.database,
+        slot: settings.slot.clone(),
+        publications: settings.publications.clone(),
+        prefix: settings.topics.prefix.clone(),
+    };
+    Ok((identity, system.xlogpos))
+}
+
+/// Creates a slot that does not exist. The session is used up: dropping it is how a creation is cancelled.
+pub(crate) async fn create(
+    settings: &Settings,
+    client: &Client,
+    mut session: Session,
+    identity: &Identity,
+    stored: &Stored,
+    store: &mut CheckpointStore,
+    status: &Status,
+) -> Result<Lsn, StageError> {
+    may_create(identity, stored).map_err(StageError::Halt)?;
+    publications_exist(settings, client).await?;
+    store.store(identity, Progress::Creating).await?;
+    status.set(Readiness::Starting { doing: format!("creating slot {}", settings.slot) });
+    let pid = session.backend_pid();
+    let created = {
+        let creation = session.create_logical_slot(&settings.slot, false);
+        tokio::pin!(creation);
+        let deadline = tokio::time::sleep(settings.slot_create_timeout);
+        tokio::pin!(deadline);
+        let mut blockers = tokio::time::interval(BLOCKERS_INTERVAL);
+        blockers.tick().await;
+        loop {
+            tokio::select! {
+                created = &mut creation => break Some(created),
+                _ = blockers.tick() => report_blockers(client, &settings.slot, status).await?,
+                () = &mut deadline => break None,
+            }
+        }
+    };
+    drop(session);
+    let Some(created) = created else {
+        return Err(timed_out(settings, client, pid).await);
+    };
+    let created = created.map_err(StageError::postgres("creating the slot"))?;
+    store.store(identity, Progress::Streaming(created.consistent_point)).await?;
+    tracing::info!(slot = settings.slot, consistent_point = %created.consistent_point, "created the slot");
+    Ok(created.consistent_point)
+}
+
+/// A publication must exist before the slot's start point (design, fact 11): later is too late for this slot.
+pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> Result<(), StageError> {
+    let existing = headwater_pg::publication::publications(client, &settings.publications)
+        .await
+        .map_err(StageError::postgres("looking for the publication"))?;
+    let missing: Vec<&str> = settings
+        .publications
+        .iter()
+        .filter(|wanted| !existing.iter().any(|known| known.name == **wanted))
+        .map(String::as_str)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StageError::Halt(Halt::new(
+        ExitCode::PublicationMissing,
+        format!(
+            "there is no publication {} in the database {}",
+            missing.join(", "),
+            settings.postgres.database
+        ),
+        format!("CREATE PUBLICATION {} FOR TABLE …; or headwater init", missing[0]),
+    )))
+}
+
+async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> Result<(), StageError> {
+    let blockers = slot::creation_blockers(client)
+        .await
+        .map_err(StageError::postgres("looking for what blocks the slot's creation"))?;
+    status.set(Readiness::Starting {
+        doing: format!("creating slot {slot_name}: waiting for {} transactions", blockers.len()),
+    });
+    if blockers.is_empty() {
+        tracing::warn!(
+            slot = slot_name,
+            "creating the slot takes long, and no open transaction is to be seen"
+        );
+    }
+    for blocker in blockers {
+        tracing::warn!(
+            slot = slot_name,
+            pid = blocker.pid,
+            database = blocker.database,
+            user = blocker.user,
+            state = blocker.state,
+            age_seconds = blocker.age_seconds as u64,
+            "creating the slot waits for a transaction that was open before it: {}",
+            blocker.what
+        );
+    }
+    Ok(())
+}
+
+/// The server notices only when it next writes that its client is gone: end it by its pid, and make sure that no slot
+/// is left half-made.
+async fn timed_out(settings: &Settings, client: &Client, pid: i32) -> StageError {
+    let ended = client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await;
+    let mut left = true;
+    for _ in 0..100 {
+        match slot::slot_state(client, &settings.slot).await {
+            Ok(None) => {
+                left = false;
+                break;
+            }
+            Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => break,
+        }
+    }
+    let mut advice = "end the transactions named above (SELECT pg_terminate_backend(pid)), or raise postgres.slot_create_timeout".to_owned();
+    if left || ended.is_err() {
+        advice.push_str(&format!(
+            "; then make sure that the slot is gone: SELECT pg_drop_replication_slot('{}')",
+            settings.slot
+        ));
+    }
+    StageError::Halt(Halt::new(
+        ExitCode::SlotCreateTimeout,
+        format!(
+            "creating slot {} took longer than {} s: Postgres waits for every transaction that was open before, in any database",
+            settings.slot,
+            settings.slot_create_timeout.as_secs()
+        ),
+        advice,
+    ))
+}

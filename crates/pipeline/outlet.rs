@@ -1,0 +1,344 @@
+//! The way out of the pump: offers records to the sink, serves delivery reports, stores the checkpoint and tells the
+//! source what may be confirmed. Owns everything that counts what is in flight.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headwater_pgoutput::Lsn;
+use tokio::sync::watch;
+
+use crate::ack::AckTracker;
+use crate::boot_clock;
+use crate::budget::Budget;
+use crate::checkpoint::{self, CheckpointFile, Identity, Progress};
+use crate::error::StageError;
+use crate::history::HistoryRecord;
+use crate::metrics::Metrics;
+use crate::record::{RECORD_OVERHEAD_BYTES, Record, Token};
+use crate::sink::{Offered, Sink};
+use crate::status::Status;
+
+/// Time between two checkpoints: short, because a crash repeats what came after the last one; not shorter, because
+/// each is a record in Kafka and a status message to Postgres.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Time between two updates of gauges and status.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long one wait for the sink may block: the most that a stop or a frozen process goes unnoticed.
+const WAIT: Duration = Duration::from_millis(5);
+
+/// Records between two looks at delivery reports while the stream is busy: librdkafka queues reports, and each holds
+/// its record's memory until it is served.
+const OFFERS_PER_POLL: u32 = 256;
+
+/// How a stop reaches the pump's thread.
+#[derive(Debug, Default)]
+pub(crate) struct StopSignal {
+    /// Finish the open transaction, drain, confirm.
+    pub(crate) graceful: AtomicBool,
+    /// Let go at once.
+    pub(crate) abandon: AtomicBool,
+}
+
+/// Where the checkpoint and the schema history are kept.
+pub(crate) enum Store {
+    Topic(String),
+    File(CheckpointFile),
+}
+
+/// What an outlet is made of.
+pub(crate) struct OutletParts {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) store: Store,
+    pub(crate) identity: Identity,
+    pub(crate) checkpoint: Lsn,
+    pub(crate) confirmed: watch::Sender<Lsn>,
+    pub(crate) max_row_bytes: u64,
+    /// Longest time the process may have stood still and still own its slot; None without a limit.
+    pub(crate) lease: Option<Duration>,
+    pub(crate) stop: Arc<StopSignal>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: Arc<Status>,
+}
+
+/// See the module's documentation.
+pub(crate) struct Outlet {
+    parts: OutletParts,
+    pub(crate) tracker: AckTracker,
+    /// End of what was read from the stream.
+    pub(crate) received: Lsn,
+    acknowledged: Lsn,
+    /// Stored in the checkpoint and acknowledged.
+    stored: Lsn,
+    /// A checkpoint on its way.
+    storing: Option<Lsn>,
+    last_store: Instant,
+    /// Whether the history record on its way is still undelivered.
+    history_on_its_way: bool,
+    in_flight_bytes: u64,
+    in_flight_records: u64,
+    offers_since_poll: u32,
+    delivered: Vec<Token>,
+    alive_ms: u64,
+    last_report: Instant,
+}
+
+impl Outlet {
+    pub(crate) fn new(parts: OutletParts) -> Outlet {
+        Outlet {
+            tracker: AckTracker::new(parts.checkpoint),
+            received: parts.checkpoint,
+            acknowledged: parts.checkpoint,
+            stored: parts.checkpoint,
+            storing: None,
+            last_store: Instant::now(),
+            history_on_its_way: false,
+            in_flight_bytes: 0,
+            in_flight_records: 0,
+            offers_since_poll: 0,
+            delivered: Vec::new(),
+            alive_ms: boot_clock::now_ms(),
+            last_report: Instant::now(),
+            parts,
+        }
+    }
+
+    /// Offers a record of the open transaction; waits while the budget is spent or the sink is full.
+    ///
+    /// `record.token` is made here, since it carries the charge.
+    pub(crate) fn offer(
+        &mut self,
+        sequence: u32,
+        mut record: Record<'_>,
+        commit_lsn: Lsn,
+    ) -> Result<(), StageError> {
+        self.still_alive()?;
+        let charge = self.charge_of(&record, commit_lsn)?;
+        record.token = Token::row(sequence, charge);
+        // A record larger than the whole budget passes when nothing else is in flight.
+        while self.in_flight_bytes > 0 && self.in_flight_bytes + u64::from(charge) > self.parts.budget.limit()
+        {
+            self.serve(WAIT)?;
+        }
+        while self.parts.sink.offer(&record)? == Offered::Full {
+            self.serve(WAIT)?;
+        }
+        self.parts.budget.charge(u64::from(charge));
+        self.in_flight_bytes += u64::from(charge);
+        self.in_flight_records += 1;
+        self.tracker.offered();
+        self.offers_since_poll += 1;
+        if self.offers_since_poll >= OFFERS_PER_POLL {
+            self.serve(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    fn charge_of(&self, record: &Record<'_>, commit_lsn: Lsn) -> Result<u32, StageError> {
+        let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let own = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers;
+        let limit = self.parts.max_row_bytes;
+        let charge = u32::try_from(own + RECORD_OVERHEAD_BYTES).ok().filter(|_| own as u64 <= limit);
+        charge.ok_or_else(|| StageError::RowTooLarge {
+            topic: record.topic.to_owned(),
+            bytes: own as u64,
+            limit,
+            commit_lsn,
+        })
+    }
+
+    /// Stores a version of a table and waits for its acknowledgement: nothing may be offered under it before.
+    pub(crate) fn store_history(&mut self, record: &HistoryRecord) -> Result<(), StageError> {
+        let key = record.key(&self.parts.identity.key());
+        let value = serde_json::to_vec(record).expect("a history record is plain data");
+        match &mut self.parts.store {
+            Store::File(file) => return file.store(&key, &value),
+            Store::Topic(_) => {}
+        }
+        self.history_on_its_way = true;
+        self.offer_to_store(&key, &value, Token::HISTORY)?;
+        while self.history_on_its_way {
+            self.serve(WAIT)?;
+        }
+        Ok(())
+    }
+
+    fn offer_to_store(&mut self, key: &str, value: &[u8], token: Token) -> Result<(), StageError> {
+        let Store::Topic(topic) = &self.parts.store else { unreachable!("a file is written in place") };
+        let topic = topic.clone();
+        let record = Record {
+            topic: &topic,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value),
+            headers: &[],
+            timestamp_ms: None,
+            token,
+        };
+        while self.parts.sink.offer(&record)? == Offered::Full {
+            self.parts.sink.poll(WAIT, &mut self.delivered)?;
+            self.take_deliveries();
+            self.still_alive()?;
+        }
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for deliveries, moves the position and, when it is time, stores and reports it.
+    pub(crate) fn serve(&mut self, timeout: Duration) -> Result<(), StageError> {
+        self.still_alive()?;
+        self.offers_since_poll = 0;
+        self.parts.sink.poll(timeout, &mut self.delivered)?;
+        self.take_deliveries();
+        let now = Instant::now();
+        if now.duration_since(self.last_store) >= CHECKPOINT_INTERVAL {
+            self.begin_checkpoint(now)?;
+        }
+        if now.duration_since(self.last_report) >= REPORT_INTERVAL {
+            self.report(now);
+        }
+        Ok(())
+    }
+
+    fn take_deliveries(&mut self) {
+        let mut released = 0;
+        let mut rows = 0;
+        for token in self.delivered.drain(..) {
+            match token.as_row() {
+                Some((sequence, charge)) => {
+                    self.tracker.delivered(sequence);
+                    released += u64::from(charge);
+                    rows += 1;
+                }
+                None if token == Token::CHECKPOINT => {
+                    if let Some(lsn) = self.storing.take() {
+                        self.stored = lsn;
+                        self.parts.metrics.checkpoints.inc();
+                        self.parts.confirmed.send_replace(lsn);
+                    }
+                }
+                None => self.history_on_its_way = false,
+            }
+        }
+        if rows > 0 {
+            self.in_flight_bytes -= released;
+            self.in_flight_records -= rows;
+            self.parts.budget.release(released);
+            self.parts.metrics.acknowledged.inc_by(rows);
+            self.parts.status.progress();
+        }
+        let now_micros = unix_micros();
+        let latency = &self.parts.metrics.commit_to_ack_seconds;
+        let acknowledged = self.tracker.advance(|commit_micros| {
+            latency.observe((now_micros.saturating_sub(commit_micros)) as f64 / 1e6);
+        });
+        self.acknowledged = acknowledged;
+    }
+
+    /// Stores the acknowledged position, unless it is stored or on its way.
+    fn begin_checkpoint(&mut self, now: Instant) -> Result<(), StageError> {
+        if self.storing.is_some() || self.acknowledged <= self.stored {
+            return Ok(());
+        }
+        self.last_store = now;
+        let lsn = self.acknowledged;
+        let (key, value) = checkpoint::record(&self.parts.identity, Progress::Streaming(lsn));
+        if let Store::File(file) = &mut self.parts.store {
+            file.store(&key, &value)?;
+            self.stored = lsn;
+            self.parts.metrics.checkpoints.inc();
+            self.parts.confirmed.send_replace(lsn);
+            return Ok(());
+        }
+        self.storing = Some(lsn);
+        self.offer_to_store(&key, &value, Token::CHECKPOINT)
+    }
+
+    /// Delivers and checkpoints everything that is complete. True when it is done, false when `patience` ran out
+    /// without any progress.
+    pub(crate) fn drain(&mut self, patience: Duration) -> Result<bool, StageError> {
+        let mut last_progress = Instant::now();
+        let mut before = (self.in_flight_records, self.stored);
+        loop {
+            self.serve(WAIT.min(patience))?;
+            let acknowledged = self.tracker.advance(|_| {});
+            if self.in_flight_records == 0 && self.storing.is_none() && acknowledged <= self.stored {
+                self.report(Instant::now());
+                return Ok(true);
+            }
+            self.acknowledged = acknowledged;
+            if self.in_flight_records == 0 {
+                self.begin_checkpoint(Instant::now())?;
+            }
+            let present = (self.in_flight_records, self.stored);
+            if present != before {
+                (before, last_progress) = (present, Instant::now());
+            } else if last_progress.elapsed() > patience {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// A process that stood still longer than its lease may have lost its slot to another one: what it holds must not
+    /// be offered any more. Also notices that the pipeline was abandoned.
+    pub(crate) fn still_alive(&mut self) -> Result<(), StageError> {
+        let now_ms = boot_clock::now_ms();
+        let stood_still_ms = now_ms.saturating_sub(self.alive_ms);
+        self.alive_ms = now_ms;
+        if self.parts.lease.is_some_and(|lease| stood_still_ms > lease.as_millis() as u64) {
+            return Err(StageError::Frozen { stood_still_ms });
+        }
+        if self.parts.stop.abandon.load(Ordering::Relaxed) {
+            return Err(StageError::Stopped);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, now: Instant) {
+        self.last_report = now;
+        let (metrics, status) = (&self.parts.metrics, &self.parts.status);
+        metrics.in_flight_bytes.set(self.parts.budget.used() as i64);
+        metrics.in_flight_records.set(self.in_flight_records as i64);
+        metrics.received_lsn.set(self.received.0 as i64);
+        metrics.acknowledged_lsn.set(self.acknowledged.0 as i64);
+        metrics.confirmed_lsn.set(self.stored.0 as i64);
+        let lag =
+            self.tracker.oldest_commit_unix_micros().map_or(0, |commit| unix_micros().saturating_sub(commit));
+        let lag_seconds = lag.max(0) as f64 / 1e6;
+        metrics.lag_seconds.set(lag_seconds);
+        status.set_lag_seconds(lag_seconds);
+        status.set_positions(self.received, self.acknowledged, self.stored);
+    }
+
+    pub(crate) fn in_flight_records(&self) -> u64 {
+        self.in_flight_records
+    }
+
+    pub(crate) fn stop(&self) -> &StopSignal {
+        &self.parts.stop
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.parts.budget
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
+    }
+
+    pub(crate) fn status(&self) -> &Status {
+        &self.parts.status
+    }
+
+    /// Ends without waiting; what is in flight is given back to the budget by whoever drops the budget.
+    pub(crate) fn abandon(self) {
+        self.parts.sink.abandon();
+    }
+}
+
+fn unix_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,212 @@
+//! What to do about an error: the one place that decides between beginning again and halting with advice.
+//!
+//! There is one way to begin again: stop everything, and start from the checkpoint.
+
+use headwater_avro::EncodeError;
+use headwater_avro::registry::RegistryError;
+use headwater_kafka::{Class, ErrorKind as KafkaErrorKind};
+use headwater_pg::ErrorKind;
+
+use crate::error::{StageError, chain};
+use crate::halt::{ExitCode, Halt};
+use crate::settings::Settings;
+
+/// What to do about an error.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Begin again from the checkpoint; the peer is a label of the metric.
+    Restart { peer: &'static str },
+    /// Stop for good, and tell a person.
+    Halt(Halt),
+}
+
+pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
+    match &error {
+        StageError::Postgres { source, .. } if source.is_transient() => {
+            Decision::Restart { peer: "postgres" }
+        }
+        StageError::Postgres { source, .. } if is_missing_slot(source) => {
+            Decision::Restart { peer: "postgres" }
+        }
+        StageError::Silent { whom: "Kafka", .. } => Decision::Restart { peer: "kafka" },
+        StageError::Silent { .. } => Decision::Restart { peer: "postgres" },
+        StageError::Kafka { source, .. } if source.class() != Class::Fatal => {
+            Decision::Restart { peer: "kafka" }
+        }
+        StageError::Registry { source, .. } if source.is_retriable() => {
+            Decision::Restart { peer: "registry" }
+        }
+        StageError::Frozen { .. } | StageError::Stopped => Decision::Restart { peer: "postgres" },
+        StageError::Postgres { .. }
+        | StageError::Kafka { .. }
+        | StageError::Registry { .. }
+        | StageError::Decode { .. }
+        | StageError::Order { .. }
+        | StageError::Schema { .. }
+        | StageError::Encode { .. }
+        | StageError::RowTooLarge { .. }
+        | StageError::Outbox { .. }
+        | StageError::UnknownRelation { .. }
+        | StageError::Local { .. }
+        | StageError::Halt(_) => Decision::Halt(halt_of(error, settings)),
+    }
+}
+
+/// The halt that an error is when nobody begins again.
+pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
+    let what = chain(&error);
+    let (code, advice) = match error {
+        StageError::Halt(halt) => return halt,
+        StageError::Postgres { source, .. } => postgres(&source, settings),
+        StageError::Kafka { source, .. } => kafka(&source),
+        StageError::Registry { source, table, subject } => registry(&source, &table, &subject),
+        StageError::Decode { .. } | StageError::Order { .. } | StageError::UnknownRelation { .. } => (
+            ExitCode::Protocol,
+            "nothing was confirmed; this is a bug of headwater or a server that speaks another pgoutput: \
+             please report it with the server's version"
+                .to_owned(),
+        ),
+        StageError::Schema { .. } => (
+            ExitCode::TableUnsuitable,
+            "rename the columns, or leave the table out of the publication".to_owned(),
+        ),
+        StageError::Encode { source, table, .. } => encode(&source, &table),
+        StageError::RowTooLarge { .. } => (
+            ExitCode::RowTooLarge,
+            "raise pipeline.max_row_bytes (and the topic's max.message.bytes), or leave the large column out with a \
+             column list in the publication"
+                .to_owned(),
+        ),
+        StageError::Outbox { .. } => (
+            ExitCode::OutboxInvalid,
+            "nothing after it was confirmed; correct the configuration under [[outbox]], or the service that wrote it".to_owned(),
+        ),
+        StageError::Local { .. } => (ExitCode::LocalOutput, "make room, or correct the path or its rights".to_owned()),
+        StageError::Silent { .. } | StageError::Frozen { .. } | StageError::Stopped => (ExitCode::Unexpected, String::new()),
+    };
+    Halt { code, what, advice }
+}
+
+fn is_missing_slot(error: &headwater_pg::Error) -> bool {
+    // The start looks at the slot and has the right advice.
+    error.server().is_some_and(|server| server.code == "42704" && server.message.contains("replication slot"))
+}
+
+fn postgres(error: &headwater_pg::Error, settings: &Settings) -> (ExitCode, String) {
+    let user = &settings.postgres.user;
+    match error.kind() {
+        ErrorKind::Authentication => (
+            ExitCode::PostgresRights,
+            format!(
+                "check the password (HEADWATER_POSTGRES__PASSWORD, postgres.password_file or ~/.pgpass), pg_hba.conf, and \
+                 that the role may replicate: ALTER ROLE {user} LOGIN REPLICATION"
+            ),
+        ),
+        ErrorKind::Tls | ErrorKind::Config => (ExitCode::Configuration, "correct the [postgres] section".to_owned()),
+        ErrorKind::FrameTooLarge { .. } => (
+            ExitCode::RowTooLarge,
+            "raise pipeline.max_row_bytes (and the topic's max.message.bytes), or leave the large column out with a \
+             column list in the publication"
+                .to_owned(),
+        ),
+        ErrorKind::Connect | ErrorKind::Closed | ErrorKind::Timeout => {
+            (ExitCode::PostgresError, "check postgres.url and that the server runs".to_owned())
+        }
+        ErrorKind::Server | ErrorKind::Protocol => match error.server() {
+            Some(server) => refused(server, settings),
+            None => (ExitCode::PostgresError, "headwater check looks at everything it needs".to_owned()),
+        },
+    }
+}
+
+/// By SQLSTATE (Postgres manual, appendix A), and by message only where one code has several meanings.
+fn refused(server: &headwater_pg::ServerError, settings: &Settings) -> (ExitCode, String) {
+    let message = server.message.as_str();
+    let publication = settings.publications.join(", ");
+    match server.code.as_str() {
+        "42501" => (
+            ExitCode::PostgresRights,
+            format!("ALTER ROLE {} REPLICATION; sql/grants.sql has the whole recipe", settings.postgres.user),
+        ),
+        "3D000" => (ExitCode::PostgresNotReady, "name an existing database in postgres.url".to_owned()),
+        "42704" if message.contains("publication") => (
+            ExitCode::PublicationMissing,
+            format!(
+                "the publication must have existed before the slot's position: one that was created later, or dropped and created \
+                 again, can't be used by this slot. If it is there now ({publication}), drop the slot, create it anew \
+                 and run --adopt-slot; changes since the last confirmation don't come then"
+            ),
+        ),
+        "55000" if message.contains("wal_level") => (
+            ExitCode::PostgresNotReady,
+            "ALTER SYSTEM SET wal_level = logical, then restart the server".to_owned(),
+        ),
+        "55000" if message.contains("no longer") || message.contains("invalidated") => (
+            ExitCode::SlotLost,
+            "Postgres has removed WAL that the slot needed: drop the slot, create it anew, run --adopt-slot and bring the \
+             tables' topics up to date; then raise max_slot_wal_keep_size"
+                .to_owned(),
+        ),
+        "53400" => (
+            ExitCode::PostgresNotReady,
+            "drop a slot that nobody uses (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots \
+             and restart the server"
+                .to_owned(),
+        ),
+        _ => (ExitCode::PostgresError, "headwater check looks at everything it needs".to_owned()),
+    }
+}
+
+fn kafka(error: &headwater_kafka::Error) -> (ExitCode, String) {
+    let code = match error.kind() {
+        KafkaErrorKind::TooLarge => ExitCode::RecordTooLarge,
+        KafkaErrorKind::UnknownTopic => ExitCode::TopicUnsuitable,
+        KafkaErrorKind::Configuration => ExitCode::Configuration,
+        KafkaErrorKind::Unreachable
+        | KafkaErrorKind::Authentication
+        | KafkaErrorKind::NotAuthorized
+        | KafkaErrorKind::Unavailable
+        | KafkaErrorKind::Purged
+        | KafkaErrorKind::Sequence
+        | KafkaErrorKind::Other => ExitCode::KafkaRefused,
+    };
+    let advice = error
+        .advice()
+        .unwrap_or("nothing after the last confirmation is lost; start again when it is mended");
+    (code, advice.to_owned())
+}
+
+fn registry(error: &RegistryError, table: &str, subject: &str) -> (ExitCode, String) {
+    match error {
+        RegistryError::Incompatible { .. } => (
+            ExitCode::SchemaIncompatible,
+            format!(
+                "the registry keeps {subject} from changing as {table} did. Allow this change (PUT /config/{subject} with \
+                 {{\"compatibility\": \"NONE\"}}, start headwater, set it back), or undo the ALTER TABLE"
+            ),
+        ),
+        RegistryError::Rejected { .. } => (
+            ExitCode::RegistryRefused,
+            "check schema_registry.url, its credentials and their rights on the subject".to_owned(),
+        ),
+        RegistryError::Unavailable { .. } => {
+            (ExitCode::RegistryRefused, "check schema_registry.url and that the registry runs".to_owned())
+        }
+    }
+}
+
+fn encode(error: &EncodeError, table: &str) -> (ExitCode, String) {
+    let advice = match error {
+        EncodeError::UnchangedWithoutOldValue { .. } => format!(
+            "Postgres does not send a large value that an update leaves unchanged. ALTER TABLE {table} REPLICA IDENTITY FULL makes \
+             it send the old row (for changes from then on); or leave the column out with a column list in the publication"
+        ),
+        EncodeError::Value { .. } | EncodeError::UnexpectedNull { .. } | EncodeError::ColumnCount { .. } => {
+            format!(
+                "a wrong value would be worse than this halt. Leave the column out of the publication's list for {table}, \
+             or change its type; nothing after the last confirmation was lost"
+            )
+        }
+    };
+    (ExitCode::ValueUnencodable, advice)
+}

@@ -1,0 +1,249 @@
+//! The only waits on the path of a row: catalog, topics and registry, asked when a new version of a table appears.
+//!
+//! A task of its own, because the pump is a thread that must go on serving delivery reports, and the source must go on
+//! answering keepalives, for as long as any of the three is away. One request at a time: the pump can't go on without it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_avro::registry::{Registry, RegistryError};
+use headwater_avro::{SchemaId, Subject, TableDescription};
+use headwater_kafka::{Admin, Class, NewTopic};
+use headwater_pg::{Client, catalog};
+use headwater_pgoutput::TableSchema;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backoff::Backoff;
+use crate::describe::{describe, types_to_look_up};
+use crate::error::StageError;
+use crate::halt::{ExitCode, Halt};
+use crate::metrics::Metrics;
+use crate::settings::TopicSettings;
+use crate::status::{Readiness, Status};
+
+/// A question of the pump.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// What a Relation message means by today's catalog.
+    Describe { table: TableSchema, answer: oneshot::Sender<Result<TableDescription, StageError>> },
+    /// That a topic exists, and how many partitions it has.
+    Topic { topic: String, answer: oneshot::Sender<Result<i32, StageError>> },
+    /// The id of a schema under a subject.
+    Register {
+        table: String,
+        subject: String,
+        schema_json: String,
+        answer: oneshot::Sender<Result<SchemaId, StageError>>,
+    },
+}
+
+/// Where topics and schemas live; the local sinks have neither.
+#[derive(Clone)]
+pub(crate) struct Destination {
+    pub(crate) admin: Arc<Admin>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) topics: TopicSettings,
+}
+
+/// Answers the pump's questions, one at a time.
+pub(crate) struct Resolver {
+    pub(crate) client: Client,
+    pub(crate) destination: Option<Destination>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Resolver {
+    /// Runs until the pump is gone.
+    pub(crate) async fn run(self, mut questions: mpsc::Receiver<Question>) {
+        while let Some(question) = questions.recv().await {
+            // A receiver that is gone is a pump that has stopped: its answer is wanted by nobody.
+            match question {
+                Question::Describe { table, answer } => drop(answer.send(self.describe(&table).await)),
+                Question::Topic { topic, answer } => drop(answer.send(self.topic(&topic).await)),
+                Question::Register { table, subject, schema_json, answer } => {
+                    drop(answer.send(self.register(&table, subject, &schema_json).await));
+                }
+            }
+        }
+    }
+
+    async fn describe(&self, table: &TableSchema) -> Result<TableDescription, StageError> {
+        let reading = "reading the catalog for a table's description";
+        let known = catalog::table(&self.client, table.id).await.map_err(StageError::postgres(reading))?;
+        let oids = types_to_look_up(table);
+        let types = match oids.is_empty() {
+            true => Vec::new(),
+            false => catalog::types(&self.client, &oids).await.map_err(StageError::postgres(reading))?,
+        };
+        Ok(describe(table, known.as_ref(), &types))
+    }
+
+    async fn topic(&self, name: &str) -> Result<i32, StageError> {
+        let Some(destination) = &self.destination else { return Ok(1) };
+        ensure_topic(destination, name, &self.status).await
+    }
+
+    async fn register(
+        &self,
+        table: &str,
+        subject: String,
+        schema_json: &str,
+    ) -> Result<SchemaId, StageError> {
+        let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        let subject = Subject(subject);
+        let mut backoff = Backoff::new();
+        loop {
+            match destination.registry.register(&subject, schema_json).await {
+                Ok(id) => {
+                    self.metrics.registry_calls.with_label_values(&["ok"]).inc();
+                    self.resume(&backoff);
+                    return Ok(id);
+                }
+                Err(error) if error.is_retriable() => {
+                    self.metrics.registry_calls.with_label_values(&["unavailable"]).inc();
+                    self.wait_out(&mut backoff, "the schema registry", &error).await;
+                }
+                Err(source) => {
+                    self.metrics.registry_calls.with_label_values(&["refused"]).inc();
+                    return Err(registry_refusal(table, subject.0, source));
+                }
+            }
+        }
+    }
+
+    async fn wait_out(&self, backoff: &mut Backoff, whom: &str, error: &(dyn std::error::Error + Sync)) {
+        let pause = backoff.next();
+        let reason = format!("waiting for {whom}: {}", crate::error::chain(error));
+        if backoff.is_first() {
+            tracing::warn!(retry_in_ms = pause.as_millis() as u64, "{reason}");
+        } else {
+            tracing::debug!(retry_in_ms = pause.as_millis() as u64, "{reason}");
+        }
+        self.status.set(Readiness::Waiting { reason });
+        tokio::time::sleep(pause).await;
+    }
+
+    fn resume(&self, backoff: &Backoff) {
+        if backoff.used() {
+            tracing::info!("the schema registry answers again");
+            self.status.set(Readiness::Streaming);
+        }
+    }
+}
+
+fn registry_refusal(table: &str, subject: String, source: RegistryError) -> StageError {
+    StageError::Registry { table: table.to_owned(), subject, source }
+}
+
+/// Makes sure that a topic exists; waits while the brokers can't be reached.
+pub(crate) async fn ensure_topic(
+    destination: &Destination,
+    name: &str,
+    status: &Status,
+) -> Result<i32, StageError> {
+    let topics = &destination.topics;
+    let new = NewTopic {
+        name: name.to_owned(),
+        partitions: topics.partitions,
+        replication_factor: topics.replication_factor,
+        config: topics.config.clone(),
+    };
+    ensure(destination.admin.clone(), new, topics.create, status).await
+}
+
+/// The compacted topic with one partition that holds the checkpoint.
+pub(crate) async fn ensure_checkpoint_topic(
+    admin: Arc<Admin>,
+    name: &str,
+    replication_factor: i32,
+    status: &Status,
+) -> Result<(), StageError> {
+    let config = [
+        ("cleanup.policy", "compact"),
+        // Small segments, so that compaction comes to them: a reader at start reads what is not compacted.
+        ("segment.bytes", "16777216"),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ];
+    let config: BTreeMap<String, String> = config.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let new = NewTopic { name: name.to_owned(), partitions: 1, replication_factor, config };
+    let partitions = ensure(admin.clone(), new, true, status).await?;
+    let describe = {
+        let name = name.to_owned();
+        tokio::task::spawn_blocking(move || admin.topic(&name)).await.expect("the admin call does not panic")
+    };
+    let compacted = match describe.map_err(StageError::kafka(format!("describing topic {name}")))? {
+        Some(state) => state.cleanup_policy.is_none_or(|policy| policy.contains("compact")),
+        None => true,
+    };
+    if partitions != 1 || !compacted {
+        return Err(StageError::Halt(Halt::new(
+            ExitCode::TopicUnsuitable,
+            format!("the checkpoint topic {name} must have one partition and cleanup.policy=compact"),
+            format!(
+                "kafka-configs --alter --topic {name} --add-config cleanup.policy=compact, or name another topic in checkpoint.topic"
+            ),
+        )));
+    }
+    Ok(())
+}
+
+async fn ensure(admin: Arc<Admin>, new: NewTopic, create: bool, status: &Status) -> Result<i32, StageError> {
+    let mut backoff = Backoff::new();
+    loop {
+        let (admin, topic) = (admin.clone(), new.clone());
+        let outcome = tokio::task::spawn_blocking(move || look_or_create(&admin, &topic, create))
+            .await
+            .expect("the admin call does not panic");
+        match outcome {
+            Ok(Some(partitions)) => {
+                if backoff.used() {
+                    tracing::info!("Kafka answers again");
+                }
+                return Ok(partitions);
+            }
+            Ok(None) if !create => return Err(StageError::Halt(missing_topic(&new))),
+            // Created a moment ago, and the metadata does not show it yet.
+            Ok(None) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) if error.class() == Class::Retriable => {
+                let pause = backoff.next();
+                let reason = format!("waiting for Kafka: {}", crate::error::chain(&error));
+                if backoff.is_first() {
+                    tracing::warn!(retry_in_ms = pause.as_millis() as u64, "{reason}");
+                }
+                status.set(Readiness::Waiting { reason });
+                tokio::time::sleep(pause).await;
+            }
+            Err(source) => {
+                return Err(StageError::Kafka { doing: format!("creating topic {}", new.name), source });
+            }
+        }
+    }
+}
+
+fn look_or_create(
+    admin: &Admin,
+    new: &NewTopic,
+    create: bool,
+) -> Result<Option<i32>, headwater_kafka::Error> {
+    if let Some(state) = admin.topic(&new.name)? {
+        return Ok(Some(state.partitions));
+    }
+    if create {
+        admin.create_topic(new)?;
+        return Ok(admin.topic(&new.name)?.map(|state| state.partitions));
+    }
+    Ok(None)
+}
+
+fn missing_topic(new: &NewTopic) -> Halt {
+    Halt::new(
+        ExitCode::TopicUnsuitable,
+        format!("topic {} does not exist, and topics.create is false", new.name),
+        format!(
+            "kafka-topics --create --topic {} --partitions {}, or set topics.create = true",
+            new.name, new.partitions
+        ),
+    )
+}

@@ -1,0 +1,455 @@
+//! The whole: owns the slot or stands by, runs source and pump, and begins again or halts when one of them fails.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use headwater_avro::registry::Registry;
+use headwater_kafka::Admin;
+use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
+use headwater_pgoutput::Lsn;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::backoff::Backoff;
+use crate::budget::Budget;
+use crate::checkpoint::{Identity, Progress, Stored};
+use crate::error::{StageError, chain};
+use crate::first_start::{create, identify, publications_exist};
+use crate::halt::{ExitCode, Halt};
+use crate::history::SchemaHistory;
+use crate::metrics::Metrics;
+use crate::outlet::{Outlet, OutletParts, StopSignal};
+use crate::pump::{Pump, PumpEnd};
+use crate::recovery::{Decision, decide};
+use crate::resolver::{Destination, Resolver};
+use crate::settings::{Settings, SinkSettings};
+use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::slot_watch::SlotWatch;
+use crate::source::Source;
+use crate::start::{Verdict, Why, suitable, verdict};
+use crate::status::{Readiness, Status};
+use crate::store::CheckpointStore;
+
+/// How long between two attempts of a standby to take the slot: a takeover takes this much longer.
+const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A session that lived this long was a good one: the next pause is short again.
+const GOOD_SESSION: Duration = Duration::from_secs(10);
+
+/// Versions below this have no logical messages in pgoutput.
+const MESSAGES_SINCE: u32 = 140_000;
+
+/// How far a stop has come. The command's signal handler moves it forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShutdownStage {
+    /// Go on.
+    Running,
+    /// Read on to the Commit of the open transaction, drain, confirm.
+    Graceful,
+}
+
+/// Runs the pipeline until it is stopped or can't go on.
+///
+/// # Errors
+/// The halt, with its exit code and advice.
+pub async fn run(
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    mut shutdown: watch::Receiver<ShutdownStage>,
+) -> Result<(), Halt> {
+    metrics.set_role("starting");
+    let mut backoff = Backoff::new();
+    loop {
+        let begun = tokio::time::Instant::now();
+        let ended = session(&settings, &metrics, &status, &mut shutdown).await;
+        if begun.elapsed() > GOOD_SESSION {
+            backoff.reset();
+        }
+        let error = match ended {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let text = chain(&error);
+        match decide(error, &settings) {
+            Decision::Halt(halt) => {
+                metrics.errors.with_label_values(&["halt"]).inc();
+                status.set(Readiness::Halted { reason: halt.what.clone() });
+                return Err(halt);
+            }
+            Decision::Restart { peer } => {
+                metrics.errors.with_label_values(&["restart"]).inc();
+                metrics.restarts.with_label_values(&[peer]).inc();
+                let pause = backoff.next();
+                tracing::warn!(
+                    error = text,
+                    retry_in_ms = pause.as_millis() as u64,
+                    "beginning again from the checkpoint"
+                );
+                status.set(Readiness::Waiting { reason: text });
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = asked_to_stop(&mut shutdown) => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+async fn asked_to_stop(shutdown: &mut watch::Receiver<ShutdownStage>) {
+    // A sender that is gone can't ask any more.
+    if shutdown.wait_for(|stage| *stage >= ShutdownStage::Graceful).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// One session: from nothing to a stream, until it ends. `Ok` is a stop as asked.
+async fn session(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    status: &Arc<Status>,
+    shutdown: &mut watch::Receiver<ShutdownStage>,
+) -> Result<(), StageError> {
+    status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
+    let owned = tokio::select! {
+        owned = own_slot(settings, metrics, status) => owned?,
+        () = asked_to_stop(shutdown) => return Ok(()),
+    };
+    stream(settings, metrics, status, shutdown, owned).await
+}
+
+/// A slot that we own, and all that is needed to stream from it.
+struct Owned {
+    stream: ReplicationStream,
+    client: Client,
+    identity: Identity,
+    checkpoint: Lsn,
+    stored: Stored,
+    store: CheckpointStore,
+    wal_sender_timeout: Option<Duration>,
+}
+
+/// Owning a slot is having START_REPLICATION accepted: the slot is the lease, and nothing is read from the
+/// checkpoint before, because its owner is still writing it.
+async fn own_slot(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    status: &Arc<Status>,
+) -> Result<Owned, StageError> {
+    let connecting = "connecting to Postgres";
+    let client = headwater_pg::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+    let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+    ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
+    let (identity, server_wal_end) = identify(&mut session, settings).await?;
+    let mut store = None;
+    if slot_state(&client, settings).await?.is_none() {
+        let mut opened = CheckpointStore::open(settings, status).await?;
+        let stored = opened.read(&identity).await?;
+        let creating =
+            Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+        create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
+        store = Some(opened);
+    }
+    let wal_sender_timeout = wal_sender_timeout(&client).await?;
+    let options = PgoutputOptions {
+        publications: settings.publications.clone(),
+        messages: session.server_version() >= MESSAGES_SINCE,
+    };
+    let mut stream = take(settings, metrics, status, &client, session, &identity, &options).await?;
+    stream.set_max_frame_bytes(settings.max_row_bytes);
+    metrics.set_role("active");
+    status.set(Readiness::Starting { doing: "reading the checkpoint".to_owned() });
+    let mut store = match store {
+        Some(store) => store,
+        None => CheckpointStore::open(settings, status).await?,
+    };
+    let stored = store.read(&identity).await?;
+    let state =
+        slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
+    let verdict =
+        verdict(&identity, server_wal_end, &state, &stored, settings.adopt_slot).map_err(StageError::Halt)?;
+    let checkpoint = match verdict {
+        Verdict::Resume(checkpoint) => checkpoint,
+        Verdict::Adopt { at, why } => {
+            tell_adoption(&settings.slot, at, &why);
+            store.store(&identity, Progress::Streaming(at)).await?;
+            at
+        }
+    };
+    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout })
+}
+
+/// Settings of the server that a start depends on.
+struct Shown {
+    wal_level: String,
+}
+
+async fn shown(client: &Client) -> Result<Box<Shown>, StageError> {
+    let row = client.query_one("SELECT current_setting('wal_level')", &[]).await;
+    let row =
+        row.map_err(|error| StageError::Postgres { doing: "asking for wal_level", source: error.into() })?;
+    Ok(Box::new(Shown { wal_level: row.get(0) }))
+}
+
+fn ready_for_logical_replication(session: &Session, shown: &mut Shown) -> Result<(), StageError> {
+    if shown.wal_level != "logical" {
+        return Err(StageError::Halt(Halt::new(
+            ExitCode::PostgresNotReady,
+            format!("wal_level is {}; logical decoding needs logical", shown.wal_level),
+            "ALTER SYSTEM SET wal_level = logical, then restart the server",
+        )));
+    }
+    let encoding = session.parameter("server_encoding").unwrap_or("UTF8");
+    if encoding != "UTF8" {
+        return Err(StageError::Halt(Halt::new(
+            ExitCode::PostgresNotReady,
+            format!("the database is encoded in {encoding}; headwater reads UTF8 databases only"),
+            "dump it and restore it into a database with ENCODING 'UTF8'",
+        )));
+    }
+    Ok(())
+}
+
+async fn slot_state(client: &Client, settings: &Settings) -> Result<Option<slot::SlotState>, StageError> {
+    slot::slot_state(client, &settings.slot).await.map_err(StageError::postgres("looking at the slot"))
+}
+
+/// None when the server waits for ever.
+async fn wal_sender_timeout(client: &Client) -> Result<Option<Duration>, StageError> {
+    let sql = "SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|error| StageError::Postgres {
+        doing: "asking for wal_sender_timeout",
+        source: error.into(),
+    })?;
+    let milliseconds: i64 = row.get(0);
+    Ok((milliseconds > 0).then(|| Duration::from_millis(milliseconds.unsigned_abs())))
+}
+
+/// Tries to own the slot until it does; in between it is a standby.
+async fn take(
+    settings: &Settings,
+    metrics: &Metrics,
+    status: &Status,
+    client: &Client,
+    session: Session,
+    identity: &Identity,
+    options: &PgoutputOptions,
+) -> Result<ReplicationStream, StageError> {
+    let mut session = Some(session);
+    let mut standing_by = false;
+    loop {
+        let state =
+            slot_state(client, settings).await?.ok_or(StageError::Silent { whom: "the slot", seconds: 0 })?;
+        suitable(&state, &identity.database).map_err(StageError::Halt)?;
+        if !standing_by {
+            publications_exist(settings, client).await?;
+        }
+        let next = match session.take() {
+            Some(session) => session,
+            None => Session::connect(&settings.postgres)
+                .await
+                .map_err(StageError::postgres("connecting to Postgres"))?,
+        };
+        // From the slot's own position: a position of ours would be skipped over, or waited for, in silence.
+        match next.start_replication(&settings.slot, Lsn(0), options).await {
+            Ok(stream) => {
+                if standing_by {
+                    tracing::info!(slot = settings.slot, "took over the slot");
+                }
+                return Ok(stream);
+            }
+            Err(error) if error.sqlstate() == Some("55006") => {
+                let owner = state.active_pid.map_or_else(
+                    || "another process".to_owned(),
+                    |pid| format!("the walsender with pid {pid}"),
+                );
+                if !standing_by {
+                    tracing::info!(
+                        slot = settings.slot,
+                        owner,
+                        "standing by: another instance owns the slot"
+                    );
+                    metrics.set_role("standby");
+                    standing_by = true;
+                }
+                status.set(Readiness::Standby { owner });
+                tokio::time::sleep(STANDBY_INTERVAL).await;
+            }
+            Err(source) => return Err(StageError::Postgres { doing: "starting replication", source }),
+        }
+    }
+}
+
+fn tell_adoption(slot: &str, at: Lsn, why: &Why) {
+    match why {
+        Why::CreationInterrupted => {
+            tracing::info!(slot, %at, "the slot was created by a start that was interrupted; going on with it")
+        }
+        Why::Asked => tracing::info!(slot, %at, "adopting the slot at what it confirmed, as asked"),
+        Why::AskedOverGap { checkpoint } => {
+            tracing::warn!(slot, %at, %checkpoint, "adopting the slot as asked: changes committed between checkpoint and slot are lost to it");
+        }
+    }
+}
+
+/// Source and pump, until one of them ends.
+async fn stream(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    status: &Arc<Status>,
+    shutdown: &mut watch::Receiver<ShutdownStage>,
+    owned: Owned,
+) -> Result<(), StageError> {
+    let budget = Arc::new(Budget::new(settings.max_in_flight_bytes));
+    let stop = Arc::new(StopSignal::default());
+    let (confirmed, confirmed_receiver) = watch::channel(owned.checkpoint);
+    let (finish, finish_receiver) = watch::channel(false);
+    let (wal_sender, wal_receiver) = std::sync::mpsc::channel();
+    // One question at a time; one more may be left by a pump that was abandoned.
+    let (questions, question_receiver) = mpsc::channel(2);
+    let out = Outlet::new(OutletParts {
+        sink: open_sink(settings)?,
+        budget: budget.clone(),
+        store: owned.store.into_pump(),
+        identity: owned.identity.clone(),
+        checkpoint: owned.checkpoint,
+        confirmed,
+        max_row_bytes: settings.max_row_bytes,
+        // Half of it: the server counts from our last status, which may be a third of it old.
+        lease: owned.wal_sender_timeout.map(|timeout| timeout / 2),
+        stop: stop.clone(),
+        metrics: metrics.clone(),
+        status: status.clone(),
+    });
+    let history = SchemaHistory::new(owned.stored.history);
+    let database = owned.identity.database.clone();
+    let pump = Pump::new(settings.clone(), database, owned.checkpoint, history, wal_receiver, questions, out);
+    let resolver = Resolver {
+        client: owned.client,
+        destination: destination(settings)?,
+        status: status.clone(),
+        metrics: metrics.clone(),
+    };
+    let source = Source {
+        stream: owned.stream,
+        wal: wal_sender,
+        budget,
+        confirmed: confirmed_receiver,
+        finish: finish_receiver,
+        status_interval: status_interval(settings, owned.wal_sender_timeout),
+        metrics: metrics.clone(),
+    };
+    let watch = SlotWatch {
+        postgres: settings.postgres.clone(),
+        slot: settings.slot.clone(),
+        heartbeat_interval: settings.heartbeat_interval,
+        status: status.clone(),
+        metrics: metrics.clone(),
+    };
+    tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
+    status.set(Readiness::Streaming);
+    let source = tokio::spawn(source.run());
+    let helpers = [tokio::spawn(resolver.run(question_receiver)), tokio::spawn(watch.run())];
+    let result = supervise(settings, status, shutdown, &stop, finish, source, start_pump(pump)).await;
+    for helper in helpers {
+        helper.abort();
+    }
+    result
+}
+
+/// Between a third of the server's patience and what the configuration says.
+fn status_interval(settings: &Settings, wal_sender_timeout: Option<Duration>) -> Duration {
+    match wal_sender_timeout {
+        Some(timeout) => settings.status_interval.min(timeout / 3),
+        None => settings.status_interval,
+    }
+}
+
+type PumpResult = (Result<PumpEnd, StageError>, u64);
+
+/// A thread of its own: it blocks on the sink, and never for long on anything else.
+fn start_pump(pump: Pump) -> oneshot::Receiver<PumpResult> {
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("pump".to_owned())
+        // Nobody waits for the result of a pump that was abandoned at a second stop.
+        .spawn(move || drop(done.send(pump.run())))
+        .expect("the system has a thread for the pump");
+    ended
+}
+
+async fn supervise(
+    settings: &Settings,
+    status: &Status,
+    shutdown: &mut watch::Receiver<ShutdownStage>,
+    stop: &StopSignal,
+    finish: watch::Sender<bool>,
+    source: tokio::task::JoinHandle<Result<(), StageError>>,
+    mut pump: oneshot::Receiver<PumpResult>,
+) -> Result<(), StageError> {
+    let lost = "the pump's thread ends with a result";
+    let mut stopping = false;
+    let (pump_result, repeats) = tokio::select! {
+        ended = &mut pump => ended.expect(lost),
+        () = asked_to_stop(shutdown) => {
+            stopping = true;
+            tracing::info!("stopping: draining what was read");
+            status.set(Readiness::Stopping);
+            stop.graceful.store(true, Ordering::Relaxed);
+            match tokio::time::timeout(settings.shutdown_timeout, &mut pump).await {
+                Ok(ended) => ended.expect(lost),
+                Err(_) => {
+                    stop.abandon.store(true, Ordering::Relaxed);
+                    pump.await.expect(lost)
+                }
+            }
+        }
+    };
+    // The pump is done: what it confirmed last still has to reach Postgres.
+    finish.send_replace(true);
+    let source_result = match tokio::time::timeout(Duration::from_secs(2), source).await {
+        Ok(joined) => joined.expect("the source does not panic"),
+        Err(_) => Ok(()),
+    };
+    if stopping {
+        match pump_result {
+            Ok(PumpEnd::Stopped) => tracing::info!("stopped; everything that was read is confirmed"),
+            _ => tracing::warn!(
+                repeats,
+                "stopped before everything was acknowledged; these records will be repeated"
+            ),
+        }
+        return Ok(());
+    }
+    match (pump_result, source_result) {
+        (Err(StageError::Stopped), Err(error)) | (Ok(_), Err(error)) => Err(error),
+        (Err(error), _) => Err(error),
+        (Ok(_), Ok(())) => Err(StageError::Stopped),
+    }
+}
+
+fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
+    Ok(match &settings.sink {
+        SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(kafka)?),
+        SinkSettings::Stdout => Box::new(LineSink::stdout()),
+        SinkSettings::File { path } => Box::new(LineSink::file(path)?),
+    })
+}
+
+fn destination(settings: &Settings) -> Result<Option<Destination>, StageError> {
+    let SinkSettings::Kafka { kafka, registry } = &settings.sink else { return Ok(None) };
+    let admin = Admin::new(kafka).map_err(StageError::kafka("connecting to Kafka"))?;
+    let registry = Registry::new(registry).map_err(|error| {
+        StageError::Halt(Halt::new(
+            ExitCode::Configuration,
+            error.to_string(),
+            "correct the [schema_registry] section",
+        ))
+    })?;
+    Ok(Some(Destination {
+        admin: Arc::new(admin),
+        registry: Arc::new(registry),
+        topics: settings.topics.clone(),
+    }))
+}

@@ -1,0 +1,131 @@
+//! From a relation id to the plan its rows are written with.
+//!
+//! `Announced` is a table whose Relation message was read and whose first row has not come: nothing is resolved for a
+//! table that only stands in skipped transactions. `Ready` has a plan whose history record is acknowledged.
+
+use std::collections::HashMap;
+
+use headwater_avro::{KeyPlan, SchemaId, TableDescription, ValuePlan};
+use headwater_pgoutput::{Lsn, RelationId, TableSchema};
+
+use crate::halt::{ExitCode, Halt};
+use crate::outbox::EventPlan;
+
+/// How the rows of one version of one table are written, and where they go.
+#[derive(Debug)]
+pub(crate) struct TablePlan {
+    /// `schema.table`, for labels and messages.
+    pub(crate) name: String,
+    pub(crate) topic: String,
+    pub(crate) description: TableDescription,
+    pub(crate) form: Form,
+    /// Records offered since the last report, by operation.
+    pub(crate) counts: Counts,
+}
+
+/// What becomes of a row.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// A change record in Avro.
+    Avro {
+        key: Option<(KeyPlan, SchemaId)>,
+        value: ValuePlan,
+        value_id: SchemaId,
+        partitions: i32,
+        /// Where the records of a keyless table go, all of them, so that their order is kept.
+        keyless_partition: i32,
+    },
+    /// A change record as a line of JSON.
+    Lines,
+    /// An event of the outbox.
+    Event(EventPlan),
+}
+
+/// Records offered since the last report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) create: u64,
+    pub(crate) update: u64,
+    pub(crate) delete: u64,
+    pub(crate) tombstone: u64,
+    pub(crate) truncate: u64,
+    pub(crate) outbox_update: u64,
+    pub(crate) outbox_delete: u64,
+}
+
+/// The state of one relation.
+#[derive(Debug)]
+enum Entry {
+    /// Its Relation message came at this point (commit LSN, ordinal); no row has come since.
+    Announced(Box<TableSchema>, (Lsn, u64)),
+    Ready(Box<TablePlan>),
+}
+
+/// Plans by relation; owned by the pump.
+#[derive(Debug, Default)]
+pub(crate) struct TableCache {
+    entries: HashMap<RelationId, Entry>,
+    /// Which table writes to a topic: two of them would mix two tables' rows.
+    topics: HashMap<String, (String, RelationId)>,
+}
+
+impl TableCache {
+    /// A Relation message came: the present plan, if any, ends here. Returns it for its last counts.
+    pub(crate) fn announce(&mut self, table: TableSchema, at: (Lsn, u64)) -> Option<Box<TablePlan>> {
+        match self.entries.insert(table.id, Entry::Announced(Box::new(table), at)) {
+            Some(Entry::Ready(plan)) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// The announcement that must be resolved before a row of this relation can be written; None when it is ready.
+    pub(crate) fn unresolved(&self, relation: RelationId) -> Option<(TableSchema, (Lsn, u64))> {
+        match self.entries.get(&relation) {
+            Some(Entry::Announced(table, at)) => Some(((**table).clone(), *at)),
+            _ => None,
+        }
+    }
+
+    /// The plan for a relation whose announcement was resolved; None when no Relation message ever came.
+    pub(crate) fn plan_for(&mut self, relation: RelationId) -> Option<&mut TablePlan> {
+        match self.entries.get_mut(&relation) {
+            Some(Entry::Ready(plan)) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// An announcement was resolved and its history record is acknowledged.
+    pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
+        if !matches!(plan.form, Form::Event(_)) {
+            let owner =
+                self.topics.entry(plan.topic.clone()).or_insert_with(|| (plan.name.clone(), relation));
+            // The same name under another id is the table dropped and created again: its topic goes on.
+            if owner.0 != plan.name && owner.1 != relation {
+                return Err(Halt::new(
+                    ExitCode::TableUnsuitable,
+                    format!("the tables {} and {} both map to the topic {}", owner.0, plan.name, plan.topic),
+                    "rename one of them, or take one out of the publication",
+                ));
+            }
+            *owner = (plan.name.clone(), relation);
+        }
+        self.entries.insert(relation, Entry::Ready(Box::new(plan)));
+        Ok(())
+    }
+
+    /// Every plan, for its counts.
+    pub(crate) fn plans_mut(&mut self) -> impl Iterator<Item = &mut TablePlan> {
+        self.entries.values_mut().filter_map(|entry| match entry {
+            Entry::Ready(plan) => Some(&mut **plan),
+            Entry::Announced(..) => None,
+        })
+    }
+
+    /// The name of a relation, as far as it was announced.
+    pub(crate) fn name_of(&self, relation: RelationId) -> Option<String> {
+        match self.entries.get(&relation)? {
+            Entry::Announced(table, _) => Some(format!("{}.{}", table.namespace, table.name)),
+            Entry::Ready(plan) => Some(plan.name.clone()),
+        }
+    }
+}
