@@ -13,6 +13,7 @@ mod observe;
 mod scenario;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -115,10 +116,20 @@ pub struct Instance {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headwater-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
     // reqwest, below the registry's client, takes the process's TLS provider even for plain HTTP; one may be set already
     let _already_set = rustls::crypto::ring::default_provider().install_default();
-    match Cli::parse().command {
+    match command {
         Command::Apply { database_url, files } => database::apply(&database_url, &files).await,
         Command::Ready { http, pid, seconds } => {
             observe::wait_until_ready(&http, pid, Duration::from_secs(seconds))
