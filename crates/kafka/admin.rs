@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic as NativeTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::client::{ClientContext, DefaultClientContext};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 
-use crate::client_log::ClientLog;
+use crate::client_log::{Connection, connection_error};
 use crate::error::{Error, ErrorKind};
 use crate::settings::Settings;
 
@@ -89,7 +88,7 @@ impl Admin {
         let failed = |e: KafkaError| Error::from_rdkafka(&e, "starting the Kafka admin client");
         Ok(Admin {
             admin: config.create().map_err(failed)?,
-            metadata: config.create_with_context(Connection(ClientLog::new())).map_err(failed)?,
+            metadata: config.create_with_context(Connection::new()).map_err(failed)?,
         })
     }
 
@@ -217,7 +216,7 @@ impl Admin {
     fn fetch_metadata(&self, topic: Option<&str>, doing: &str) -> Result<Metadata, Error> {
         self.metadata
             .fetch_metadata(topic, REQUEST_TIMEOUT)
-            .map_err(|e| Error::from_rdkafka(&e, doing).because(self.connection_error()))
+            .map_err(|e| Error::from_rdkafka(&e, doing).because(connection_error(&self.metadata)))
     }
 
     fn answer<T>(
@@ -227,40 +226,14 @@ impl Admin {
     ) -> Result<T, Error> {
         match block_on(request, REQUEST_TIMEOUT * 2) {
             Some(Ok(answer)) => Ok(answer),
-            Some(Err(error)) => Err(Error::from_rdkafka(&error, doing).because(self.connection_error())),
-            None => {
-                Err(Error::from_code(Code::OperationTimedOut, doing, "").because(self.connection_error()))
+            Some(Err(error)) => {
+                Err(Error::from_rdkafka(&error, doing).because(connection_error(&self.metadata)))
             }
+            None => Err(Error::from_code(Code::OperationTimedOut, doing, "")
+                .because(connection_error(&self.metadata))),
         }
     }
-
-    /// Serves the consumer's queue, where connection errors wait, and takes the latest.
-    fn connection_error(&self) -> Option<(Code, String)> {
-        for _ in 0..100 {
-            if self.metadata.poll(Duration::ZERO).is_none() {
-                break;
-            }
-        }
-        self.metadata.context().0.take_last_error()
-    }
 }
-
-/// The context of the metadata client.
-struct Connection(ClientLog);
-
-impl ClientContext for Connection {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        self.0.line(level, facility, text);
-    }
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(&error, reason);
-    }
-}
-
-impl ConsumerContext for Connection {}
 
 fn count(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)

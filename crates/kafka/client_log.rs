@@ -7,7 +7,9 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// A broker that is away makes librdkafka say so at each attempt; twenty lines in ten seconds tell enough.
@@ -83,6 +85,39 @@ impl ClientLog {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The context of consumers: their only duty beside records is to say why they can't connect.
+pub(crate) struct Connection(ClientLog);
+
+impl Connection {
+    pub(crate) fn new() -> Connection {
+        Connection(ClientLog::new())
+    }
+}
+
+impl ClientContext for Connection {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.0.line(level, facility, text);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Connection {}
+
+/// Serves a failed client's queue, where its connection's errors wait, and takes the latest.
+pub(crate) fn connection_error(client: &BaseConsumer<Connection>) -> Option<(Code, String)> {
+    // A log line looks like an empty queue from here, so the number of looks is fixed: more than the handful of
+    // events that one failed attempt leaves, and next to nothing when there are none.
+    for _ in 0..100 {
+        let _event = client.poll(Duration::ZERO);
+    }
+    client.context().0.take_last_error()
 }
 
 /// `[thrd:…]: text` and `host:port/1: text` without the thread's name, which says nothing to an operator.

@@ -5,14 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::client_log::ClientLog;
+use crate::client_log::{Connection, connection_error};
 use crate::error::{Error, ErrorKind};
 use crate::settings::Settings;
 
@@ -63,7 +61,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Reader<'a>, Error> {
         let consumer = settings
             .consumer_config()
-            .create_with_context(Connection(ClientLog::new()))
+            .create_with_context(Connection::new())
             .map_err(|e| Error::from_rdkafka(&e, doing.clone()))?;
         Ok(Reader { consumer, topic, partition, deadline, doing })
     }
@@ -114,26 +112,10 @@ impl<'a> Reader<'a> {
     }
 
     fn failed(&self, error: &KafkaError) -> Error {
-        Error::from_rdkafka(error, self.doing.clone()).because(self.consumer.context().0.take_last_error())
+        Error::from_rdkafka(error, self.doing.clone()).because(connection_error(&self.consumer))
     }
 
     fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
-
-struct Connection(ClientLog);
-
-impl ClientContext for Connection {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        self.0.line(level, facility, text);
-    }
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(&error, reason);
-    }
-}
-
-impl ConsumerContext for Connection {}

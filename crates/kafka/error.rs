@@ -407,3 +407,109 @@ fn advice(kind: ErrorKind, code: Code) -> Option<&'static str> {
         ErrorKind::Unavailable | ErrorKind::Purged | ErrorKind::Sequence | ErrorKind::Other => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::*;
+
+    /// Codes that may rest on "start again from the checkpoint" for want of anything better.
+    const REBUILD_OTHER: &[&str] = &[
+        "Unknown",
+        "Begin",
+        "End",
+        "EndAll",
+        "BadMessage",
+        "InvalidMessage",
+        "InvalidMessageSize",
+        "Underflow",
+        "IllegalGeneration",
+        "InconsistentGroupProtocol",
+        "UnknownMemberId",
+        "MemberIdRequired",
+        "GroupMaxSizeReached",
+        "FencedInstanceId",
+        "FencedMemberEpoch",
+        "StaleMemberEpoch",
+        "UnreleasedInstanceId",
+        "UnsupportedAssignor",
+        "UnknownGroup",
+        "GroupIdNotFound",
+        "NonEmptyGroup",
+        "GroupSubscribedToTopic",
+        "ExistingSubscription",
+        "Conflict",
+    ];
+
+    #[test]
+    fn no_code_of_librdkafka_is_left_to_the_last_arm() {
+        let codes = (-200..=200).filter_map(|n| RDKafkaRespErr::try_from(n).ok()).map(Code::from);
+        let mut seen = 0;
+        for code in codes {
+            seen += 1;
+            if classify(code) == (Class::Rebuild, ErrorKind::Other) {
+                assert!(REBUILD_OTHER.contains(&format!("{code:?}").as_str()), "{code:?} is not classified");
+            }
+        }
+        assert!(seen > 150, "only {seen} codes were tried");
+    }
+
+    #[test]
+    fn classes_that_matter() {
+        let table = [
+            (Code::QueueFull, Class::Retriable, ErrorKind::Other),
+            (Code::BrokerTransportFailure, Class::Retriable, ErrorKind::Unreachable),
+            (Code::AllBrokersDown, Class::Retriable, ErrorKind::Unreachable),
+            (Code::NotEnoughReplicas, Class::Retriable, ErrorKind::Unavailable),
+            (Code::NotLeaderForPartition, Class::Retriable, ErrorKind::Unavailable),
+            (Code::KafkaStorageError, Class::Retriable, ErrorKind::Unavailable),
+            (Code::MessageTimedOut, Class::Rebuild, ErrorKind::Unavailable),
+            (Code::PurgeQueue, Class::Rebuild, ErrorKind::Purged),
+            (Code::PurgeInflight, Class::Rebuild, ErrorKind::Purged),
+            (Code::OutOfOrderSequenceNumber, Class::Rebuild, ErrorKind::Sequence),
+            (Code::UnknownProducerId, Class::Rebuild, ErrorKind::Sequence),
+            (Code::Fatal, Class::Rebuild, ErrorKind::Sequence),
+            (Code::UnknownTopicOrPartition, Class::Fatal, ErrorKind::UnknownTopic),
+            (Code::UnknownPartition, Class::Fatal, ErrorKind::UnknownTopic),
+            (Code::MessageSizeTooLarge, Class::Fatal, ErrorKind::TooLarge),
+            (Code::TopicAuthorizationFailed, Class::Fatal, ErrorKind::NotAuthorized),
+            (Code::ClusterAuthorizationFailed, Class::Fatal, ErrorKind::NotAuthorized),
+            (Code::SaslAuthenticationFailed, Class::Fatal, ErrorKind::Authentication),
+            (Code::SSL, Class::Fatal, ErrorKind::Authentication),
+            (Code::InvalidRecord, Class::Fatal, ErrorKind::Configuration),
+            (Code::InvalidReplicationFactor, Class::Fatal, ErrorKind::Configuration),
+            (Code::PolicyViolation, Class::Fatal, ErrorKind::Configuration),
+        ];
+        for (code, class, kind) in table {
+            assert_eq!(classify(code), (class, kind), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_human_says_what_to_do() {
+        for code in [Code::MessageSizeTooLarge, Code::TopicAuthorizationFailed, Code::UnknownTopic, Code::SSL]
+        {
+            let error = Error::from_code(code, "producing to shop.public.inventory partition 0", "");
+            assert_eq!(error.class(), Class::Fatal);
+            assert!(error.advice().is_some(), "{error}");
+        }
+        let error = Error::from_code(Code::MessageSizeTooLarge, "producing to t partition 0", "");
+        assert!(error.advice().is_some_and(|advice| advice.contains("max.message.bytes")));
+        assert_eq!(error.to_string(), "producing to t partition 0: Broker: Message size too large");
+        assert_eq!(error.code(), "MessageSizeTooLarge");
+    }
+
+    #[test]
+    fn a_connections_reason_replaces_a_bare_time_out() {
+        let timed_out = Error::from_code(Code::OperationTimedOut, "asking for the brokers", "");
+        let refused = Some((Code::BrokerTransportFailure, "Connect to ipv4#127.0.0.1:1 failed".to_owned()));
+        let error = timed_out.clone().because(refused);
+        assert_eq!((error.class(), error.kind()), (Class::Retriable, ErrorKind::Unreachable));
+        assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+        let wrong_password = Some((Code::Authentication, "SASL authentication error".to_owned()));
+        let error = timed_out.clone().because(wrong_password);
+        assert_eq!((error.class(), error.kind()), (Class::Fatal, ErrorKind::Authentication));
+        assert_eq!(timed_out.clone().because(None), timed_out);
+    }
+}

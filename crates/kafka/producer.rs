@@ -23,7 +23,7 @@ pub const RECORD_OVERHEAD_BYTES: usize = 512;
 
 /// How long `poll` sleeps between two looks. librdkafka's own wait has millisecond steps, and rdkafka spins
 /// through the last of them; a sleep costs nothing and delays only confirmations, never records.
-const LOOK_AGAIN: Duration = Duration::from_micros(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// How long dropping a client may take before it is left to a thread of its own.
 const DROP_WAIT: Duration = Duration::from_secs(1);
@@ -67,11 +67,13 @@ pub struct Delivery {
 }
 
 /// Why a record was not accepted.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum OfferError {
     /// Poll and offer the same record again.
+    #[error("the producer's queue is full")]
     Full,
     /// It won't be accepted; the class says what to do.
+    #[error(transparent)]
     Failed(Error),
 }
 

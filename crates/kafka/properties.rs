@@ -119,7 +119,98 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
     config.set(name, value);
     match config.create_native_config() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(_, reason, ..)) if !is_secret_property(name) => Err(reason),
+        // librdkafka ends with the property's name, at times another one than the user wrote.
+        Err(KafkaError::ClientConfig(_, reason, ..)) if !is_secret_property(name) => {
+            Err(reason.split(" for configuration property").next().unwrap_or_default().to_owned())
+        }
         Err(error) => Err(Error::from_rdkafka(&error, "librdkafka refuses it").to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaConfRes;
+
+    use super::*;
+
+    #[test]
+    fn every_table_holds_only_names_that_librdkafka_knows() {
+        let tables = DEFAULT_PROPERTIES.iter().chain(OWN_PRODUCER).chain(OWN_CONSUMER).chain(OWNED);
+        for (name, _) in tables {
+            let mut config = ClientConfig::new();
+            config.set(*name, "\u{1}");
+            let unknown = RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN;
+            let result = config.create_native_config();
+            assert!(!matches!(&result, Err(KafkaError::ClientConfig(r, ..)) if *r == unknown), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_producer_promises_cannot_be_overridden() {
+        for (name, _) in OWN_PRODUCER.iter().chain(OWN_CONSUMER) {
+            assert!(owned_property(name).is_some(), "{name}");
+            let refused = check_property(name, "1").expect_err("it is ours");
+            assert!(refused.starts_with("can't be set: "), "{refused}");
+        }
+        for name in
+            ["delivery.timeout.ms", "max.in.flight", "message.send.max.retries", "request.required.acks"]
+        {
+            assert!(check_property(name, "1").is_err(), "an alias is no way around: {name}");
+        }
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_is_refused_with_its_reason() {
+        let cases = [
+            ("linger.ms", "5", None),
+            ("linger.ms", "soon", Some("Invalid value")),
+            ("linger.millis", "5", Some("linger.millis")),
+            ("compression.type", "zstd", None),
+            ("compression.type", "brotli", Some("brotli")),
+            ("security.protocol", "sasl_ssl", None),
+            ("sasl.mechanisms", "OAUTHBEARER", None),
+            ("sasl.oauthbearer.method", "oidc", None),
+            ("ssl.key.pem", "hunter2", None),
+        ];
+        for (name, value, reason) in cases {
+            match (check_property(name, value), reason) {
+                (Ok(()), None) => {}
+                (Err(why), Some(part)) => assert!(why.contains(part), "{name}: {why}"),
+                (result, _) => panic!("{name}={value}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_are_known_by_name() {
+        for name in SECRET {
+            assert!(is_secret_property(name));
+        }
+        assert!(is_secret_property("ssl.truststore.password"));
+        assert!(!is_secret_property("sasl.username"));
+        assert!(!is_secret_property("linger.ms"));
+    }
+
+    /// The build's features decide this; a missing one would only show at a user's cluster.
+    #[test]
+    fn mechanisms_and_codecs_are_compiled_in() {
+        let native = ClientConfig::new().create_native_config().expect("an empty configuration");
+        let features = native.get("builtin.features").expect("librdkafka tells its features");
+        let features: Vec<&str> = features.split(',').collect();
+        for feature in
+            ["gzip", "snappy", "lz4", "zstd", "ssl", "sasl", "sasl_plain", "sasl_scram", "sasl_oauthbearer"]
+        {
+            assert!(features.contains(&feature), "{feature} is not in {features:?}");
+        }
+        assert!(features.contains(&"http"), "token endpoints (OIDC) need libcurl: {features:?}");
+        for (mechanism, protocol) in
+            [("PLAIN", "sasl_ssl"), ("SCRAM-SHA-256", "sasl_plaintext"), ("SCRAM-SHA-512", "sasl_ssl")]
+        {
+            let mut config = ClientConfig::new();
+            config.set("security.protocol", protocol).set("sasl.mechanisms", mechanism);
+            config.set("sasl.username", "u").set("sasl.password", "p");
+            let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
+            assert!(client.is_ok(), "{mechanism}: {:?}", client.err());
+        }
     }
 }

@@ -117,3 +117,67 @@ impl fmt::Debug for Settings {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(properties: &[(&str, &str)]) -> Settings {
+        Settings {
+            bootstrap_servers: "127.0.0.1:9092".to_owned(),
+            properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            queue_bytes_max: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let wrong = Settings {
+            bootstrap_servers: " ".to_owned(),
+            ..settings(&[("acks", "1"), ("linger.ms", "soon"), ("compression.type", "lz4")])
+        };
+        let problems = wrong.problems();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].starts_with("acks: can't be set: "), "{problems:?}");
+        assert_eq!(settings(&[]).problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_only_a_client_can_tell_is_told_without_connecting() {
+        let missing_file =
+            settings(&[("security.protocol", "ssl"), ("ssl.ca.location", "/no/such/file.pem")]);
+        let problems = missing_file.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].contains("/no/such/file.pem") || problems[0].contains("ssl.ca.location"),
+            "{problems:?}"
+        );
+        let no_user = settings(&[("security.protocol", "sasl_ssl"), ("sasl.mechanisms", "SCRAM-SHA-512")]);
+        assert_eq!(no_user.problems().len(), 1, "{:?}", no_user.problems());
+    }
+
+    #[test]
+    fn a_secret_is_in_no_text() {
+        let settings = settings(&[
+            ("sasl.password", "hunter2"),
+            ("ssl.key.pem", "hunter2"),
+            ("ssl.key.password", "hunter2"),
+            ("security.protocol", "ssl"),
+        ]);
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        assert!(format!("{settings:?}").contains("***"));
+        let problems = settings.problems();
+        assert!(!problems.is_empty(), "it is no key");
+        assert!(!problems.join(" ").contains("hunter2"), "{problems:?}");
+    }
+
+    #[test]
+    fn the_user_wins_over_defaults_and_loses_against_promises() {
+        let settings = settings(&[("linger.ms", "7")]);
+        assert_eq!(settings.effective("linger.ms").as_deref(), Some("7"));
+        assert_eq!(settings.effective("enable.idempotence").as_deref(), Some("true"));
+        assert_eq!(settings.effective("message.timeout.ms").as_deref(), Some("0"));
+        assert_eq!(settings.effective("request.required.acks").as_deref(), Some("-1"));
+        assert_eq!(settings.effective("no.such.property"), None);
+    }
+}
