@@ -1,0 +1,191 @@
+//! Publications and the tables in them.
+
+use std::collections::BTreeSet;
+
+use headwater_pg::catalog::quote_identifier;
+use headwater_pg::publication::{PublicationState, PublishedTable};
+use headwater_pg::{Client, Error};
+use headwater_pipeline::Settings;
+
+use super::report::Report;
+
+/// How many tables are named before "and n more".
+const NAMES_SHOWN_MAX: usize = 8;
+
+/// Whether the publications exist, and what they publish. Returns those that exist.
+pub async fn check_publications(
+    client: &Client,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<Vec<PublicationState>, Error> {
+    let found = headwater_pg::publication::publications(client, &settings.publications).await?;
+    for name in &settings.publications {
+        let requirement = format!("publication {name}");
+        match found.iter().find(|publication| publication.name == *name) {
+            None => report.wrong(
+                requirement,
+                "does not exist",
+                format!(
+                    "CREATE PUBLICATION {} FOR TABLE …;  -- or: headwater init --table schema.table",
+                    quote_identifier(name)
+                ),
+            ),
+            Some(publication) => check_publication(&requirement, publication, report),
+        }
+    }
+    Ok(found)
+}
+
+fn check_publication(requirement: &str, publication: &PublicationState, report: &mut Report) {
+    let name = quote_identifier(&publication.name);
+    let PublicationState { insert, update, delete, via_root, all_tables, tables, .. } = publication;
+    let names: Vec<String> = tables.iter().map(full_name).collect();
+    if tables.is_empty() && !all_tables {
+        report.warning(requirement, "holds no table", format!("ALTER PUBLICATION {name} ADD TABLE …;"));
+    } else {
+        let scope = if *all_tables { "all tables, now " } else { "" };
+        report.ok(requirement, format!("{scope}{}", list(&names)));
+    }
+    let missing: Vec<&str> = [(insert, "INSERT"), (update, "UPDATE"), (delete, "DELETE")]
+        .into_iter()
+        .filter_map(|(published, verb)| (!published).then_some(verb))
+        .collect();
+    if !missing.is_empty() {
+        report.warning(
+            requirement,
+            format!("leaves out {}: such changes never reach Kafka", missing.join(" and ")),
+            format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"),
+        );
+    }
+    let filtered: Vec<String> =
+        tables.iter().filter(|table| table.row_filter.is_some()).map(full_name).collect();
+    if !filtered.is_empty() {
+        report.warning(
+            requirement,
+            format!(
+                "filters rows of {}: a row that stops fitting the filter arrives as a delete",
+                list(&filtered)
+            ),
+            format!("ALTER PUBLICATION {name} SET TABLE …;  -- without WHERE, if that is not wanted"),
+        );
+    }
+    let narrowed: Vec<String> =
+        tables.iter().filter(|table| table.columns.is_some()).map(full_name).collect();
+    if !narrowed.is_empty() {
+        report.ok(requirement, format!("publishes chosen columns only of {}", list(&narrowed)));
+    }
+    if *via_root && publication.truncate {
+        report.ok(requirement, "changes of partitions appear under the partitioned table's name");
+    }
+}
+
+/// Replica identity, rights and row-level security of every published table.
+pub async fn check_tables(
+    client: &Client,
+    settings: &Settings,
+    publications: &[PublicationState],
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mut tables: BTreeSet<(String, String)> = BTreeSet::new();
+    for table in publications.iter().flat_map(|publication| &publication.tables) {
+        tables.insert((table.schema.clone(), table.name.clone()));
+    }
+    check_outbox(settings, publications, &tables, report);
+    let (schemas, names): (Vec<String>, Vec<String>) = tables.into_iter().unzip();
+    let rows = client
+        .query(
+            "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+                    CASE c.relreplident
+                      WHEN 'd' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+                      WHEN 'i' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident)
+                      ELSE c.relreplident = 'f'
+                    END,
+                    has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT'),
+                    c.relrowsecurity AND row_security_active(c.oid)
+             FROM unnest($1::text[], $2::text[]) AS wanted(schema, name)
+             JOIN pg_namespace n ON n.nspname = wanted.schema
+             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+             ORDER BY 1",
+            &[&schemas, &names],
+        )
+        .await?;
+    let those = |column: usize, value: bool| -> Vec<String> {
+        rows.iter().filter(|row| row.get::<_, bool>(column) == value).map(|row| row.get(0)).collect()
+    };
+    let (without_identity, unreadable, filtered) = (those(1, false), those(2, false), those(3, true));
+    if without_identity.is_empty() {
+        report.ok("replica identity", format!("{} of {} tables have one", rows.len(), rows.len()));
+    } else {
+        report.warning(
+            "replica identity",
+            format!("{} have none: Postgres refuses every UPDATE and DELETE on them", list(&without_identity)),
+            each(&without_identity, |table| {
+                format!("ALTER TABLE {table} ADD PRIMARY KEY (…);  -- or: ALTER TABLE {table} REPLICA IDENTITY FULL;")
+            }),
+        );
+    }
+    if unreadable.is_empty() {
+        report.ok("SELECT right", "on every published table");
+    } else {
+        report.warning(
+            "SELECT right",
+            format!("none on {}; streaming does not need it", list(&unreadable)),
+            each(&unreadable, |table| {
+                format!("GRANT SELECT ON {table} TO {};", quote_identifier(&settings.postgres.user))
+            }),
+        );
+    }
+    if filtered.is_empty() {
+        report.ok("row-level security", "hides nothing from this role");
+    } else {
+        report.warning(
+            "row-level security",
+            format!(
+                "hides rows of {} from this role; streaming is not affected, reading tables would be",
+                list(&filtered)
+            ),
+            format!("ALTER ROLE {} BYPASSRLS;", quote_identifier(&settings.postgres.user)),
+        );
+    }
+    Ok(())
+}
+
+/// An outbox table that is not published sends nothing, without any error.
+fn check_outbox(
+    settings: &Settings,
+    publications: &[PublicationState],
+    tables: &BTreeSet<(String, String)>,
+    report: &mut Report,
+) {
+    for outbox in &settings.outbox {
+        let requirement = format!("outbox {}.{}", outbox.schema, outbox.table);
+        if tables.contains(&(outbox.schema.clone(), outbox.table.clone())) {
+            report.ok(requirement, "is published");
+        } else if let Some(publication) = publications.first() {
+            let table = format!("{}.{}", quote_identifier(&outbox.schema), quote_identifier(&outbox.table));
+            report.warning(
+                requirement,
+                "is in none of the publications: its rows go nowhere",
+                format!("ALTER PUBLICATION {} ADD TABLE {table};", quote_identifier(&publication.name)),
+            );
+        }
+    }
+}
+
+fn full_name(table: &PublishedTable) -> String {
+    format!("{}.{}", table.schema, table.name)
+}
+
+/// `a, b and 3 more`.
+pub fn list(names: &[String]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// One line of SQL per table, as many as are named.
+fn each(tables: &[String], line: impl Fn(&str) -> String) -> String {
+    tables.iter().take(NAMES_SHOWN_MAX).map(|table| line(table)).collect::<Vec<_>>().join("\n")
+}

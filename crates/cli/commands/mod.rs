@@ -1,0 +1,40 @@
+//! The subcommands, one file each.
+
+pub mod run;
+
+pub mod check;
+
+pub mod init;
+
+pub mod tail;
+
+pub mod status;
+
+pub mod config_reference;
+
+use std::future::Future;
+
+use anyhow::Context;
+
+use crate::Shared;
+use crate::config::{self, Config};
+
+/// Starts the log and loads the configuration; its warnings go to the log.
+fn prepare(shared: &Shared) -> anyhow::Result<Config> {
+    crate::telemetry::start(&shared.log)?;
+    let config = config::load(&shared.config, &shared.set)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+/// Runs a command that waits for servers.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?
+        .block_on(future)
+}

@@ -1,0 +1,85 @@
+//! `headwater run`: the pipeline, its endpoints and the two signals.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use headwater_pipeline::{ExitCode, Halt, Metrics, ShutdownStage, Status};
+use prometheus::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::Shared;
+use crate::config::Config;
+use crate::http::{self, Sources};
+
+/// What is said of one start only, and so is no setting.
+#[derive(Args)]
+pub struct Arguments {
+    /// Take over a slot that no checkpoint of this configuration belongs to, at the position it has confirmed.
+    #[arg(long)]
+    adopt_slot: bool,
+}
+
+/// Runs until told to stop (exit code 0) or until it can't go on (the halt's code).
+pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut config = super::prepare(shared)?;
+    config.settings.adopt_slot = arguments.adopt_slot;
+    super::block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry));
+    let status = Arc::new(Status::new(&config.settings.slot));
+    if let Some(listen) = config.listen {
+        let listener = http::bind(listen).await?;
+        tracing::info!(%listen, "serving /metrics, /healthz, /readyz and /status");
+        tokio::spawn(http::serve(listener, Sources { status: Arc::clone(&status), registry }));
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        server = %config.settings.postgres.host,
+        database = config.settings.postgres.database,
+        slot = config.settings.slot,
+        publications = config.settings.publications.join(","),
+        "starting"
+    );
+    let shutdown = watch_signals()?;
+    headwater_pipeline::run(config.settings, metrics, status, shutdown).await.map_err(|halt| {
+        let Halt { code, what, advice } = &halt;
+        tracing::error!(code = code.number(), what, advice, "halted");
+        halt
+    })?;
+    tracing::info!("stopped");
+    Ok(ExitCode::Success)
+}
+
+/// The first SIGTERM or SIGINT asks the pipeline to stop, the second ends the process.
+fn watch_signals() -> anyhow::Result<watch::Receiver<ShutdownStage>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let (stage, shutdown) = watch::channel(ShutdownStage::Running);
+    tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            let (name, number) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", 15),
+                _ = interrupt.recv() => ("SIGINT", 2),
+            };
+            if asked {
+                tracing::warn!(
+                    signal = name,
+                    "second signal: exiting at once; what was not confirmed comes again"
+                );
+                // As a shell reports a process that a signal ended.
+                std::process::exit(128 + number);
+            }
+            asked = true;
+            tracing::info!(signal = name, "finishing the open transaction; a second signal exits at once");
+            // Nobody listens only when the pipeline has ended already.
+            let _ = stage.send(ShutdownStage::Graceful);
+        }
+    });
+    Ok(shutdown)
+}

@@ -1,0 +1,429 @@
+//! THE table of settings: every key, its type, its default and its documentation, in one place.
+//!
+//! From this table come the structs that hold a configuration as it was written, the reader that fills them
+//! (unknown keys and wrong types are problems with file, line and key), and `docs/CONFIG.md`.
+//! Nothing here knows what a setting means; `settings.rs` does.
+//!
+//! To add a setting: add a line here, follow the compiler into `settings.rs`, run
+//! `headwater config-reference > docs/CONFIG.md`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_pg::Secret;
+
+use super::layers::{Entry, Node, Table};
+use super::problem::{Origin, Problems, did_you_mean};
+use super::quantity::Size;
+use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
+
+/// What a key of the configuration holds after reading.
+#[derive(Clone, Default)]
+pub enum Field<T> {
+    /// Nobody wrote it and it has no default.
+    #[default]
+    Missing,
+    /// It was written wrongly; the problem is noted already.
+    Bad,
+    /// Its value, and where that was written.
+    Set(T, Origin),
+}
+
+impl<T> Field<T> {
+    /// The value, if there is one.
+    pub fn value(self) -> Option<T> {
+        if let Field::Set(value, _) = self { Some(value) } else { None }
+    }
+
+    /// The value and its place, if there is one.
+    pub fn located(&self) -> Option<(&T, &Origin)> {
+        if let Field::Set(value, origin) = self { Some((value, origin)) } else { None }
+    }
+
+    /// Whether a person wrote it, rightly or wrongly.
+    pub fn is_written(&self) -> bool {
+        !matches!(self, Field::Missing | Field::Set(_, Origin::Default))
+    }
+}
+
+/// One line of the table, for documentation and suggestions.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The key's name inside its section.
+    pub name: &'static str,
+    /// What it holds, in words.
+    pub kind: &'static str,
+    /// The default as it would be written; none for keys that are required or off.
+    pub default: Option<&'static str>,
+    /// Its documentation, one line each.
+    pub doc: &'static [&'static str],
+}
+
+/// A section of the file.
+pub trait Section: Sized {
+    /// Its name, `postgres`.
+    const NAME: &'static str;
+    /// Its documentation.
+    const DOC: &'static [&'static str];
+    /// Its keys, in the order of the reference.
+    const KEYS: &'static [Key];
+    /// Takes the section's keys out of its table; what is left over is a problem each.
+    fn read(table: Table, problems: &mut Problems) -> Self;
+}
+
+macro_rules! sections {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $name:literal => pub struct $Section:ident {
+            $( $(#[doc = $doc:literal])* $field:ident $(as $written:literal)?: $type:ty $(= $default:literal)?, )*
+        }
+    )*) => { $(
+        $(#[doc = $section_doc])*
+        #[derive(Clone, Default)]
+        pub struct $Section { $( $(#[doc = $doc])* pub $field: Field<$type>, )* }
+
+        impl Section for $Section {
+            const NAME: &'static str = $name;
+            const DOC: &'static [&'static str] = &[$($section_doc),*];
+            const KEYS: &'static [Key] = &[$( Key {
+                name: key_name!($field $($written)?),
+                kind: <$type as Value>::KIND,
+                default: default_text!($($default)?),
+                doc: &[$($doc),*],
+            }, )*];
+
+            fn read(mut table: Table, problems: &mut Problems) -> Self {
+                let section = $Section { $(
+                    $field: read_field(
+                        &mut table, $name, key_name!($field $($written)?), default_text!($($default)?), problems,
+                    ),
+                )* };
+                refuse_unknown(table, $name, Self::KEYS, problems);
+                section
+            }
+        }
+    )* };
+}
+
+macro_rules! key_name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $written:literal) => {
+        $written
+    };
+}
+
+macro_rules! default_text {
+    () => {
+        None
+    };
+    ($default:literal) => {
+        Some($default)
+    };
+}
+
+sections! {
+    /// The database whose changes are captured.
+    "postgres" => pub struct Postgres {
+        /// Required. `postgres://user@host:port/database`, with libpq's parameters `sslmode`, `sslrootcert`,
+        /// `sslcert`, `sslkey`, `channel_binding`, `application_name`, `connect_timeout`, `host` and `port` behind a
+        /// `?`. A Unix socket: `postgres://user@/database?host=/var/run/postgresql`. A password in it works and is
+        /// warned about.
+        url: String,
+        /// The password. Meant for the environment (`HEADWATER_POSTGRES__PASSWORD`); in the file it is warned about.
+        /// Without this, `password_file` and a password in the URL, `~/.pgpass` (or the file `PGPASSFILE` names) is
+        /// searched by libpq's rules.
+        password: Secret,
+        /// A file that holds the password and nothing else, such as a mounted secret. One line end is cut off.
+        password_file: PathBuf,
+        /// Required. The publication to follow: one name or a list of names.
+        publication: Names,
+        /// Required. The replication slot, made by `headwater init` or by the first `headwater run`.
+        /// It belongs to this configuration alone.
+        slot: String,
+        /// How long to wait for the server to create the slot. It waits for every transaction that is open in any
+        /// database of the server; those are printed every five seconds.
+        slot_create_timeout: Duration = "90s",
+        /// How the connection is protected, as in libpq: `disable`, `prefer`, `require`, `verify-ca`,
+        /// `verify-full`. The default is `verify-full`, and `prefer` for Unix sockets and loopback addresses.
+        sslmode: SslMode,
+        /// The certificates to trust, as a PEM file, or `system` for the system's roots, which is the default.
+        sslrootcert: PathBuf,
+        /// A client certificate in a PEM file, together with `sslkey`.
+        sslcert: PathBuf,
+        /// The key of `sslcert`, in a PEM file.
+        sslkey: PathBuf,
+        /// Whether SCRAM is bound to the TLS connection: `disable`, `prefer` or `require`. The default is `prefer`.
+        channel_binding: ChannelBinding,
+        /// Whether a server may ask for the password hashed with MD5.
+        allow_md5: bool = "false",
+        /// How long to wait for the server to accept a connection.
+        connect_timeout: Duration = "10s",
+    }
+
+    /// The cluster the records go to. Required unless `sink.type` says otherwise.
+    "kafka" => pub struct Kafka {
+        /// Required. `host:port`, several with commas between them.
+        bootstrap_servers: String,
+        /// Any of librdkafka's settings by its own name, for example `"security.protocol" = "SASL_SSL"`. Nested
+        /// tables are joined with dots, so `sasl.username = "me"` works without quotes. In an environment variable
+        /// an underscore stands for a dot: `HEADWATER_KAFKA__PROPERTIES__SASL_PASSWORD` sets `sasl.password`.
+        /// What delivery and order depend on (acks, idempotence, retries, timeouts, partitioner, queue limits)
+        /// belongs to Headwater and is refused with the reason.
+        properties: Properties,
+    }
+
+    /// The Schema Registry that keeps the Avro schemas. Required for Kafka.
+    "schema_registry" => pub struct SchemaRegistry {
+        /// Required. The registry's address; a list of addresses is tried in order.
+        url: Names,
+        /// The name for basic authentication.
+        username: String,
+        /// The password for basic authentication. Meant for the environment
+        /// (`HEADWATER_SCHEMA_REGISTRY__PASSWORD`); in the file it is warned about.
+        password: Secret,
+        /// A file that holds the password and nothing else.
+        password_file: PathBuf,
+        /// The certificates to trust for `https`, as a PEM file. The default is the system's roots.
+        ca_file: PathBuf,
+        /// A client certificate in a PEM file, together with `key_file`.
+        cert_file: PathBuf,
+        /// The key of `cert_file`, in a PEM file.
+        key_file: PathBuf,
+        /// How long one request may take before it is tried again.
+        timeout: Duration = "10s",
+    }
+
+    /// The topics that rows are written to: `<prefix>.<schema>.<table>`.
+    "topics" => pub struct Topics {
+        /// Required. The first part of every topic's name and of the schemas' namespaces, Debezium's `topic.prefix`.
+        prefix: String,
+        /// Whether missing topics are created. If not, they are refused with the command that creates them.
+        create: bool = "true",
+        /// Partitions of a topic that Headwater creates. A topic that exists is left alone.
+        partitions: i32 = "6",
+        /// Replicas of a topic that Headwater creates; -1 leaves it to the broker.
+        replication_factor: i32 = "-1",
+        /// Settings of a topic that Headwater creates, by Kafka's names: `"cleanup.policy" = "compact"`.
+        config: Properties,
+    }
+
+    /// A table whose inserted rows are messages for other services; may be given several times.
+    /// They go to `outbox.event.<aggregatetype>`, not to a topic of the table.
+    "outbox" => pub struct Outbox {
+        /// Required. The table, `schema.table`.
+        table: String,
+        /// What becomes of the payload column: `avro` writes it as Debezium's outbox router does with the same
+        /// converters, `raw` writes the text's bytes as they are.
+        payload: PayloadFormat = "avro",
+        /// The topic for a message; `${aggregatetype}` stands for the value of that column.
+        topic: String = "outbox.event.${aggregatetype}",
+        /// Which aggregate types may name a topic; `*` stands for any characters. A row with another value halts
+        /// Headwater: no row may choose a topic that was not meant for it.
+        aggregatetypes: Names = "*",
+        /// The columns, where they have other names than `id`, `aggregatetype`, `aggregateid`, `type` and `payload`:
+        /// `columns = { payload = "body" }`.
+        columns: Properties,
+        /// More columns to send along as headers, `column = "header"`. `id` and `eventType` are always sent.
+        headers: Properties,
+    }
+
+    /// Messages written without a table: `pg_logical_emit_message(true, 'outbox.<aggregatetype>', '{"id": …,
+    /// "aggregateid": …, "type": …, "payload": …}')`.
+    "outbox_messages" => pub struct OutboxMessages {
+        /// As for a table.
+        payload: PayloadFormat = "avro",
+        /// As for a table.
+        topic: String = "outbox.event.${aggregatetype}",
+        /// As for a table.
+        aggregatetypes: Names = "*",
+    }
+
+    /// Where the position is kept that was reached for certain.
+    "checkpoint" => pub struct Checkpoint {
+        /// The topic for it: one partition, compacted, created if missing; several configurations may share it.
+        topic: String = "headwater.checkpoint",
+        /// The file for it when records go to `stdout` or a file. Written atomically.
+        file: PathBuf = "headwater.checkpoint.json",
+    }
+
+    /// Limits and deadlines.
+    "pipeline" => pub struct Pipeline {
+        /// The one limit on memory: bytes that may be under way between the socket and the broker's acknowledgement.
+        max_in_flight_bytes: Size = "32MiB",
+        /// The largest row that is let through, alone, when it is larger than the limit above. A larger one halts
+        /// Headwater with its table and position.
+        max_row_bytes: Size = "64MiB",
+        /// How long a shutdown may take to finish and confirm what is under way. What is not done in time is
+        /// sent again after the next start.
+        shutdown_timeout: Duration = "8s",
+        /// How often the position is reported to Postgres when nothing else makes it due.
+        status_interval: Duration = "10s",
+        /// Writes a small logical message into the database this often, so that the slot moves although nothing is
+        /// published. Off by default: Headwater also moves the slot with the server's own keepalives.
+        heartbeat_interval: Duration,
+        /// Whether a delete is followed by a tombstone, which lets compaction drop the key.
+        tombstones_on_delete: bool = "true",
+    }
+
+    /// Where the records go.
+    "sink" => pub struct Sink {
+        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file.
+        kind as "type": SinkType = "kafka",
+        /// The file that `type = "file"` appends to.
+        path: PathBuf,
+    }
+
+    /// The endpoints /metrics, /healthz, /readyz and /status. Without this section there are none.
+    "http" => pub struct Http {
+        /// The address and port to listen on. Nothing that is served there changes anything, but table names can be
+        /// read from it.
+        listen: String,
+    }
+}
+
+/// A whole configuration as it was written.
+#[derive(Clone, Default)]
+pub struct AsWritten {
+    pub postgres: Postgres,
+    pub kafka: Kafka,
+    pub schema_registry: SchemaRegistry,
+    pub topics: Topics,
+    pub outbox: Vec<Outbox>,
+    pub outbox_messages: OutboxMessages,
+    pub checkpoint: Checkpoint,
+    pub pipeline: Pipeline,
+    pub sink: Sink,
+    pub http: Http,
+}
+
+/// Name, documentation and keys of each section, in the order of the reference.
+pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
+    section::<Postgres>(),
+    section::<Kafka>(),
+    section::<SchemaRegistry>(),
+    section::<Topics>(),
+    section::<Outbox>(),
+    section::<OutboxMessages>(),
+    section::<Checkpoint>(),
+    section::<Pipeline>(),
+    section::<Sink>(),
+    section::<Http>(),
+];
+
+const fn section<S: Section>() -> (&'static str, &'static [&'static str], &'static [Key]) {
+    (S::NAME, S::DOC, S::KEYS)
+}
+
+/// Every key with the name of its section.
+pub fn all_keys() -> impl Iterator<Item = (&'static str, &'static Key)> {
+    SECTIONS.iter().flat_map(|(section, _, keys)| keys.iter().map(|key| (*section, key)))
+}
+
+/// Whether this key, `section.key`, holds a secret.
+pub fn is_secret(key: &str) -> bool {
+    let by_type =
+        all_keys().any(|(section, k)| k.kind == Secret::KIND && key == format!("{section}.{}", k.name));
+    by_type || key.strip_prefix("kafka.properties.").is_some_and(headwater_kafka::is_secret_property)
+}
+
+impl AsWritten {
+    /// Reads the merged tree; every key that is unknown or of the wrong type becomes a problem.
+    pub fn read(mut tree: Table, problems: &mut Problems) -> AsWritten {
+        let written = AsWritten {
+            postgres: read_section(&mut tree, problems),
+            kafka: read_section(&mut tree, problems),
+            schema_registry: read_section(&mut tree, problems),
+            topics: read_section(&mut tree, problems),
+            outbox: read_list(&mut tree, problems),
+            outbox_messages: read_section(&mut tree, problems),
+            checkpoint: read_section(&mut tree, problems),
+            pipeline: read_section(&mut tree, problems),
+            sink: read_section(&mut tree, problems),
+            http: read_section(&mut tree, problems),
+        };
+        for (name, entry) in tree {
+            let suggestion = did_you_mean(&name, SECTIONS.iter().map(|(section, ..)| *section));
+            let home = all_keys().find(|(_, key)| key.name == name);
+            let advice = match (&entry.node, suggestion, home) {
+                (Node::Table(_) | Node::Array(_), Some(section), _) => format!("; did you mean [{section}]?"),
+                (_, _, Some((section, _))) => format!("; it belongs below [{section}]"),
+                (_, Some(section), _) => format!("; did you mean [{section}]?"),
+                _ => {
+                    let known: Vec<_> = SECTIONS.iter().map(|(section, ..)| *section).collect();
+                    format!("; there are {}", known.join(", "))
+                }
+            };
+            problems.add(&entry.origin, &name, format!("unknown section{advice}"));
+        }
+        written
+    }
+}
+
+fn read_section<S: Section>(tree: &mut Table, problems: &mut Problems) -> S {
+    match tree.remove(S::NAME) {
+        None => S::read(Table::new(), problems),
+        Some(Entry { node: Node::Table(table), .. }) => S::read(table, problems),
+        Some(Entry { origin, node }) => {
+            problems.add(&origin, S::NAME, format!("is {}; write a section [{}]", node.kind(), S::NAME));
+            S::read(Table::new(), problems)
+        }
+    }
+}
+
+fn read_list<S: Section>(tree: &mut Table, problems: &mut Problems) -> Vec<S> {
+    let Some(Entry { origin, node }) = tree.remove(S::NAME) else { return Vec::new() };
+    let advice = format!("is one table; write [[{}]] with two brackets, since there may be several", S::NAME);
+    let Node::Array(entries) = node else {
+        problems.add(&origin, S::NAME, advice);
+        return Vec::new();
+    };
+    let mut sections = Vec::new();
+    for Entry { origin, node } in entries {
+        match node {
+            Node::Table(table) => sections.push(S::read(table, problems)),
+            other => problems.add(&origin, S::NAME, format!("is {}; write [[{}]]", other.kind(), S::NAME)),
+        }
+    }
+    sections
+}
+
+fn read_field<T: Value>(
+    table: &mut Table,
+    section: &str,
+    name: &str,
+    default: Option<&str>,
+    problems: &mut Problems,
+) -> Field<T> {
+    let (entry, written) = match (table.remove(name), default) {
+        (Some(entry), _) => (entry, true),
+        (None, Some(text)) => (Entry { origin: Origin::Default, node: Node::Typed(text.to_owned()) }, false),
+        (None, None) => return Field::Missing,
+    };
+    let Entry { origin, node } = entry;
+    match T::read(node) {
+        Ok(value) => Field::Set(value, origin),
+        Err(message) => {
+            debug_assert!(written, "the default of {section}.{name} does not parse: {message}");
+            problems.add(&origin, &format!("{section}.{name}"), message);
+            Field::Bad
+        }
+    }
+}
+
+fn refuse_unknown(rest: Table, section: &str, keys: &[Key], problems: &mut Problems) {
+    for (name, entry) in rest {
+        let key = format!("{section}.{name}");
+        let elsewhere = all_keys().find(|(other, key)| *other != section && key.name == name);
+        let advice = match (did_you_mean(&name, keys.iter().map(|key| key.name)), elsewhere) {
+            (Some(near), None) => format!("; did you mean {near}?"),
+            (_, Some((other, _))) => format!("; it belongs below [{other}]"),
+            (None, None) => {
+                let known: Vec<_> = keys.iter().map(|key| key.name).collect();
+                format!("; [{section}] has {}", known.join(", "))
+            }
+        };
+        problems.add(&entry.origin, &key, format!("unknown key{advice}"));
+    }
+}

@@ -1,0 +1,552 @@
+//! From what was written to what can be run: every field of `as_written` is taken apart here, once.
+//!
+//! The destructuring is exhaustive, so a new setting does not compile until this file says what it means.
+//! All problems are collected; a value is made only when there are none.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_avro::registry::{Password, RegistrySettings};
+use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, Secret, SslMode, TlsSettings};
+use headwater_pipeline::Settings;
+use headwater_pipeline::settings::{
+    CheckpointSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings, TopicSettings,
+};
+
+use super::as_written::{self, AsWritten, Field};
+use super::layers::Node;
+use super::password::{self, Found};
+use super::problem::{Origin, Problems, did_you_mean};
+use super::url::{self, PostgresUrl};
+use super::value::{self, Names, Properties, SinkType, Value};
+
+/// What was found to be wrong, and what to warn of, while settings are made.
+pub struct Findings {
+    /// The file's name, to which a missing key is charged.
+    pub file: Origin,
+    /// What stops the start.
+    pub problems: Problems,
+    /// What does not.
+    pub warnings: Vec<String>,
+}
+
+/// Settings of the pipeline and of the command around it.
+#[derive(Debug)]
+pub struct Made {
+    /// For the pipeline.
+    pub settings: Settings,
+    /// Where to serve metrics and probes.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Makes settings, or notes in `findings` why not.
+pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
+    let AsWritten {
+        postgres,
+        kafka,
+        schema_registry,
+        topics,
+        outbox,
+        outbox_messages,
+        checkpoint,
+        pipeline,
+        sink,
+        http,
+    } = written;
+    let postgres = make_postgres(postgres, findings);
+    let topics = make_topics(topics, findings);
+    let outbox: Vec<Option<OutboxTable>> =
+        outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
+    let outbox_messages = make_outbox_messages(outbox_messages);
+    let checkpoint = make_checkpoint(checkpoint);
+    let limits = make_limits(pipeline);
+    let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
+    let sink = make_sink(sink, kafka, schema_registry, queue_bytes_max, findings);
+    let listen = make_listen(http, findings)?;
+    let (postgres, limits) = (postgres?, limits?);
+    Some(Made {
+        settings: Settings {
+            postgres: postgres.connect,
+            publications: postgres.publications,
+            slot: postgres.slot,
+            slot_create_timeout: postgres.slot_create_timeout,
+            adopt_slot: false,
+            status_interval: limits.status_interval,
+            heartbeat_interval: limits.heartbeat_interval,
+            max_in_flight_bytes: limits.max_in_flight_bytes,
+            max_row_bytes: limits.max_row_bytes,
+            shutdown_timeout: limits.shutdown_timeout,
+            topics: topics?,
+            checkpoint: checkpoint?,
+            outbox: outbox.into_iter().collect::<Option<Vec<_>>>()?,
+            outbox_messages: outbox_messages?,
+            sink: sink?,
+            tombstones_on_delete: limits.tombstones_on_delete,
+        },
+        listen,
+    })
+}
+
+impl Findings {
+    /// The value of a key that must be written.
+    fn require<T>(&mut self, field: Field<T>, key: &str, example: &str) -> Option<T> {
+        if let Field::Missing = field {
+            let (section, _) = key.split_once('.').unwrap_or((key, ""));
+            self.problems.add(&self.file, key, format!("is missing; write {example} below [{section}]"));
+        }
+        field.value()
+    }
+
+    fn wrong<T>(&mut self, origin: &Origin, key: &str, message: impl Into<String>) -> Option<T> {
+        self.problems.add(origin, key, message);
+        None
+    }
+}
+
+struct PostgresPart {
+    connect: ConnectSettings,
+    publications: Vec<String>,
+    slot: String,
+    slot_create_timeout: Duration,
+}
+
+fn make_postgres(written: as_written::Postgres, findings: &mut Findings) -> Option<PostgresPart> {
+    let as_written::Postgres {
+        url,
+        password,
+        password_file,
+        publication,
+        slot,
+        slot_create_timeout,
+        mut sslmode,
+        mut sslrootcert,
+        mut sslcert,
+        mut sslkey,
+        mut channel_binding,
+        allow_md5,
+        mut connect_timeout,
+    } = written;
+    let publications = findings.require(publication, "postgres.publication", "publication = \"shop\"");
+    let slot = findings.require(slot, "postgres.slot", "slot = \"headwater\"");
+    let url_origin = url.located().map_or(Origin::Default, |(_, origin)| origin.clone());
+    let url = findings.require(url, "postgres.url", "url = \"postgres://user@host:5432/database\"")?;
+    let mut parts = match url::parse(&url) {
+        Ok(parts) => parts,
+        Err(message) => return findings.wrong(&url_origin, "postgres.url", message),
+    };
+    let mut application_name = "headwater".to_owned();
+    for (name, text) in std::mem::take(&mut parts.parameters) {
+        let origin = &url_origin;
+        match name.as_str() {
+            "sslmode" => from_url(&mut sslmode, &name, text, origin, findings),
+            "sslrootcert" => from_url(&mut sslrootcert, &name, text, origin, findings),
+            "sslcert" => from_url(&mut sslcert, &name, text, origin, findings),
+            "sslkey" => from_url(&mut sslkey, &name, text, origin, findings),
+            "channel_binding" => from_url(&mut channel_binding, &name, text, origin, findings),
+            // libpq's is a bare number of seconds.
+            "connect_timeout" => from_url(&mut connect_timeout, &name, seconds(text), origin, findings),
+            _ => application_name = text,
+        }
+    }
+    let tls = make_tls(&parts.host, sslmode, sslrootcert, sslcert, sslkey, findings);
+    let password = find_password(password, password_file, &mut parts, &url_origin, findings);
+    Some(PostgresPart {
+        connect: ConnectSettings {
+            host: parts.host,
+            user: parts.user,
+            password,
+            database: parts.database,
+            tls: tls?,
+            channel_binding: match channel_binding {
+                Field::Missing => ChannelBinding::Prefer,
+                written => match written.value()? {
+                    value::ChannelBinding::Disable => ChannelBinding::Disable,
+                    value::ChannelBinding::Prefer => ChannelBinding::Prefer,
+                    value::ChannelBinding::Require => ChannelBinding::Require,
+                },
+            },
+            allow_md5: allow_md5.value()?,
+            application_name,
+            connect_timeout: connect_timeout.value()?,
+        },
+        publications: publications?.0,
+        slot: slot?,
+        slot_create_timeout: slot_create_timeout.value()?,
+    })
+}
+
+fn seconds(text: String) -> String {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { format!("{text}s") } else { text }
+}
+
+/// Takes a setting from the URL's parameters; written as a key as well, it must not be.
+fn from_url<T: Value>(
+    field: &mut Field<T>,
+    name: &str,
+    text: String,
+    origin: &Origin,
+    findings: &mut Findings,
+) {
+    if field.is_written() {
+        let message = format!("is written here and as parameter {name} of postgres.url; keep one of them");
+        let place = field.located().map_or(origin, |(_, place)| place).clone();
+        return findings.problems.add(&place, &format!("postgres.{name}"), message);
+    }
+    *field = match T::read(Node::Typed(text)) {
+        Ok(value) => Field::Set(value, origin.clone()),
+        Err(message) => {
+            findings.problems.add(origin, "postgres.url", format!("parameter {name}: {message}"));
+            Field::Bad
+        }
+    };
+}
+
+fn make_tls(
+    host: &Host,
+    sslmode: Field<value::SslMode>,
+    sslrootcert: Field<PathBuf>,
+    sslcert: Field<PathBuf>,
+    sslkey: Field<PathBuf>,
+    findings: &mut Findings,
+) -> Option<TlsSettings> {
+    let mode = match sslmode {
+        Field::Missing if host.is_local() => SslMode::Prefer,
+        Field::Missing => SslMode::VerifyFull,
+        written => match written.value()? {
+            value::SslMode::Disable => SslMode::Disable,
+            value::SslMode::Prefer => SslMode::Prefer,
+            value::SslMode::Require => SslMode::Require,
+            value::SslMode::VerifyCa => SslMode::VerifyCa,
+            value::SslMode::VerifyFull => SslMode::VerifyFull,
+        },
+    };
+    if !host.is_local() && mode != SslMode::VerifyFull {
+        let risk = match mode {
+            SslMode::Disable => "nothing on the way to the server is encrypted",
+            SslMode::Prefer => "whoever sits on the way to the server can turn encryption off",
+            _ => "whoever sits on the way to the server can pass for it",
+        };
+        findings.warnings.push(format!("postgres.sslmode is weaker than verify-full: {risk}"));
+    }
+    let root_cert = match sslrootcert.value() {
+        Some(path) if path.as_os_str() != "system" => RootCert::File(path),
+        _ => RootCert::System,
+    };
+    let client_cert = make_pair(sslcert, "postgres.sslcert", sslkey, "postgres.sslkey", findings)?;
+    Some(TlsSettings { mode, root_cert, client_cert })
+}
+
+/// Two settings that are only good together. The outer option is none when one was wrong.
+fn make_pair<A, B>(
+    a: Field<A>,
+    a_key: &str,
+    b: Field<B>,
+    b_key: &str,
+    findings: &mut Findings,
+) -> Option<Option<(A, B)>> {
+    match (a, b) {
+        (Field::Missing, Field::Missing) => Some(None),
+        (Field::Set(a, _), Field::Set(b, _)) => Some(Some((a, b))),
+        (Field::Set(_, origin), Field::Missing) => {
+            findings.wrong(&origin, a_key, format!("needs {b_key} as well"))
+        }
+        (Field::Missing, Field::Set(_, origin)) => {
+            findings.wrong(&origin, b_key, format!("needs {a_key} as well"))
+        }
+        _ => None,
+    }
+}
+
+fn find_password(
+    password: Field<Secret>,
+    password_file: Field<PathBuf>,
+    url: &mut PostgresUrl,
+    url_origin: &Origin,
+    findings: &mut Findings,
+) -> Option<Secret> {
+    if url.password.is_some() && matches!(url_origin, Origin::File(..)) {
+        let message = "holds a password; keep it in the environment or in a file of its own instead";
+        findings.warnings.push(format!("{url_origin}: postgres.url {message}"));
+    }
+    if let Some(secret) =
+        take_secret(password, "postgres.password", password_file, "postgres.password_file", findings)
+    {
+        return Some(secret);
+    }
+    if let Some(secret) = url.password.take() {
+        return Some(secret);
+    }
+    let path = password::password_file_path()?;
+    match password::search_password_file(&path, &url.host, &url.database, &url.user) {
+        Found::Password(secret) => Some(secret),
+        Found::Nothing => None,
+        Found::Ignored(why) => {
+            findings.warnings.push(why);
+            None
+        }
+    }
+}
+
+/// A secret from its own key, or from the file another key names.
+fn take_secret(
+    secret: Field<Secret>,
+    secret_key: &str,
+    file: Field<PathBuf>,
+    file_key: &str,
+    findings: &mut Findings,
+) -> Option<Secret> {
+    if let Field::Set(secret, origin) = secret {
+        if let Origin::File(..) = origin {
+            let variable = format!("HEADWATER_{}", secret_key.to_uppercase().replace('.', "__"));
+            findings.warnings.push(format!(
+                "{origin}: {secret_key} is a secret in a configuration file; keep it in {variable} or use {file_key}"
+            ));
+        }
+        return Some(secret);
+    }
+    let Field::Set(path, origin) = file else { return None };
+    match password::read_secret_file(&path) {
+        Ok(secret) => Some(secret),
+        Err(message) => findings.wrong(&origin, file_key, message),
+    }
+}
+
+fn make_topics(written: as_written::Topics, findings: &mut Findings) -> Option<TopicSettings> {
+    let as_written::Topics { prefix, create, partitions, replication_factor, config } = written;
+    Some(TopicSettings {
+        prefix: findings.require(prefix, "topics.prefix", "prefix = \"shop\"")?,
+        create: create.value()?,
+        partitions: partitions.value()?,
+        replication_factor: replication_factor.value()?,
+        config: plain(config),
+    })
+}
+
+/// The properties without their places.
+fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
+    let properties = field.value().unwrap_or_default();
+    properties.0.into_iter().map(|(name, (value, _))| (name, value)).collect()
+}
+
+/// The columns of an outbox table that may have other names.
+const OUTBOX_COLUMNS: &[&str] = &["id", "aggregatetype", "aggregateid", "type", "payload"];
+
+fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<OutboxTable> {
+    let as_written::Outbox { table, payload, topic, aggregatetypes, columns, headers } = written;
+    let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let table = findings.require(table, "outbox.table", "table = \"public.outbox\"");
+    let columns = columns.value().unwrap_or_default().0;
+    for (name, (_, origin)) in &columns {
+        if !OUTBOX_COLUMNS.contains(&name.as_str()) {
+            let advice = match did_you_mean(name, OUTBOX_COLUMNS.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("there are {}", OUTBOX_COLUMNS.join(", ")),
+            };
+            findings.problems.add(
+                origin,
+                &format!("outbox.columns.{name}"),
+                format!("unknown key; {advice}"),
+            );
+        }
+    }
+    let column = |name: &str| columns.get(name).map_or_else(|| name.to_owned(), |(column, _)| column.clone());
+    let table = table?;
+    let Some((schema, table)) = qualified_name(&table) else {
+        let message = format!("\"{table}\" is not schema.table; write for example \"public.outbox\"");
+        return findings.wrong(&origin, "outbox.table", message);
+    };
+    Some(OutboxTable {
+        schema,
+        table,
+        id_column: column("id"),
+        aggregatetype_column: column("aggregatetype"),
+        aggregateid_column: column("aggregateid"),
+        type_column: column("type"),
+        payload_column: column("payload"),
+        headers: plain(headers).into_iter().collect(),
+        route: make_route(topic, aggregatetypes, payload)?,
+    })
+}
+
+fn make_outbox_messages(written: as_written::OutboxMessages) -> Option<OutboxRoute> {
+    let as_written::OutboxMessages { payload, topic, aggregatetypes } = written;
+    make_route(topic, aggregatetypes, payload)
+}
+
+fn make_route(
+    topic: Field<String>,
+    aggregatetypes: Field<Names>,
+    payload: Field<value::PayloadFormat>,
+) -> Option<OutboxRoute> {
+    Some(OutboxRoute {
+        topic: topic.value()?,
+        aggregatetypes: aggregatetypes.value()?.0,
+        payload: match payload.value()? {
+            value::PayloadFormat::Avro => PayloadFormat::Avro,
+            value::PayloadFormat::Raw => PayloadFormat::Raw,
+        },
+    })
+}
+
+/// `schema.table`, exactly as Postgres spells the names; with a dot inside a name, `"odd.schema".table`.
+pub fn qualified_name(text: &str) -> Option<(String, String)> {
+    let (schema, table) = match text.strip_prefix('"') {
+        Some(rest) => rest.split_once("\".")?,
+        None => text.split_once('.')?,
+    };
+    let table = table.strip_prefix('"').map_or(Some(table), |rest| rest.strip_suffix('"'))?;
+    let (schema, table) = (schema.replace("\"\"", "\""), table.replace("\"\"", "\""));
+    (!schema.is_empty() && !table.is_empty()).then_some((schema, table))
+}
+
+fn make_checkpoint(written: as_written::Checkpoint) -> Option<CheckpointSettings> {
+    let as_written::Checkpoint { topic, file } = written;
+    Some(CheckpointSettings { topic: topic.value()?, file: file.value()? })
+}
+
+struct Limits {
+    max_in_flight_bytes: u64,
+    max_row_bytes: u64,
+    shutdown_timeout: Duration,
+    status_interval: Duration,
+    heartbeat_interval: Option<Duration>,
+    tombstones_on_delete: bool,
+}
+
+fn make_limits(written: as_written::Pipeline) -> Option<Limits> {
+    let as_written::Pipeline {
+        max_in_flight_bytes,
+        max_row_bytes,
+        shutdown_timeout,
+        status_interval,
+        heartbeat_interval,
+        tombstones_on_delete,
+    } = written;
+    Some(Limits {
+        max_in_flight_bytes: max_in_flight_bytes.value()?.0,
+        max_row_bytes: max_row_bytes.value()?.0,
+        shutdown_timeout: shutdown_timeout.value()?,
+        status_interval: status_interval.value()?,
+        heartbeat_interval: heartbeat_interval.value(),
+        tombstones_on_delete: tombstones_on_delete.value()?,
+    })
+}
+
+fn make_sink(
+    written: as_written::Sink,
+    kafka: as_written::Kafka,
+    registry: as_written::SchemaRegistry,
+    queue_bytes_max: u64,
+    findings: &mut Findings,
+) -> Option<SinkSettings> {
+    let as_written::Sink { kind, path } = written;
+    let kind = kind.value()?;
+    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout) = (&path, kind) {
+        findings.problems.add(origin, "sink.path", "has a meaning only with type = \"file\"");
+    }
+    match kind {
+        SinkType::Stdout => Some(SinkSettings::Stdout),
+        SinkType::File => Some(SinkSettings::File {
+            path: findings.require(path, "sink.path", "path = \"changes.jsonl\"")?,
+        }),
+        SinkType::Kafka => {
+            let kafka = make_kafka(kafka, queue_bytes_max, findings);
+            let registry = make_registry(registry, findings);
+            Some(SinkSettings::Kafka { kafka: kafka?, registry: registry? })
+        }
+    }
+}
+
+fn make_kafka(
+    written: as_written::Kafka,
+    queue_bytes_max: u64,
+    findings: &mut Findings,
+) -> Option<headwater_kafka::Settings> {
+    let as_written::Kafka { bootstrap_servers, properties } = written;
+    let servers_origin =
+        bootstrap_servers.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let servers =
+        findings.require(bootstrap_servers, "kafka.bootstrap_servers", "bootstrap_servers = \"host:9092\"");
+    let properties = properties.value().unwrap_or_default();
+    let mut refused = false;
+    for (name, (value, origin)) in &properties.0 {
+        if let Err(why) = headwater_kafka::check_property(name, value) {
+            refused = true;
+            findings.problems.add(origin, &format!("kafka.properties.{name}"), why);
+        }
+    }
+    let settings = headwater_kafka::Settings {
+        bootstrap_servers: servers?,
+        properties: properties.0.into_iter().map(|(name, (value, _))| (name, value)).collect(),
+        queue_bytes_max,
+    };
+    if !refused {
+        for problem in settings.problems() {
+            findings.problems.add(&servers_origin, "kafka", problem);
+        }
+    }
+    Some(settings)
+}
+
+fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -> Option<RegistrySettings> {
+    let as_written::SchemaRegistry {
+        url,
+        username,
+        password,
+        password_file,
+        ca_file,
+        cert_file,
+        key_file,
+        timeout,
+    } = written;
+    let url_origin = url.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let urls = findings.require(url, "schema_registry.url", "url = \"http://registry:8081\"");
+    for url in urls.iter().flat_map(|urls| &urls.0) {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            findings.problems.add(
+                &url_origin,
+                "schema_registry.url",
+                "does not start with http:// or https://; write for example \"http://registry:8081\"",
+            );
+        }
+        if url.contains('@') && matches!(url_origin, Origin::File(..)) {
+            let message = "holds a password; write username, and keep the password in the environment";
+            findings.warnings.push(format!("{url_origin}: schema_registry.url {message}"));
+        }
+    }
+    let (secret_key, file_key) = ("schema_registry.password", "schema_registry.password_file");
+    let password = match take_secret(password, secret_key, password_file, file_key, findings) {
+        Some(secret) => Field::Set(secret, findings.file.clone()),
+        None => Field::Missing,
+    };
+    let login = make_pair(username, "schema_registry.username", password, secret_key, findings)?;
+    let client_cert =
+        make_pair(cert_file, "schema_registry.cert_file", key_file, "schema_registry.key_file", findings)?;
+    let (username, password) = login.unzip();
+    Some(RegistrySettings {
+        urls: urls?.0,
+        username,
+        password: password.map(|secret| Password::new(secret.expose())),
+        ca_file: ca_file.value(),
+        client_cert,
+        timeout: timeout.value()?,
+    })
+}
+
+/// The outer option is none when the address is wrong.
+fn make_listen(written: as_written::Http, findings: &mut Findings) -> Option<Option<SocketAddr>> {
+    let as_written::Http { listen } = written;
+    let Field::Set(text, origin) = listen else {
+        return if let Field::Bad = listen { None } else { Some(None) };
+    };
+    match text.parse() {
+        Ok(address) => Some(Some(address)),
+        Err(_) => findings.wrong(
+            &origin,
+            "http.listen",
+            format!("\"{text}\" is not an address and a port; write for example \"127.0.0.1:9187\""),
+        ),
+    }
+}

@@ -1,0 +1,214 @@
+//! The kinds of value a setting can hold, and how each is read from what was written.
+//!
+//! A message says what was expected and shows it; it never quotes what was written where that may be a secret.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_pg::Secret;
+
+use super::layers::{Entry, Node};
+use super::problem::Origin;
+use super::quantity::{self, Size};
+
+/// A kind of value.
+pub trait Value: Sized {
+    /// What it holds, for the reference.
+    const KIND: &'static str;
+    /// Reads it, or says what to write instead.
+    fn read(node: Node) -> Result<Self, String>;
+}
+
+/// One name or a list of names; in an environment variable, with commas between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+/// Free keys with scalar values and the place of each; nested tables are joined with dots.
+///
+/// Not printable: some of Kafka's properties are secrets.
+#[derive(Clone, Default)]
+pub struct Properties(pub BTreeMap<String, (String, Origin)>);
+
+impl Value for String {
+    const KIND: &'static str = "text";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Text(text) | Node::Typed(text) if text.is_empty() => Err("is empty".to_owned()),
+            Node::Text(text) | Node::Typed(text) => Ok(text),
+            other => Err(format!("is {}; write text in quotes", other.kind())),
+        }
+    }
+}
+
+impl Value for PathBuf {
+    const KIND: &'static str = "path";
+    fn read(node: Node) -> Result<Self, String> {
+        String::read(node).map(PathBuf::from)
+    }
+}
+
+impl Value for Secret {
+    const KIND: &'static str = "secret";
+    fn read(node: Node) -> Result<Self, String> {
+        String::read(node).map(Secret::new)
+    }
+}
+
+impl Value for bool {
+    const KIND: &'static str = "true or false";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Bool(value) => Ok(value),
+            Node::Typed(text) => text.parse().map_err(|_| format!("\"{text}\" is neither true nor false")),
+            other => Err(format!("is {}; write true or false, without quotes", other.kind())),
+        }
+    }
+}
+
+impl Value for i32 {
+    const KIND: &'static str = "number";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Integer(text) | Node::Typed(text) => text
+                .replace('_', "")
+                .parse()
+                .map_err(|_| format!("\"{text}\" is not a whole number in range")),
+            other => Err(format!("is {}; write a whole number, without quotes", other.kind())),
+        }
+    }
+}
+
+impl Value for Duration {
+    const KIND: &'static str = "duration";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Text(text) | Node::Typed(text) => quantity::parse_duration(&text),
+            Node::Integer(number) => Err(quantity::duration_without_unit(&number)),
+            other => Err(format!("is {}; write a duration such as \"5s\"", other.kind())),
+        }
+    }
+}
+
+impl Value for Size {
+    const KIND: &'static str = "size";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Text(text) | Node::Typed(text) => quantity::parse_size(&text),
+            Node::Integer(number) => Err(quantity::size_without_unit(&number)),
+            other => Err(format!("is {}; write a size such as \"64MiB\"", other.kind())),
+        }
+    }
+}
+
+impl Value for Names {
+    const KIND: &'static str = "name or list of names";
+    fn read(node: Node) -> Result<Self, String> {
+        let names = match node {
+            Node::Text(text) => vec![text],
+            Node::Typed(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+            Node::Array(entries) => {
+                entries.into_iter().map(|entry| String::read(entry.node)).collect::<Result<_, _>>()?
+            }
+            other => return Err(format!("is {}; write one name or a list of names", other.kind())),
+        };
+        if names.is_empty() || names.iter().any(String::is_empty) {
+            return Err("holds an empty name".to_owned());
+        }
+        Ok(Names(names))
+    }
+}
+
+impl Value for Properties {
+    const KIND: &'static str = "table";
+    fn read(node: Node) -> Result<Self, String> {
+        let Node::Table(table) = node else { return Err(format!("is {}; write a table", node.kind())) };
+        let mut flat = BTreeMap::new();
+        for (name, entry) in table {
+            flatten(entry, &name, &mut flat)?;
+        }
+        Ok(Properties(flat))
+    }
+}
+
+fn flatten(entry: Entry, prefix: &str, flat: &mut BTreeMap<String, (String, Origin)>) -> Result<(), String> {
+    let text = match entry.node {
+        Node::Table(table) => {
+            for (name, inner) in table {
+                flatten(inner, &format!("{prefix}.{name}"), flat)?;
+            }
+            return Ok(());
+        }
+        Node::Text(text) | Node::Typed(text) => text,
+        Node::Integer(number) | Node::Float(number) => number.replace('_', ""),
+        Node::Bool(value) => value.to_string(),
+        other @ (Node::Array(_) | Node::Datetime) => {
+            return Err(format!("{prefix} is {}; write text, a number, true or false", other.kind()));
+        }
+    };
+    match flat.insert(prefix.to_owned(), (text, entry.origin)) {
+        None => Ok(()),
+        Some(_) => Err(format!("{prefix} is written twice, once nested and once with dots")),
+    }
+}
+
+/// Declares a choice among words, spelt as in the file.
+macro_rules! words {
+    ($( $(#[$doc:meta])* $Type:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal ),* $(,)? } )*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $Type { $( $(#[$variant_doc])* $Variant ),* }
+
+        impl Value for $Type {
+            const KIND: &'static str = "word";
+            fn read(node: Node) -> Result<Self, String> {
+                let known: &[&str] = &[$($word),*];
+                match String::read(node)?.as_str() {
+                    $( $word => Ok($Type::$Variant), )*
+                    other => Err(format!("\"{other}\" is not one of {}", known.join(", "))),
+                }
+            }
+        }
+    )* };
+}
+
+words! {
+    /// libpq's `sslmode`.
+    SslMode {
+        /// No TLS.
+        Disable = "disable",
+        /// TLS if the server has it, unverified.
+        Prefer = "prefer",
+        /// TLS, unverified.
+        Require = "require",
+        /// TLS, the chain verified.
+        VerifyCa = "verify-ca",
+        /// TLS, chain and host name verified.
+        VerifyFull = "verify-full",
+    }
+    /// libpq's `channel_binding`.
+    ChannelBinding {
+        /// Never.
+        Disable = "disable",
+        /// If the server offers it.
+        Prefer = "prefer",
+        /// Or no connection.
+        Require = "require",
+    }
+    /// Where records go.
+    SinkType {
+        /// Topics of Kafka.
+        Kafka = "kafka",
+        /// Lines of JSON on standard output.
+        Stdout = "stdout",
+        /// Lines of JSON in a file.
+        File = "file",
+    }
+    /// What becomes of an outbox row's payload.
+    PayloadFormat {
+        /// An Avro string or bytes, registered.
+        Avro = "avro",
+        /// The column's text as it is.
+        Raw = "raw",
+    }
+}

@@ -1,0 +1,130 @@
+//! The endpoints: metrics to scrape, probes for whoever keeps the process running, a status for people.
+//!
+//! They only read. In: the pipeline's status and the registry of metrics. `/healthz` fails only when nothing moved
+//! and nobody said why for a minute: a restart helps then and only then. `/readyz` says what the instance does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use headwater_pipeline::status::Readiness;
+use headwater_pipeline::{ExitCode, Halt, Status};
+use prometheus::{Registry, TextEncoder};
+use tokio::net::TcpListener;
+
+/// How long nothing may move, with no reason given, before `/healthz` asks for a restart.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// What the endpoints read.
+#[derive(Clone)]
+pub struct Sources {
+    /// The pipeline's word on itself.
+    pub status: Arc<Status>,
+    /// All metrics.
+    pub registry: Registry,
+}
+
+/// Binds the address; before anything else is started, so that a taken port is a plain message.
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Halt> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        Halt::new(
+            ExitCode::Configuration,
+            format!("can't listen on http.listen {listen}: {error}"),
+            "choose another port in [http] listen, or stop what listens there",
+        )
+    })
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, sources: Sources) {
+    if let Err(error) = axum::serve(listener, router(sources)).await {
+        tracing::error!(%error, "the http endpoint stopped");
+    }
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .with_state(sources)
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    match TextEncoder::new().encode_to_string(&sources.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn healthz(State(sources): State<Sources>) -> Response {
+    let still = sources.status.since_progress();
+    if still > STALLED_AFTER {
+        let text = format!("nothing has moved and no reason was given for {} s\n", still.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    "ok\n".into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Role {
+    role: Option<String>,
+}
+
+async fn readyz(State(sources): State<Sources>, Query(Role { role }): Query<Role>) -> Response {
+    let healthy = sources.status.since_progress() <= STALLED_AFTER;
+    let (code, body) = readiness(&sources.status.snapshot().readiness, healthy, role.as_deref());
+    (code, body).into_response()
+}
+
+/// The answer of `/readyz`: the state in one word, then what it is about.
+fn readiness(readiness: &Readiness, healthy: bool, role: Option<&str>) -> (StatusCode, String) {
+    let (ready, body) = match readiness {
+        Readiness::Streaming => (true, "streaming".to_owned()),
+        Readiness::Standby { owner } => (role != Some("active"), format!("standby: {owner} owns the slot")),
+        Readiness::Starting { doing } => (false, format!("starting: {doing}")),
+        Readiness::Waiting { reason } => (false, format!("waiting: {reason}")),
+        Readiness::Stopping => (false, "stopping".to_owned()),
+        Readiness::Halted { reason } => (false, format!("halted: {reason}")),
+    };
+    match (ready, healthy) {
+        (true, true) => (StatusCode::OK, body + "\n"),
+        (true, false) => (StatusCode::SERVICE_UNAVAILABLE, format!("stalled: {body}, but nothing moves\n")),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, body + "\n"),
+    }
+}
+
+async fn status(State(sources): State<Sources>) -> Response {
+    match serde_json::to_string(&sources.status.snapshot()) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_says_which() {
+        let standby = Readiness::Standby { owner: "pid 7".to_owned() };
+        let starting = Readiness::Starting { doing: "connecting".to_owned() };
+        for (state, healthy, role, code, body) in [
+            (&Readiness::Streaming, true, None, 200, "streaming\n"),
+            (&Readiness::Streaming, true, Some("active"), 200, "streaming\n"),
+            (&Readiness::Streaming, false, None, 503, "stalled: streaming, but nothing moves\n"),
+            (&standby, true, None, 200, "standby: pid 7 owns the slot\n"),
+            (&standby, true, Some("active"), 503, "standby: pid 7 owns the slot\n"),
+            (&starting, true, None, 503, "starting: connecting\n"),
+        ] {
+            let (got, text) = readiness(state, healthy, role);
+            assert_eq!((got.as_u16(), text.as_str()), (code, body), "{state:?} {role:?}");
+        }
+    }
+}
