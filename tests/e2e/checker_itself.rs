@@ -34,7 +34,8 @@ impl Run {
     fn commit(&mut self, changes: &[(Operation, i64, &str, &str)]) {
         let number = self.evidence.commits.len() as u64 + 1;
         let xid = 700 + number as u32;
-        let commit = Commit { commit_lsn: number * 100, end_lsn: number * 100 + 50, unix_micros: number as i64 * 7 };
+        let commit =
+            Commit { commit_lsn: number * 100, end_lsn: number * 100 + 50, unix_micros: number as i64 * 7 };
         self.evidence.commits.insert(xid, commit);
         let mut ordinal = 0;
         for (operation, id, old, new) in changes {
@@ -44,9 +45,10 @@ impl Run {
                 Operation::Update => (Some(old), Some(new), "u"),
                 _ => (Some(old), None, "d"),
             };
-            let before = old.as_ref().filter(|_| op == "d").map(|_| {
-                vec![("id".to_owned(), Cell::Text(id.to_string())), ("v".to_owned(), Cell::Null)]
-            });
+            let before = old
+                .as_ref()
+                .filter(|_| op == "d")
+                .map(|_| vec![("id".to_owned(), Cell::Text(id.to_string())), ("v".to_owned(), Cell::Null)]);
             let change = Change {
                 op: op.to_owned(),
                 before,
@@ -64,9 +66,8 @@ impl Run {
                 self.record(*id, Id { commit_lsn: commit.commit_lsn, ordinal }, None);
                 ordinal += 1;
             }
-            let seq = self.evidence.audit.len() as i64;
             let operation = *operation;
-            self.evidence.audit.push(AuditRow { seq, xid, relation: "s.t".to_owned(), operation, old, new });
+            self.evidence.audit.push(AuditRow { xid, relation: "s.t".to_owned(), operation, old, new });
         }
         let ends = Arc::new(self.ends.clone());
         self.evidence.samples.push(Sample { confirmed: commit.end_lsn, ends });
@@ -222,6 +223,10 @@ fn a_wrong_value_is_seen() {
     damaged(Kind::Wrong, Repeats::None, |e| {
         let index = at(e, 200, 0);
         e.records[index].change.as_mut().expect("a change").times_micros.push(12345);
+    });
+    damaged(Kind::Wrong, Repeats::None, |e| {
+        let index = at(e, 200, 0);
+        e.records[index].change.as_mut().expect("a change").lsn = 0;
     });
 }
 

@@ -1,6 +1,29 @@
 //! End-to-end tests on a real Postgres, Kafka and schema registry: one file per behaviour, one checker for all.
+//!
+//! A test begins in `harness::fixture` with a database, a slot and topics of its own, and ends in
+//! `harness::checker`, which shares no code with the product. `cargo test --release --test e2e` starts the servers it
+//! needs unless the environment names them (`deploy/local/stack env`).
 
 mod harness;
 
 mod basic_changes;
 mod checker_itself;
+mod commands;
+mod frozen_broker;
+mod graceful_stop;
+mod idle;
+mod kafka_stopped;
+mod kill_nine;
+mod large;
+mod lost_slot;
+mod observed;
+mod open_transaction;
+mod outbox;
+mod postgres_away;
+mod refusals;
+mod registry_away;
+mod savepoints;
+mod schema_history;
+mod slot_creation;
+mod takeover;
+mod values;

@@ -27,12 +27,12 @@ impl Cell {
             (Cell::Null, None) => true,
             (Cell::Null, Some(_)) | (_, None) => false,
             (Cell::Text(text), Some(expected)) => text == expected,
-            (Cell::Double(number), Some(expected)) => {
-                expected.parse::<f64>().is_ok_and(|e| e.to_bits() == number.to_bits() || e.is_nan() && number.is_nan())
-            }
-            (Cell::Float(number), Some(expected)) => {
-                expected.parse::<f32>().is_ok_and(|e| e.to_bits() == number.to_bits() || e.is_nan() && number.is_nan())
-            }
+            (Cell::Double(number), Some(expected)) => expected
+                .parse::<f64>()
+                .is_ok_and(|e| e.to_bits() == number.to_bits() || e.is_nan() && number.is_nan()),
+            (Cell::Float(number), Some(expected)) => expected
+                .parse::<f32>()
+                .is_ok_and(|e| e.to_bits() == number.to_bits() || e.is_nan() && number.is_nan()),
             (Cell::Number(text), Some(expected)) => bare(text) == bare(expected),
             (Cell::Array(cells), Some(expected)) => {
                 parse_array(expected).is_some_and(|elements| equal_elements(cells, &elements))
@@ -57,7 +57,8 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn bare(number: &str) -> String {
     let (sign, digits) = number.strip_prefix('-').map_or(("", number), |rest| ("-", rest));
-    let trimmed = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    let trimmed =
+        if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
     let trimmed = match trimmed.split_once('.') {
         Some((whole, fraction)) => format!("{}.{fraction}", whole.trim_start_matches('0')),
         None => trimmed.trim_start_matches('0').to_owned(),
@@ -143,9 +144,13 @@ mod tests {
 
     #[test]
     fn numbers_of_variable_scale_compare_by_value() {
-        for (left, right, equal) in
-            [("1.10", "1.1", true), ("0", "0.000", true), ("-0.5", "-.5", true), ("100", "1", false), ("-1", "1", false)]
-        {
+        for (left, right, equal) in [
+            ("1.10", "1.1", true),
+            ("0", "0.000", true),
+            ("-0.5", "-.5", true),
+            ("100", "1", false),
+            ("-1", "1", false),
+        ] {
             assert_eq!(Cell::Number(left.into()).equals(Some(right)), equal, "{left} {right}");
         }
     }

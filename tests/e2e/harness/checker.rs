@@ -101,7 +101,8 @@ impl Report {
 
 /// Judges a run.
 pub fn check(evidence: &Evidence, repeats: Repeats) -> Report {
-    let mut report = Report { records: evidence.records.len(), samples: evidence.samples.len(), ..Report::default() };
+    let mut report =
+        Report { records: evidence.records.len(), samples: evidence.samples.len(), ..Report::default() };
     let first = first_occurrences(evidence, repeats, &mut report);
     key_affinity(evidence, &mut report);
     transactions(evidence, &first, &mut report);
@@ -139,7 +140,10 @@ fn partition_order<'e>(
         match seen.binary_search(&record.id) {
             Err(at) if at == seen.len() => {
                 if cursor != seen.len() && repeats != Repeats::Late {
-                    report.add(Kind::NotAReplay, format!("{place}: a new record before the replay was complete"));
+                    report.add(
+                        Kind::NotAReplay,
+                        format!("{place}: a new record before the replay was complete"),
+                    );
                 }
                 seen.push(record.id);
                 cursor = seen.len();
@@ -156,7 +160,10 @@ fn partition_order<'e>(
                 }
                 let begins = at == 0 || seen[at - 1].commit_lsn != record.id.commit_lsn;
                 if at != cursor && !begins && repeats == Repeats::Replayed {
-                    report.add(Kind::NotAReplay, format!("{place}: a repetition from the middle of a transaction"));
+                    report.add(
+                        Kind::NotAReplay,
+                        format!("{place}: a repetition from the middle of a transaction"),
+                    );
                 }
                 if at > cursor && repeats == Repeats::Replayed {
                     report.add(Kind::NotAReplay, format!("{place}: a repetition that leaves records out"));
@@ -175,7 +182,10 @@ fn partition_order<'e>(
         }
     }
     if cursor != seen.len() && repeats != Repeats::Late {
-        report.add(Kind::NotAReplay, format!("{}: the last replay is not complete", place(records[records.len() - 1])));
+        report.add(
+            Kind::NotAReplay,
+            format!("{}: the last replay is not complete", place(records[records.len() - 1])),
+        );
     }
 }
 
@@ -202,7 +212,8 @@ fn key_affinity(evidence: &Evidence, report: &mut Report) {
     for record in &evidence.records {
         let home = homes.entry((&record.topic, record.key_bytes.as_deref())).or_insert(record.partition);
         if *home != record.partition {
-            report.add(Kind::TwoPartitions, format!("{}: its key was also in partition {home}", place(record)));
+            report
+                .add(Kind::TwoPartitions, format!("{}: its key was also in partition {home}", place(record)));
         }
     }
 }
@@ -218,10 +229,15 @@ fn transactions(evidence: &Evidence, first: &[&Record], report: &mut Report) {
         match envelope_xid(&records, report) {
             Some(xid) => {
                 if by_xid.insert(xid, records).is_some() {
-                    report.add(Kind::Wrong, format!("transaction {xid} has two commit LSNs, {commit_lsn:X} is one"));
+                    report.add(
+                        Kind::Wrong,
+                        format!("transaction {xid} has two commit LSNs, {commit_lsn:X} is one"),
+                    );
                 }
             }
-            None => report.add(Kind::Invented, format!("{}: only tombstones in a transaction", place(records[0]))),
+            None => {
+                report.add(Kind::Invented, format!("{}: only tombstones in a transaction", place(records[0])))
+            }
         }
     }
     let mut expected: BTreeMap<u32, Vec<Expected<'_>>> = BTreeMap::new();
@@ -243,12 +259,14 @@ fn transactions(evidence: &Evidence, first: &[&Record], report: &mut Report) {
         }
     }
     for (xid, records) in by_xid {
-        report.add(Kind::Invented, format!("{}: transaction {xid} did not commit anything", place(records[0])));
+        report
+            .add(Kind::Invented, format!("{}: transaction {xid} did not commit anything", place(records[0])));
     }
 }
 
 fn envelope_xid(records: &[&Record], report: &mut Report) -> Option<u32> {
-    let mut xids = records.iter().filter_map(|record| record.change.as_ref().map(|change| (change.xid, record)));
+    let mut xids =
+        records.iter().filter_map(|record| record.change.as_ref().map(|change| (change.xid, record)));
     let (xid, _) = xids.next()?;
     for (other, record) in xids {
         if other != xid {
@@ -259,20 +277,29 @@ fn envelope_xid(records: &[&Record], report: &mut Report) -> Option<u32> {
 }
 
 /// Walks what is expected and what is there side by side.
-fn transaction(evidence: &Evidence, xid: u32, expected: &[Expected<'_>], records: &[&Record], report: &mut Report) {
+fn transaction(
+    evidence: &Evidence,
+    xid: u32,
+    expected: &[Expected<'_>],
+    records: &[&Record],
+    report: &mut Report,
+) {
     match evidence.commits.get(&xid) {
         None => report.add(Kind::Invented, format!("transaction {xid} is unknown to the server's decoder")),
         Some(commit) => {
             for record in records {
                 if record.id.commit_lsn != commit.commit_lsn {
-                    report.add(Kind::Wrong, format!("{}: the commit LSN is {:X}", place(record), commit.commit_lsn));
+                    report.add(
+                        Kind::Wrong,
+                        format!("{}: the commit LSN is {:X}", place(record), commit.commit_lsn),
+                    );
                 }
                 let Some(change) = &record.change else { continue };
                 let expected_millis = commit.unix_micros.div_euclid(1000) * 1000;
                 if !change.times_micros.iter().all(|t| *t == commit.unix_micros || *t == expected_millis) {
                     report.add(Kind::Wrong, format!("{}: times are not the commit's", place(record)));
                 }
-                if !change.sequence.starts_with(&format!("[\"{}\",", commit.commit_lsn)) {
+                if change.sequence != format!("[\"{}\",\"{}\"]", commit.commit_lsn, change.lsn) {
                     report.add(Kind::Wrong, format!("{}: sequence {}", place(record), change.sequence));
                 }
             }

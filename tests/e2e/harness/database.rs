@@ -12,7 +12,8 @@ use super::evidence::{AuditRow, Commit, Identity, Operation, Row, TableSpec};
 use super::servers::Postgres;
 
 /// Text as Postgres gives it to a client with these settings is the truth that values are compared with.
-const PINNED: &str = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex";
+const PINNED: &str =
+    "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex";
 
 /// `hstore(record)` renders every column with its type's own output function.
 const AUDIT: &str = r#"
@@ -147,7 +148,10 @@ impl Database {
 
     /// What the product's slot has confirmed, if it exists.
     pub async fn confirmed(&self) -> Result<Option<u64>> {
-        let sql = format!("select confirmed_flush_lsn from pg_replication_slots where slot_name = '{}'", self.slot());
+        let sql = format!(
+            "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{}'",
+            self.slot()
+        );
         self.value(&sql).await?.map(|text| parse_lsn(&text)).transpose()
     }
 
@@ -157,7 +161,10 @@ impl Database {
             *client = Some(self.connect().await?);
         }
         let client = client.as_ref().expect("connected above");
-        client.simple_query(sql).await.with_context(|| format!("run: {}", sql.chars().take(300).collect::<String>()))
+        client
+            .simple_query(sql)
+            .await
+            .with_context(|| format!("run: {}", sql.chars().take(300).collect::<String>()))
     }
 
     /// Publishes and audits tables that exist, and starts the checker's own slot.
@@ -168,7 +175,8 @@ impl Database {
         for name in &names {
             self.audit(name).await?;
         }
-        self.execute(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", self.oracle())).await
+        self.execute(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", self.oracle()))
+            .await
     }
 
     /// Publishes and audits one more table.
@@ -204,7 +212,8 @@ impl Database {
         );
         let mut specs = BTreeMap::new();
         for row in self.rows(&sql).await? {
-            let [Some(schema), Some(table), Some(letter), primary, index] = <[_; 5]>::try_from(row).expect("five columns")
+            let [Some(schema), Some(table), Some(letter), primary, index] =
+                <[_; 5]>::try_from(row).expect("five columns")
             else {
                 bail!("a NULL in the catalog")
             };
@@ -227,16 +236,20 @@ impl Database {
     pub async fn table_rows(&self, spec: &TableSpec) -> Result<Vec<Row>> {
         let name = TableName { schema: spec.schema.clone(), table: spec.table.clone() };
         let sql = format!("select audit.hstore_to_json(audit.hstore(t))::text from {} t", name.quoted());
-        self.rows(&sql).await?.into_iter().map(|row| parse_row(row[0].as_deref().context("a NULL row")?)).collect()
+        self.rows(&sql)
+            .await?
+            .into_iter()
+            .map(|row| parse_row(row[0].as_deref().context("a NULL row")?))
+            .collect()
     }
 
     /// What the triggers recorded, in the order they did.
     pub async fn audit_rows(&self) -> Result<Vec<AuditRow>> {
-        let rows = self.rows("select seq, txid, relation, op, old, new from audit.change order by seq").await?;
+        let rows = self.rows("select txid, relation, op, old, new from audit.change order by seq").await?;
         rows.into_iter()
             .map(|row| {
-                let [Some(seq), Some(txid), Some(relation), Some(op), old, new] =
-                    <[_; 6]>::try_from(row).expect("six columns")
+                let [Some(txid), Some(relation), Some(op), old, new] =
+                    <[_; 5]>::try_from(row).expect("five columns")
                 else {
                     bail!("a NULL in the audit")
                 };
@@ -249,7 +262,7 @@ impl Database {
                 let row = |text: Option<String>| text.map(|text| parse_row(&text)).transpose();
                 // The stream carries the low 32 bits of a transaction id.
                 let xid = txid.parse::<u64>()? as u32;
-                Ok(AuditRow { seq: seq.parse()?, xid, relation, operation, old: row(old)?, new: row(new)? })
+                Ok(AuditRow { xid, relation, operation, old: row(old)?, new: row(new)? })
             })
             .collect()
     }
@@ -274,7 +287,8 @@ impl Database {
             ensure!(hex.len() == 52, "a Commit of {} hex digits", hex.len());
             let number = |from: usize| u64::from_str_radix(&hex[from..from + 16], 16);
             let unix_micros = number(36)? as i64 + 946_684_800_000_000;
-            commits.insert(xid.parse()?, Commit { commit_lsn: number(4)?, end_lsn: number(20)?, unix_micros });
+            commits
+                .insert(xid.parse()?, Commit { commit_lsn: number(4)?, end_lsn: number(20)?, unix_micros });
         }
         Ok(commits)
     }
@@ -284,12 +298,19 @@ impl Database {
         *self.client.lock().await = None;
         let admin = connect(&self.server, "postgres").await?;
         let mine = format!("database = '{}'", self.name);
-        let ended = format!("select pg_terminate_backend(active_pid) from pg_replication_slots where {mine} and active");
+        let ended = format!(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots where {mine} and active"
+        );
         admin.batch_execute(&ended).await?;
-        let dropped = format!("select pg_drop_replication_slot(slot_name) from pg_replication_slots where {mine}");
+        let dropped =
+            format!("select pg_drop_replication_slot(slot_name) from pg_replication_slots where {mine}");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while let Err(error) = admin.batch_execute(&dropped).await {
-            ensure!(tokio::time::Instant::now() < deadline, "slots of {} can't be dropped: {error}", self.name);
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "slots of {} can't be dropped: {error}",
+                self.name
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         admin.batch_execute(&format!("drop database {} with (force)", quote(&self.name))).await?;

@@ -66,11 +66,6 @@ impl Decoder {
 }
 
 impl Datum {
-    /// The schema as the registry has it.
-    pub fn schema(&self) -> &Json {
-        &self.parsed.json
-    }
-
     /// The value as apache-avro sees it.
     pub fn value(&self) -> &Value {
         &self.value
@@ -99,7 +94,11 @@ impl Datum {
         };
         let Value::Record(source) = field("source")? else { bail!("source is not a record") };
         let source = |name: &str| -> Result<&Value> {
-            source.iter().find(|(n, _)| n == name).map(|(_, v)| v).with_context(|| format!("no field source.{name}"))
+            source
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v)
+                .with_context(|| format!("no field source.{name}"))
         };
         let times = [("ts_ms", 1000, 1), ("ts_us", 1, 1), ("ts_ns", 1, 1000)];
         let mut times_micros = Vec::new();
@@ -153,7 +152,8 @@ impl<'a> Names<'a> {
 
 fn field_schema<'a>(record: &'a Json, name: &str) -> Result<&'a Json> {
     let fields = record["fields"].as_array().context("a record without fields")?;
-    let field = fields.iter().find(|field| field["name"] == name).with_context(|| format!("no field {name}"))?;
+    let field =
+        fields.iter().find(|field| field["name"] == name).with_context(|| format!("no field {name}"))?;
     Ok(&field["type"])
 }
 
@@ -179,7 +179,8 @@ fn record(schema: &Json, names: &Names<'_>, value: &Value) -> Result<Cells> {
     fields
         .iter()
         .map(|(name, value)| {
-            let cell = cell(field_schema(schema, name)?, names, value).with_context(|| format!("column {name}"))?;
+            let cell =
+                cell(field_schema(schema, name)?, names, value).with_context(|| format!("column {name}"))?;
             Ok((name.clone(), cell))
         })
         .collect()
@@ -202,7 +203,9 @@ fn cell(schema: &Json, names: &Names<'_>, value: &Value) -> Result<Cell> {
             Cell::Text(decimal_text(&unscaled(value)?, scale.context("a Decimal without scale")?)?)
         }
         ("VariableScaleDecimal", Value::Record(fields)) => {
-            let [(_, Value::Int(scale)), (_, value)] = &fields[..] else { bail!("an odd VariableScaleDecimal") };
+            let [(_, Value::Int(scale)), (_, value)] = &fields[..] else {
+                bail!("an odd VariableScaleDecimal")
+            };
             Cell::Number(decimal_text(&unscaled(value)?, *scale)?)
         }
         (_, Value::Boolean(truth)) => Cell::Text(if *truth { "t" } else { "f" }.to_owned()),

@@ -35,8 +35,6 @@ pub enum Operation {
 /// One row change as recorded by a trigger in its own transaction.
 #[derive(Clone, Debug)]
 pub struct AuditRow {
-    /// Order of recording.
-    pub seq: i64,
     /// Top-level transaction, low 32 bits.
     pub xid: u32,
     /// `schema.table`.

@@ -69,7 +69,9 @@ pub fn difference(expected: &Expected<'_>, record: &Record, evidence: &Evidence)
     }
     let wrong_key = |row: &Row| key_difference(spec, row, record);
     match (expected, &record.change) {
-        (Expected::Tombstone { .. }, Some(change)) => Some(format!("op {} instead of a tombstone", change.op)),
+        (Expected::Tombstone { .. }, Some(change)) => {
+            Some(format!("op {} instead of a tombstone", change.op))
+        }
         (Expected::Tombstone { row, .. }, None) => wrong_key(row),
         (Expected::Change { .. }, None) => Some("a tombstone".to_owned()),
         (Expected::Change { op, before, after, unchanged, .. }, Some(change)) => {
@@ -83,7 +85,8 @@ pub fn difference(expected: &Expected<'_>, record: &Record, evidence: &Evidence)
             if let Some(why) = wrong_key(after.or(*before).expect("one of them")) {
                 return Some(why);
             }
-            before_difference(spec, *before, change).or_else(|| after_difference(spec, *after, *unchanged, change))
+            before_difference(spec, *before, change)
+                .or_else(|| after_difference(spec, *after, *unchanged, change))
         }
     }
 }
@@ -93,7 +96,9 @@ fn before_difference(spec: &TableSpec, before: Option<&Row>, change: &Change) ->
         (None, None) => None,
         (None, Some(_)) => Some("before is there".to_owned()),
         (Some(_), None) => Some("before is null".to_owned()),
-        (Some(row), Some(cells)) => columns_difference("before", row, cells, |name, text, cell| match &spec.identity {
+        (Some(row), Some(cells)) => columns_difference("before", row, cells, |name, text, cell| match &spec
+            .identity
+        {
             Identity::Full => cell.equals(text),
             Identity::Columns(columns) if columns.iter().any(|column| column == name) => cell.equals(text),
             Identity::Columns(_) => *cell == Cell::Null,
@@ -101,7 +106,12 @@ fn before_difference(spec: &TableSpec, before: Option<&Row>, change: &Change) ->
     }
 }
 
-fn after_difference(spec: &TableSpec, after: Option<&Row>, old: Option<&Row>, change: &Change) -> Option<String> {
+fn after_difference(
+    spec: &TableSpec,
+    after: Option<&Row>,
+    old: Option<&Row>,
+    change: &Change,
+) -> Option<String> {
     match (after, &change.after) {
         (None, None) => None,
         (None, Some(_)) => Some("after is there".to_owned()),
@@ -164,12 +174,17 @@ pub fn topic_of(prefix: &str, spec: &TableSpec) -> String {
 
 /// A column's field: characters that Avro refuses become `_`, and a digit in front gets one.
 pub fn field_name(column: &str) -> String {
-    let name: String = column.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+    let name: String =
+        column.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
 fn shorten(text: &str) -> String {
-    if text.len() <= 80 { text.to_owned() } else { format!("{}… ({} bytes)", text.chars().take(60).collect::<String>(), text.len()) }
+    if text.len() <= 80 {
+        text.to_owned()
+    } else {
+        format!("{}… ({} bytes)", text.chars().take(60).collect::<String>(), text.len())
+    }
 }
 
 impl Expected<'_> {

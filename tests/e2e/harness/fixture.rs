@@ -64,7 +64,7 @@ pub fn on(
 impl Fixture {
     async fn new(name: &str, postgres: &Postgres, kafka: Kafka) -> Result<Fixture> {
         // Other runs may use the same servers.
-        let mut random = Random::new(u64::from(std::process::id()) << 32 | u64::from(servers::free_ports(1)));
+        let mut random = Random::new(u64::from(std::process::id()) << 32 | u64::from(servers::free_port()));
         let name = format!("{name}_{}", random.text(5));
         Ok(Fixture {
             database: Database::create(postgres, &name).await?,
@@ -119,7 +119,8 @@ impl Fixture {
             self.initial.insert(name, self.database.table_rows(&spec).await?);
         }
         let topics = format!("{}.", self.prefix());
-        self.sampler = Some(Sampler::start(&self.database.server, &self.database.slot(), &self.kafka, &topics));
+        self.sampler =
+            Some(Sampler::start(&self.database.server, &self.database.slot(), &self.kafka, &topics));
         Ok(())
     }
 
@@ -130,11 +131,25 @@ impl Fixture {
 
     /// Starts the product with more environment variables and does not wait.
     pub fn spawn_with(&mut self, config: Config, environment: &[(&str, &str)]) -> Result<Headwater> {
-        let http = servers::free_ports(1);
+        self.launch(&["run"], config, environment)
+    }
+
+    /// Starts a long-running subcommand, such as `run` with flags, and does not wait.
+    pub fn spawn_command(&mut self, arguments: &[&str], config: Config) -> Result<Headwater> {
+        self.launch(arguments, config, &[])
+    }
+
+    fn launch(
+        &mut self,
+        arguments: &[&str],
+        config: Config,
+        environment: &[(&str, &str)],
+    ) -> Result<Headwater> {
+        let http = servers::free_port();
         let path = self.write_config(&config.set("http.listen", format!("127.0.0.1:{http}")))?;
         let log = self.directory.path().join(format!("headwater-{}.log", self.logs.len()));
         self.logs.push(log.clone());
-        Headwater::start(&path, http, &log, environment)
+        Headwater::start(arguments, &path, http, &log, environment)
     }
 
     /// Writes a configuration file.
@@ -146,9 +161,14 @@ impl Fixture {
 
     /// Waits until the slot has confirmed everything written so far.
     pub async fn settle(&self) -> Result<()> {
+        self.settle_within(CATCH_UP).await
+    }
+
+    /// Waits so long at most until the slot has confirmed everything written so far.
+    pub async fn settle_within(&self, limit: Duration) -> Result<()> {
         let target = self.database.lsn("select pg_current_wal_flush_lsn()").await?;
         let mut confirmed = None;
-        until(CATCH_UP, "the slot to catch up", async || {
+        until(limit, "the slot to catch up", async || {
             confirmed = self.database.confirmed().await?;
             Ok(confirmed.is_some_and(|confirmed| confirmed >= target))
         })
@@ -224,7 +244,7 @@ impl Fixture {
 
     /// Runs a subcommand to its end.
     pub fn command(&self, arguments: &[&str], config: &Config) -> Result<std::process::Output> {
-        let path = self.directory.path().join(format!("command-{}.toml", servers::free_ports(1)));
+        let path = self.directory.path().join(format!("command-{}.toml", servers::free_port()));
         config.write(&path)?;
         let mut command = std::process::Command::new(super::headwater::BINARY);
         command.args(arguments).arg("-c").arg(path).stdin(std::process::Stdio::null());
@@ -270,7 +290,12 @@ fn decode_one(raw: Raw, decoder: &mut Decoder) -> Result<Record> {
     let ids = raw.headers.iter().filter(|(name, _)| name == "headwater.id").count();
     ensure!(ids == 1, "{at}: {ids} headers headwater.id");
     let id = parse_id(&raw.header("headwater.id").expect("counted")).with_context(|| at.clone())?;
-    let key = raw.key.as_deref().map(|bytes| decoder.decode(bytes)?.key()).transpose().with_context(|| at.clone())?;
+    let key = raw
+        .key
+        .as_deref()
+        .map(|bytes| decoder.decode(bytes)?.key())
+        .transpose()
+        .with_context(|| at.clone())?;
     let value = raw.value.as_deref().map(|bytes| decoder.decode(bytes)?.change()).transpose();
     Ok(Record {
         id,

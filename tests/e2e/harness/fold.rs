@@ -33,7 +33,8 @@ fn table(name: &str, spec: &TableSpec, evidence: &Evidence, last: &[Row], report
     }
     let mut rows: BTreeMap<String, &Row> = BTreeMap::new();
     for row in last {
-        let cells: Cells = spec.key.iter().map(|column| (field_name(column), text_cell(row, column))).collect();
+        let cells: Cells =
+            spec.key.iter().map(|column| (field_name(column), text_cell(row, column))).collect();
         rows.insert(key_text(&cells), row);
     }
     let initial: Vec<_> = evidence.initial.get(name).map_or(&[][..], Vec::as_slice).iter().collect();
@@ -44,7 +45,9 @@ fn table(name: &str, spec: &TableSpec, evidence: &Evidence, last: &[Row], report
                     report.add(Kind::Fold, format!("{name} {key}: the last record differs in {column}"));
                 }
             }
-            Some(None) => report.add(Kind::Fold, format!("{name} {key}: deleted in Kafka, there in the table")),
+            Some(None) => {
+                report.add(Kind::Fold, format!("{name} {key}: deleted in Kafka, there in the table"))
+            }
             None if initial.contains(row) => {}
             None => report.add(Kind::Fold, format!("{name} {key}: not in Kafka")),
         }

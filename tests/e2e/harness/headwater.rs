@@ -56,11 +56,18 @@ pub struct Headwater {
 }
 
 impl Headwater {
-    /// Starts `headwater run` with this file; the log goes to `log`.
-    pub fn start(config: &Path, http: u16, log: &Path, environment: &[(&str, &str)]) -> Result<Headwater> {
+    /// Starts a command (`run` and its flags) with this file; the log goes to `log`.
+    pub fn start(
+        arguments: &[&str],
+        config: &Path,
+        http: u16,
+        log: &Path,
+        environment: &[(&str, &str)],
+    ) -> Result<Headwater> {
         let stderr = std::fs::File::create(log)?;
         let child = Command::new(BINARY)
-            .args(["run", "-c"])
+            .args(arguments)
+            .arg("-c")
             .arg(config)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -115,7 +122,12 @@ impl Headwater {
     }
 
     /// Waits until a metric's sum satisfies a condition.
-    pub async fn metric_until(&self, name: &str, labels: &[&str], enough: impl Fn(f64) -> bool) -> Result<f64> {
+    pub async fn metric_until(
+        &self,
+        name: &str,
+        labels: &[&str],
+        enough: impl Fn(f64) -> bool,
+    ) -> Result<f64> {
         let mut seen = 0.0;
         until(Duration::from_secs(60), &format!("metric {name}{labels:?}"), async || {
             seen = self.metric(name, labels).unwrap_or(0.0);
@@ -151,7 +163,11 @@ impl Headwater {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            ensure!(Instant::now() < deadline, "headwater did not end within {limit:?}:\n{}", self.log_tail());
+            ensure!(
+                Instant::now() < deadline,
+                "headwater did not end within {limit:?}:\n{}",
+                self.log_tail()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -159,7 +175,11 @@ impl Headwater {
     /// Waits for its end and asserts the code.
     pub async fn exits_with(&mut self, code: i32) -> Result<()> {
         let status = self.exit(Duration::from_secs(60)).await?;
-        ensure!(status.code() == Some(code), "headwater ended with {status}, not {code}:\n{}", self.log_tail());
+        ensure!(
+            status.code() == Some(code),
+            "headwater ended with {status}, not {code}:\n{}",
+            self.log_tail()
+        );
         Ok(())
     }
 

@@ -52,7 +52,9 @@ fn unchunk(mut rest: &[u8]) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let line_end = find(rest, b"\r\n").ok_or_else(|| invalid("cut chunk"))?;
-        let size = std::str::from_utf8(&rest[..line_end]).ok().and_then(|s| usize::from_str_radix(s.trim(), 16).ok());
+        let size = std::str::from_utf8(&rest[..line_end])
+            .ok()
+            .and_then(|s| usize::from_str_radix(s.trim(), 16).ok());
         let size = size.ok_or_else(|| invalid("bad chunk size"))?;
         rest = &rest[line_end + 2..];
         if size == 0 {

@@ -66,11 +66,6 @@ fn partitions(consumer: &BaseConsumer, prefix: &str, timeout: Duration) -> Optio
     Some(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
 }
 
-/// Names of the topics that begin with `prefix`, with their partition counts.
-pub fn topics(bootstrap: &str, prefix: &str) -> Result<BTreeMap<String, i32>> {
-    partitions(&consumer(bootstrap), prefix, TIMEOUT).context("fetch metadata")
-}
-
 /// Everything in the topics that begin with `prefix`, up to their ends of now; by topic, partition and offset.
 pub fn read_all(bootstrap: &str, prefix: &str) -> Result<Vec<Raw>> {
     let consumer = consumer(bootstrap);
@@ -80,7 +75,8 @@ pub fn read_all(bootstrap: &str, prefix: &str) -> Result<Vec<Raw>> {
     let mut assignment = TopicPartitionList::new();
     for (topic, count) in topics {
         for partition in 0..count {
-            let (low, high) = consumer.fetch_watermarks(&topic, partition, TIMEOUT).context("fetch watermarks")?;
+            let (low, high) =
+                consumer.fetch_watermarks(&topic, partition, TIMEOUT).context("fetch watermarks")?;
             ensure!(low == 0, "{topic} no longer begins at 0");
             if high > 0 {
                 assignment.add_partition_offset(&topic, partition, Offset::Beginning)?;

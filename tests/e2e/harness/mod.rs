@@ -26,7 +26,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 /// Looks again and again until a condition holds; fails at the deadline.
-pub async fn until(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub async fn until(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !condition().await? {
         ensure!(Instant::now() < deadline, "waited {limit:?} for {what}");

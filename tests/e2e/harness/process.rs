@@ -1,8 +1,6 @@
 //! Signals to processes that this test process started, by pid, through kill(1): the tests have no unsafe code.
 
-use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -10,16 +8,6 @@ use anyhow::{Result, ensure};
 pub fn signal(pid: u32, name: &str) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status()?;
     ensure!(status.success(), "kill -{name} {pid} failed");
-    Ok(())
-}
-
-/// Waits until a process that is not our child no longer exists.
-pub fn wait_gone(pid: u32) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while Path::new(&format!("/proc/{pid}")).exists() {
-        ensure!(Instant::now() < deadline, "process {pid} did not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that can be closed: connections are refused and present ones cut, as when a server is down.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,34 +15,26 @@ pub struct Proxy {
     target: String,
     open: Option<JoinHandle<()>>,
     cut: Arc<AtomicBool>,
-    connections: Arc<AtomicU64>,
 }
 
 impl Proxy {
     /// A proxy on a free port, closed at first.
     pub fn new(target: &str) -> Proxy {
         Proxy {
-            port: super::servers::free_ports(1),
+            port: super::servers::free_port(),
             target: target.to_owned(),
             open: None,
             cut: Arc::default(),
-            connections: Arc::default(),
         }
-    }
-
-    /// Connections taken so far.
-    pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
     }
 
     /// Connections are taken from now on.
     pub async fn open(&mut self) -> Result<()> {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await?;
         self.cut = Arc::default();
-        let (target, cut, connections) = (self.target.clone(), self.cut.clone(), self.connections.clone());
+        let (target, cut) = (self.target.clone(), self.cut.clone());
         self.open = Some(tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(pass(near, target.clone(), cut.clone()));
             }
         }));

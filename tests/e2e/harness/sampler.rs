@@ -79,7 +79,9 @@ impl Watch {
                 }
                 // The broker is away: the same position is looked at again.
                 Ok(None) => {}
-                Err(_) => watermarks = Arc::new(Mutex::new(Watermarks::new(&self.kafka.bootstrap, &self.prefix))),
+                Err(_) => {
+                    watermarks = Arc::new(Mutex::new(Watermarks::new(&self.kafka.bootstrap, &self.prefix)))
+                }
             }
         }
     }

@@ -30,7 +30,10 @@ pub fn check(evidence: &Evidence, first: &[&Record], report: &mut Report) {
             if held < *offset {
                 report.add(
                     Kind::ConfirmedAhead,
-                    format!("{:X} was confirmed when {partition:?} held {held} of {offset} records", sample.confirmed),
+                    format!(
+                        "{:X} was confirmed when {partition:?} held {held} of {offset} records",
+                        sample.confirmed
+                    ),
                 );
             }
         }

@@ -3,9 +3,9 @@
 //! however it ends. Servers named in the environment (`KAFKA_BOOTSTRAP`, `SCHEMA_REGISTRY_URL`, `PG16_URL` …) are
 //! used as they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
@@ -13,6 +13,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 use anyhow::{Context, Result, ensure};
 
 use super::process;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/local/stack");
 
 /// A Postgres server with trust authentication on loopback.
 #[derive(Clone, Debug)]
@@ -32,53 +34,57 @@ pub struct Kafka {
     pub registry: String,
 }
 
-/// One run directory of `deploy/local/stack` with its own ports.
+/// One run directory of `deploy/local/stack`, which chooses its own ports.
 struct Stack {
     run: PathBuf,
-    environment: Vec<(&'static str, String)>,
 }
 
 impl Stack {
-    fn new(name: &str, environment: Vec<(&'static str, String)>) -> Result<Stack> {
+    fn new(name: &str) -> Result<Stack> {
         let run = std::env::temp_dir().join(format!("headwater-e2e-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&run)?;
-        let mut environment = environment;
-        environment.push(("HEADWATER_LOCAL_RUN", run.display().to_string()));
-        // Nothing here survives a power cut, and no test cuts it.
-        environment.push(("PG_EXTRA", "-c fsync=off -c max_connections=200".into()));
-        let stack = Stack { run, environment };
+        let stack = Stack { run };
         stack.end_with_this_process()?;
         Ok(stack)
     }
 
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("HEADWATER_LOCAL_RUN", &self.run)
+            // Those of another stack, when the tests run inside `make test`.
+            .env_remove("HEADWATER_LOCAL_PORTS")
+            // Nothing here survives a power cut, and no test cuts it.
+            .env("PG_EXTRA", "-c fsync=off")
+            .stdin(Stdio::null());
+        command
+    }
+
     fn call(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(script())
-            .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("start {}", script().display()))?;
+        let output =
+            self.command(SCRIPT).args(arguments).output().with_context(|| format!("start {SCRIPT}"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "stack {}: {errors}", arguments.join(" "));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn exports(&self) -> Result<HashMap<String, String>> {
+    /// The value of a variable of `stack env`.
+    fn export(&self, name: &str) -> Result<String> {
         let words = self.call(&["env"])?;
-        let pairs = words.split_whitespace().filter_map(|word| word.split_once('='));
-        Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches(['\'', '"']).to_owned())).collect())
+        let value = words.split_whitespace().find_map(|word| word.strip_prefix(&format!("{name}=")));
+        Ok(value.with_context(|| format!("no {name} in `stack env`"))?.to_owned())
+    }
+
+    fn port_of_postgres(&self, version: u32) -> Result<u16> {
+        port_of(&self.export(&format!("PG{version}_URL"))?)
     }
 
     /// `tail --pid` waits for this process, then the stack goes with its data: also after a panic or kill -9.
     fn end_with_this_process(&self) -> Result<()> {
         let rest = r#"tail --pid="$1" -f /dev/null; "$2" wipe; rm -rf "$3""#;
-        Command::new("setsid")
-            .args(["sh", "-c", rest, "sh"])
-            .arg(std::process::id().to_string())
-            .arg(script())
+        self.command("setsid")
+            .args(["sh", "-c", rest, "sh", &std::process::id().to_string(), SCRIPT])
             .arg(&self.run)
-            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -87,35 +93,22 @@ impl Stack {
     }
 
     fn pid(&self, server: &str) -> Result<u32> {
-        let path = self.run.join(server).join("pid");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(text.trim().parse()?)
+        Ok(self.call(&["pid", server])?.trim().parse()?)
     }
 }
 
-fn script() -> PathBuf {
-    match std::env::var_os("HEADWATER_STACK") {
-        Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/stack"),
-    }
+fn port_of(url: &str) -> Result<u16> {
+    let port = url.rsplit_once(':').and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+    port.with_context(|| format!("no port in {url}"))
 }
 
-/// The stack whose servers tests share, with ports for five versions of Postgres.
+/// The stack whose servers tests share, unless the environment names servers.
 fn shared_stack() -> Result<&'static Stack> {
     static STACK: OnceLock<Stack> = OnceLock::new();
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = lock(&MAKING);
     if STACK.get().is_none() {
-        let ports = free_ports(24);
-        let stack = Stack::new(
-            "shared",
-            vec![
-                ("KAFKA_PORT", ports.to_string()),
-                ("REGISTRY_PORT", (ports + 2).to_string()),
-                ("PG_PORT_BASE", (ports - 10).to_string()), // 14 to 18 become ports+4 to ports+8
-            ],
-        )?;
-        STACK.set(stack).ok();
+        STACK.set(Stack::new("shared")?).ok();
     }
     Ok(STACK.get().expect("set above"))
 }
@@ -132,9 +125,10 @@ pub fn kafka() -> Result<Kafka> {
         _ => {
             let stack = shared_stack()?;
             stack.call(&["up", "kafka", "registry"])?;
-            let mut exports = stack.exports()?;
-            let mut take = |name: &str| exports.remove(name).with_context(|| format!("no {name} in `stack env`"));
-            Kafka { bootstrap: take("KAFKA_BOOTSTRAP")?, registry: take("SCHEMA_REGISTRY_URL")? }
+            Kafka {
+                bootstrap: stack.export("KAFKA_BOOTSTRAP")?,
+                registry: stack.export("SCHEMA_REGISTRY_URL")?,
+            }
         }
     };
     *started = Some(kafka.clone());
@@ -148,17 +142,15 @@ pub fn postgres(version: u32) -> Result<Postgres> {
     if let Some(postgres) = started.get(&version) {
         return Ok(postgres.clone());
     }
-    let url = match std::env::var(format!("PG{version}_URL")) {
-        Ok(url) => url,
+    let port = match std::env::var(format!("PG{version}_URL")) {
+        Ok(url) => port_of(&url)?,
         Err(_) => {
             let stack = shared_stack()?;
             stack.call(&["up", "pg", &version.to_string()])?;
-            let name = format!("PG{version}_URL");
-            stack.exports()?.remove(&name).with_context(|| format!("no {name} in `stack env`"))?
+            stack.port_of_postgres(version)?
         }
     };
-    let port = url.rsplit_once(':').and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
-    let postgres = Postgres { port: port.with_context(|| format!("no port in {url}"))?, version };
+    let postgres = Postgres { port, version };
     started.insert(version, postgres.clone());
     Ok(postgres)
 }
@@ -182,36 +174,24 @@ pub enum Stop {
 impl PrivatePostgres {
     /// A new cluster, started.
     pub fn start(name: &str, version: u32) -> Result<PrivatePostgres> {
-        let port = free_ports(1);
-        let base = port - u16::try_from(version)?;
-        let stack = Stack::new(name, vec![("PG_PORT_BASE", base.to_string())])?;
+        let stack = Stack::new(name)?;
         stack.call(&["up", "pg", &version.to_string()])?;
+        let port = stack.port_of_postgres(version)?;
         Ok(PrivatePostgres { stack, postgres: Postgres { port, version } })
-    }
-
-    /// The postmaster, from its own file.
-    fn pid(&self) -> Result<u32> {
-        let exports = self.stack.exports()?;
-        let run = exports.get("PG_RUN").context("no PG_RUN in `stack env`")?;
-        let path = Path::new(run).join(format!("pg{}/data/postmaster.pid", self.postgres.version));
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Ok(text.lines().next().unwrap_or("").parse()?)
     }
 
     /// Stops it and waits until it is gone.
     pub fn stop(&self, how: Stop) -> Result<()> {
-        let pid = self.pid()?;
-        let signal = match how {
-            Stop::Fast => "INT",
-            Stop::Immediate => "QUIT",
+        let mode = match how {
+            Stop::Fast => "fast",
+            Stop::Immediate => "immediate",
         };
-        process::signal(pid, signal)?;
-        process::wait_gone(pid)
+        self.stack.call(&["pg-stop", &self.postgres.version.to_string(), mode]).map(drop)
     }
 
     /// Starts it again on the same port.
     pub fn start_again(&self) -> Result<()> {
-        self.stack.call(&["up", "pg", &self.postgres.version.to_string()]).map(drop)
+        self.stack.call(&["pg-start", &self.postgres.version.to_string()]).map(drop)
     }
 }
 
@@ -237,13 +217,11 @@ impl FaultKafka {
         static STACK: OnceLock<Stack> = OnceLock::new();
         let alone = lock(&ALONE);
         if STACK.get().is_none() {
-            let environment = vec![("KAFKA_PORT", free_ports(2).to_string()), ("KAFKA_HEAP", "256m".into())];
-            STACK.set(Stack::new("fault", environment)?).ok();
+            STACK.set(Stack::new("fault")?).ok();
         }
         let stack = STACK.get().expect("set above");
         stack.call(&["up", "kafka"])?;
-        let bootstrap = stack.exports()?.remove("KAFKA_BOOTSTRAP").context("no KAFKA_BOOTSTRAP in `stack env`")?;
-        let kafka = Kafka { bootstrap, registry: kafka()?.registry };
+        let kafka = Kafka { bootstrap: stack.export("KAFKA_BOOTSTRAP")?, registry: kafka()?.registry };
         Ok(FaultKafka { stack, kafka, _alone: alone })
     }
 
@@ -259,12 +237,12 @@ impl FaultKafka {
 
     /// The broker is shut down.
     pub fn stop(&self) -> Result<()> {
-        self.stack.call(&["down", "kafka"]).map(drop)
+        self.stack.call(&["stop", "kafka"]).map(drop)
     }
 
     /// The broker is started with the data it had.
     pub fn start_again(&self) -> Result<()> {
-        self.stack.call(&["up", "kafka"]).map(drop)
+        self.stack.call(&["start", "kafka"]).map(drop)
     }
 }
 
@@ -279,15 +257,14 @@ fn lock<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The first of `count` ports in a row that nobody listens on, below the range for outgoing connections.
-pub fn free_ports(count: u16) -> u16 {
+/// A port that nobody listens on, below those that stacks choose from and those of outgoing connections.
+pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> =
-        LazyLock::new(|| AtomicU16::new(20_000 + (std::process::id() % 150) as u16 * 80));
+        LazyLock::new(|| AtomicU16::new((std::process::id() % 40) as u16 * 100));
     loop {
-        let first = NEXT.fetch_add(count, Ordering::Relaxed);
-        assert!(first < 32_700, "no free ports below 32768");
-        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
+        let port = 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 4000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
     }
 }

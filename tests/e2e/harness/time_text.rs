@@ -3,11 +3,14 @@
 use anyhow::{Context, Result, ensure};
 
 const DAY_MICROS: i64 = 86_400_000_000;
-/// What Debezium writes for a timestamp of infinity and of -infinity.
-const INFINITY_MICROS: [i64; 2] = [9_223_372_036_825_200_000, -9_223_372_036_832_400_000];
+/// What a date of infinity and of -infinity is.
+const INFINITE_DATES: [i64; 2] = [2_146_033_979, -2_147_472_691];
 
 /// Days since 1970 as `2024-02-29`, `0044-03-15 BC`.
 pub fn date(days: i64) -> String {
+    if let Some(infinity) = infinity(days, INFINITE_DATES) {
+        return infinity;
+    }
     let (date, era) = date_and_era(days);
     format!("{date}{era}")
 }
@@ -24,11 +27,8 @@ pub fn time(micros: i64) -> String {
 
 /// Microseconds since 1970 as `2024-02-29 12:34:56.5`.
 pub fn timestamp(micros: i64) -> String {
-    if micros == INFINITY_MICROS[0] {
-        return "infinity".to_owned();
-    }
-    if micros == INFINITY_MICROS[1] {
-        return "-infinity".to_owned();
+    if let Some(infinity) = infinity(micros, [i64::MAX, i64::MIN]) {
+        return infinity;
     }
     let (date, era) = date_and_era(micros.div_euclid(DAY_MICROS));
     format!("{date} {}{era}", time(micros.rem_euclid(DAY_MICROS)))
@@ -36,10 +36,12 @@ pub fn timestamp(micros: i64) -> String {
 
 /// Milliseconds since 1970, with the same infinities.
 pub fn timestamp_of_millis(millis: i64) -> String {
-    match INFINITY_MICROS.iter().find(|micros| *micros / 1000 == millis) {
-        Some(micros) => timestamp(*micros),
-        None => timestamp(millis.saturating_mul(1000)),
-    }
+    infinity(millis, [i64::MAX, i64::MIN]).unwrap_or_else(|| timestamp(millis.saturating_mul(1000)))
+}
+
+fn infinity(value: i64, [above, below]: [i64; 2]) -> Option<String> {
+    let infinity = if value == above { "infinity" } else { "-infinity" };
+    (value == above || value == below).then(|| infinity.to_owned())
 }
 
 /// `2024-02-29T12:34:56.500000Z` as `2024-02-29 12:34:56.5+00`; years are astronomical, signed when unusual.
@@ -47,7 +49,8 @@ pub fn zoned(text: &str) -> Result<String> {
     if text == "infinity" || text == "-infinity" {
         return Ok(text.to_owned());
     }
-    let (date, clock) = text.strip_suffix('Z').and_then(|rest| rest.split_once('T')).context("not a UTC timestamp")?;
+    let (date, clock) =
+        text.strip_suffix('Z').and_then(|rest| rest.split_once('T')).context("not a UTC timestamp")?;
     let (negative, unsigned) = match date.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, date.strip_prefix('+').unwrap_or(date)),

@@ -86,7 +86,8 @@ impl Workload {
     /// Waits until `more` transactions were committed from now on.
     pub async fn commits(&self, more: u64) -> Result<()> {
         let target = self.committed() + more;
-        super::until(Duration::from_secs(60), "writers to go on", async || Ok(self.committed() >= target)).await
+        super::until(Duration::from_secs(60), "writers to go on", async || Ok(self.committed() >= target))
+            .await
     }
 
     /// Ends the writers after their present transactions.
