@@ -8,13 +8,16 @@ mod config;
 mod http;
 mod telemetry;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
+use headwater_pg::ErrorKind;
 use headwater_pipeline::{ExitCode as Code, Halt};
 
+use commands::chain;
 use config::ConfigError;
 
 /// Follows a Postgres replication slot and writes every committed change to Kafka.
@@ -97,8 +100,18 @@ fn explain(error: &anyhow::Error) -> (Code, String) {
     if let Some(halt) = error.downcast_ref::<Halt>() {
         return (halt.code, halt.to_string());
     }
-    let code = if error.is::<ConfigError>() { Code::Configuration } else { Code::Unexpected };
-    (code, format!("{error:#}"))
+    (error.chain().find_map(code_of_cause).unwrap_or(Code::Unexpected), chain(error.as_ref()))
+}
+
+fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<Code> {
+    if cause.is::<ConfigError>() {
+        return Some(Code::Configuration);
+    }
+    if let Some(error) = cause.downcast_ref::<headwater_pg::Error>() {
+        let rights = error.kind() == ErrorKind::Authentication || error.sqlstate() == Some("42501");
+        return Some(if rights { Code::PostgresRights } else { Code::PostgresError });
+    }
+    cause.is::<headwater_kafka::Error>().then_some(Code::KafkaRefused)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -47,7 +47,10 @@ async fn init(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
                 .batch_execute(statement)
                 .await
                 .map_err(headwater_pg::Error::from)
-                .context("create the publication")?;
+                .context(
+                "create the publication (this takes the CREATE right on the database and ownership of the tables; \
+                 whoever has them can run the statement above)",
+            )?;
         }
     }
     if let SinkSettings::Kafka { kafka, .. } = &settings.sink {

@@ -12,6 +12,7 @@ pub mod status;
 
 pub mod config_reference;
 
+use std::error::Error;
 use std::future::Future;
 
 use anyhow::Context;
@@ -37,4 +38,20 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .build()
         .context("start the async runtime")?
         .block_on(future)
+}
+
+/// An error with its causes, as one sentence.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }

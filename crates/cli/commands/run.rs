@@ -1,5 +1,6 @@
 //! `headwater run`: the pipeline, its endpoints and the two signals.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -46,13 +47,18 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         "starting"
     );
     let shutdown = watch_signals()?;
-    headwater_pipeline::run(config.settings, metrics, status, shutdown).await.map_err(|halt| {
-        let Halt { code, what, advice } = &halt;
-        tracing::error!(code = code.number(), what, advice, "halted");
-        halt
-    })?;
-    tracing::info!("stopped");
-    Ok(ExitCode::Success)
+    match headwater_pipeline::run(config.settings, metrics, status, shutdown).await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Ok(ExitCode::Success)
+        }
+        // A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.
+        Err(Halt { code, what, advice }) if !std::io::stderr().is_terminal() => {
+            tracing::error!(code = code.number(), advice, "halted: {what}");
+            Ok(code)
+        }
+        Err(halt) => Err(halt.into()),
+    }
 }
 
 /// The first SIGTERM or SIGINT asks the pipeline to stop, the second ends the process.

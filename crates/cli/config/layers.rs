@@ -102,7 +102,8 @@ pub fn lay_flags(tree: &mut Table, flags: &[String], problems: &mut Problems) {
         };
         let origin = Origin::Flag(key.to_owned());
         if as_written::is_secret(key) {
-            let variable = format!("{PREFIX}{}", key.to_uppercase().replacen('.', "__", 1));
+            let mut parts = key.splitn(3, '.');
+            let variable = variable_of(parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next());
             let advice =
                 format!("a secret on the command line shows in the process list; set {variable} instead");
             problems.add(&origin, "", advice);
@@ -120,6 +121,12 @@ pub fn lay_flags(tree: &mut Table, flags: &[String], problems: &mut Problems) {
     }
 }
 
+/// The environment variable for a key, and for a property below it.
+pub fn variable_of(section: &str, key: &str, property: Option<&str>) -> String {
+    let below = property.map(|name| format!("__{}", name.replace('.', "_"))).unwrap_or_default();
+    format!("{PREFIX}{section}__{key}{below}").to_uppercase()
+}
+
 /// `POSTGRES`, `PASSWORD` -> `postgres.password`; below a map of properties one underscore is a dot.
 fn variable_path(section: &str, key: &str) -> Vec<String> {
     let section = section.to_lowercase();
@@ -133,8 +140,8 @@ fn variable_path(section: &str, key: &str) -> Vec<String> {
 fn misspelt_variable(name: &str, rest: &str) -> Option<String> {
     let lower = rest.to_lowercase();
     let meant = as_written::all_keys().find(|(section, key)| lower == format!("{section}_{}", key.name))?;
-    let (section, key) = (meant.0.to_uppercase(), meant.1.name.to_uppercase());
-    Some(format!("environment variable {name} is not read; did you mean {PREFIX}{section}__{key}?"))
+    let variable = variable_of(meant.0, meant.1.name, None);
+    Some(format!("environment variable {name} is not read; did you mean {variable}?"))
 }
 
 fn lay(tree: &mut Table, path: &[String], value: String, origin: Origin, problems: &mut Problems) {

@@ -12,6 +12,7 @@ use headwater_pipeline::Settings;
 pub mod reference;
 
 mod as_written;
+mod connection;
 mod layers;
 mod password;
 mod problem;

@@ -9,18 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_avro::registry::{Password, RegistrySettings};
-use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, Secret, SslMode, TlsSettings};
+use headwater_pg::Secret;
 use headwater_pipeline::Settings;
 use headwater_pipeline::settings::{
     CheckpointSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings, TopicSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
-use super::layers::Node;
-use super::password::{self, Found};
+use super::connection;
+use super::layers::variable_of;
+use super::password;
 use super::problem::{Origin, Problems, did_you_mean};
-use super::url::{self, PostgresUrl};
-use super::value::{self, Names, Properties, SinkType, Value};
+use super::value::{self, Names, Properties, SinkType};
 
 /// What was found to be wrong, and what to warn of, while settings are made.
 pub struct Findings {
@@ -55,7 +55,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         sink,
         http,
     } = written;
-    let postgres = make_postgres(postgres, findings);
+    let postgres = connection::make(postgres, findings);
     let topics = make_topics(topics, findings);
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
@@ -90,8 +90,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
 }
 
 impl Findings {
-    /// The value of a key that must be written.
-    fn require<T>(&mut self, field: Field<T>, key: &str, example: &str) -> Option<T> {
+    /// The value of a key that must be written; one that is missing becomes a problem.
+    pub fn require<T>(&mut self, field: Field<T>, key: &str, example: &str) -> Option<T> {
         if let Field::Missing = field {
             let (section, _) = key.split_once('.').unwrap_or((key, ""));
             self.problems.add(&self.file, key, format!("is missing; write {example} below [{section}]"));
@@ -99,147 +99,15 @@ impl Findings {
         field.value()
     }
 
-    fn wrong<T>(&mut self, origin: &Origin, key: &str, message: impl Into<String>) -> Option<T> {
+    /// Notes a problem; there is no value then.
+    pub fn wrong<T>(&mut self, origin: &Origin, key: &str, message: impl Into<String>) -> Option<T> {
         self.problems.add(origin, key, message);
         None
     }
 }
 
-struct PostgresPart {
-    connect: ConnectSettings,
-    publications: Vec<String>,
-    slot: String,
-    slot_create_timeout: Duration,
-}
-
-fn make_postgres(written: as_written::Postgres, findings: &mut Findings) -> Option<PostgresPart> {
-    let as_written::Postgres {
-        url,
-        password,
-        password_file,
-        publication,
-        slot,
-        slot_create_timeout,
-        mut sslmode,
-        mut sslrootcert,
-        mut sslcert,
-        mut sslkey,
-        mut channel_binding,
-        allow_md5,
-        mut connect_timeout,
-    } = written;
-    let publications = findings.require(publication, "postgres.publication", "publication = \"shop\"");
-    let slot = findings.require(slot, "postgres.slot", "slot = \"headwater\"");
-    let url_origin = url.located().map_or(Origin::Default, |(_, origin)| origin.clone());
-    let url = findings.require(url, "postgres.url", "url = \"postgres://user@host:5432/database\"")?;
-    let mut parts = match url::parse(&url) {
-        Ok(parts) => parts,
-        Err(message) => return findings.wrong(&url_origin, "postgres.url", message),
-    };
-    let mut application_name = "headwater".to_owned();
-    for (name, text) in std::mem::take(&mut parts.parameters) {
-        let origin = &url_origin;
-        match name.as_str() {
-            "sslmode" => from_url(&mut sslmode, &name, text, origin, findings),
-            "sslrootcert" => from_url(&mut sslrootcert, &name, text, origin, findings),
-            "sslcert" => from_url(&mut sslcert, &name, text, origin, findings),
-            "sslkey" => from_url(&mut sslkey, &name, text, origin, findings),
-            "channel_binding" => from_url(&mut channel_binding, &name, text, origin, findings),
-            // libpq's is a bare number of seconds.
-            "connect_timeout" => from_url(&mut connect_timeout, &name, seconds(text), origin, findings),
-            _ => application_name = text,
-        }
-    }
-    let tls = make_tls(&parts.host, sslmode, sslrootcert, sslcert, sslkey, findings);
-    let password = find_password(password, password_file, &mut parts, &url_origin, findings);
-    Some(PostgresPart {
-        connect: ConnectSettings {
-            host: parts.host,
-            user: parts.user,
-            password,
-            database: parts.database,
-            tls: tls?,
-            channel_binding: match channel_binding {
-                Field::Missing => ChannelBinding::Prefer,
-                written => match written.value()? {
-                    value::ChannelBinding::Disable => ChannelBinding::Disable,
-                    value::ChannelBinding::Prefer => ChannelBinding::Prefer,
-                    value::ChannelBinding::Require => ChannelBinding::Require,
-                },
-            },
-            allow_md5: allow_md5.value()?,
-            application_name,
-            connect_timeout: connect_timeout.value()?,
-        },
-        publications: publications?.0,
-        slot: slot?,
-        slot_create_timeout: slot_create_timeout.value()?,
-    })
-}
-
-fn seconds(text: String) -> String {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { format!("{text}s") } else { text }
-}
-
-/// Takes a setting from the URL's parameters; written as a key as well, it must not be.
-fn from_url<T: Value>(
-    field: &mut Field<T>,
-    name: &str,
-    text: String,
-    origin: &Origin,
-    findings: &mut Findings,
-) {
-    if field.is_written() {
-        let message = format!("is written here and as parameter {name} of postgres.url; keep one of them");
-        let place = field.located().map_or(origin, |(_, place)| place).clone();
-        return findings.problems.add(&place, &format!("postgres.{name}"), message);
-    }
-    *field = match T::read(Node::Typed(text)) {
-        Ok(value) => Field::Set(value, origin.clone()),
-        Err(message) => {
-            findings.problems.add(origin, "postgres.url", format!("parameter {name}: {message}"));
-            Field::Bad
-        }
-    };
-}
-
-fn make_tls(
-    host: &Host,
-    sslmode: Field<value::SslMode>,
-    sslrootcert: Field<PathBuf>,
-    sslcert: Field<PathBuf>,
-    sslkey: Field<PathBuf>,
-    findings: &mut Findings,
-) -> Option<TlsSettings> {
-    let mode = match sslmode {
-        Field::Missing if host.is_local() => SslMode::Prefer,
-        Field::Missing => SslMode::VerifyFull,
-        written => match written.value()? {
-            value::SslMode::Disable => SslMode::Disable,
-            value::SslMode::Prefer => SslMode::Prefer,
-            value::SslMode::Require => SslMode::Require,
-            value::SslMode::VerifyCa => SslMode::VerifyCa,
-            value::SslMode::VerifyFull => SslMode::VerifyFull,
-        },
-    };
-    if !host.is_local() && mode != SslMode::VerifyFull {
-        let risk = match mode {
-            SslMode::Disable => "nothing on the way to the server is encrypted",
-            SslMode::Prefer => "whoever sits on the way to the server can turn encryption off",
-            _ => "whoever sits on the way to the server can pass for it",
-        };
-        findings.warnings.push(format!("postgres.sslmode is weaker than verify-full: {risk}"));
-    }
-    let root_cert = match sslrootcert.value() {
-        Some(path) if path.as_os_str() != "system" => RootCert::File(path),
-        _ => RootCert::System,
-    };
-    let client_cert = make_pair(sslcert, "postgres.sslcert", sslkey, "postgres.sslkey", findings)?;
-    Some(TlsSettings { mode, root_cert, client_cert })
-}
-
 /// Two settings that are only good together. The outer option is none when one was wrong.
-fn make_pair<A, B>(
+pub fn make_pair<A, B>(
     a: Field<A>,
     a_key: &str,
     b: Field<B>,
@@ -259,38 +127,8 @@ fn make_pair<A, B>(
     }
 }
 
-fn find_password(
-    password: Field<Secret>,
-    password_file: Field<PathBuf>,
-    url: &mut PostgresUrl,
-    url_origin: &Origin,
-    findings: &mut Findings,
-) -> Option<Secret> {
-    if url.password.is_some() && matches!(url_origin, Origin::File(..)) {
-        let message = "holds a password; keep it in the environment or in a file of its own instead";
-        findings.warnings.push(format!("{url_origin}: postgres.url {message}"));
-    }
-    if let Some(secret) =
-        take_secret(password, "postgres.password", password_file, "postgres.password_file", findings)
-    {
-        return Some(secret);
-    }
-    if let Some(secret) = url.password.take() {
-        return Some(secret);
-    }
-    let path = password::password_file_path()?;
-    match password::search_password_file(&path, &url.host, &url.database, &url.user) {
-        Found::Password(secret) => Some(secret),
-        Found::Nothing => None,
-        Found::Ignored(why) => {
-            findings.warnings.push(why);
-            None
-        }
-    }
-}
-
 /// A secret from its own key, or from the file another key names.
-fn take_secret(
+pub fn take_secret(
     secret: Field<Secret>,
     secret_key: &str,
     file: Field<PathBuf>,
@@ -472,6 +310,13 @@ fn make_kafka(
     let properties = properties.value().unwrap_or_default();
     let mut refused = false;
     for (name, (value, origin)) in &properties.0 {
+        if headwater_kafka::is_secret_property(name) && matches!(origin, Origin::File(..)) {
+            let (key, variable) =
+                (format!("kafka.properties.{name}"), variable_of("kafka", "properties", Some(name)));
+            findings
+                .warnings
+                .push(format!("{origin}: {key} is a secret in a configuration file; keep it in {variable}"));
+        }
         if let Err(why) = headwater_kafka::check_property(name, value) {
             refused = true;
             findings.problems.add(origin, &format!("kafka.properties.{name}"), why);

@@ -328,6 +328,12 @@ fn wrong_variables_and_flags() {
         ),
         (
             &[],
+            &["kafka.properties.sasl.password=x"],
+            "--set kafka.properties.sasl.password: a secret on the command line shows in the process list; set \
+             HEADWATER_KAFKA__PROPERTIES__SASL_PASSWORD instead",
+        ),
+        (
+            &[],
             &["topics.create=maybe"],
             "--set topics.create: topics.create: \"maybe\" is neither true nor false",
         ),
@@ -350,6 +356,12 @@ fn warnings() {
             &[],
             "headwater.toml:5: postgres.password is a secret in a configuration file; keep it in \
              HEADWATER_POSTGRES__PASSWORD or use postgres.password_file",
+        ),
+        (
+            format!("{COMPLETE}[kafka.properties]\nsasl.password = \"pw\"\n"),
+            &[],
+            "headwater.toml:21: kafka.properties.sasl.password is a secret in a configuration file; keep it in \
+             HEADWATER_KAFKA__PROPERTIES__SASL_PASSWORD",
         ),
         (
             replaced("/shop\"", "/shop?sslmode=require\""),

@@ -6,8 +6,9 @@ use headwater_kafka::{Admin, Error, TopicState};
 use headwater_pg::publication::PublicationState;
 use headwater_pipeline::Settings;
 
-use super::report::{Report, chain};
+use super::report::Report;
 use super::tables::list;
+use crate::commands::chain;
 
 /// How many topics are asked about one by one; more tables than that share their settings anyway.
 const TOPICS_ASKED_MAX: usize = 200;

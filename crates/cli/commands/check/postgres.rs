@@ -6,7 +6,8 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::{Client, Error, ErrorKind, Session};
 use headwater_pipeline::Settings;
 
-use super::report::{Report, chain};
+use super::report::Report;
+use crate::commands::chain;
 
 /// Versions that the tests run against, as `server_version_num` counts them.
 const VERSION_MIN: u32 = 140_000;
@@ -36,16 +37,23 @@ pub async fn connect(settings: &Settings, report: &mut Report) -> Option<Client>
 }
 
 fn connect_advice(error: &Error, settings: &Settings) -> String {
-    match error.kind() {
-        ErrorKind::Authentication if settings.postgres.password.is_none() => {
+    let to = &settings.postgres;
+    match (error.kind(), error.sqlstate()) {
+        // 28000: there is no such role, or no line of pg_hba.conf for it.
+        (ErrorKind::Authentication, Some("28000")) => {
+            let role = quote_identifier(&to.user);
+            return format!("CREATE ROLE {role} LOGIN REPLICATION;  -- or a line for it in the server's pg_hba.conf");
+        }
+        (ErrorKind::Authentication, _) if to.password.is_none() => {
             "no password was found: set HEADWATER_POSTGRES__PASSWORD, postgres.password_file or a line in ~/.pgpass"
         }
-        ErrorKind::Authentication => "check user and password, and the server's pg_hba.conf",
-        ErrorKind::Tls => {
+        (ErrorKind::Authentication, _) => "check user and password, and the server's pg_hba.conf",
+        (ErrorKind::Tls, _) => {
             "name the server's root certificate in postgres.sslrootcert, or weaken postgres.sslmode knowingly"
         }
-        ErrorKind::Config => "correct the setting that is named",
-        ErrorKind::Server => "see the server's own words above",
+        (ErrorKind::Config, _) => "correct the setting that is named",
+        (ErrorKind::Server, Some("3D000")) => "correct the database in postgres.url; psql -l lists those of the server",
+        (ErrorKind::Server, _) => "see the server's own words above",
         _ => "check host and port in postgres.url, listen_addresses on the server and what lies between",
     }
     .to_owned()
@@ -202,7 +210,8 @@ pub async fn check_role(client: &Client, report: &mut Report) -> Result<(), Erro
             "SELECT r.rolname::text, r.rolsuper, r.rolreplication,
                     EXISTS (SELECT FROM pg_roles g
                             WHERE g.rolname IN ('rds_replication', 'rds_superuser', 'azure_pg_admin')
-                              AND pg_has_role(r.oid, g.oid, 'MEMBER'))
+                              AND pg_has_role(r.oid, g.oid, 'MEMBER')),
+                    pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE')
              FROM pg_roles r WHERE r.rolname = current_user",
             &[],
         )
@@ -225,6 +234,18 @@ pub async fn check_role(client: &Client, report: &mut Report) -> Result<(), Erro
                 "ALTER ROLE {0} REPLICATION;  -- on Amazon RDS: GRANT rds_replication TO {0};",
                 quote_identifier(name)
             ),
+        );
+    }
+    if row.get::<_, bool>(4) {
+        report.ok(
+            "pg_read_all_stats",
+            format!("{name} sees which transactions hold up the creation of a slot"),
+        );
+    } else {
+        report.warning(
+            "pg_read_all_stats",
+            format!("{name} can't see which transactions hold up the creation of a slot; streaming does not need it"),
+            format!("GRANT pg_read_all_stats TO {};", quote_identifier(name)),
         );
     }
     Ok(())

@@ -2,7 +2,8 @@
 
 use headwater_avro::registry::{Registry, RegistrySettings};
 
-use super::report::{Report, chain};
+use super::report::Report;
+use crate::commands::chain;
 
 /// Asks for the registry's own compatibility level.
 pub async fn check(settings: &RegistrySettings, report: &mut Report) {

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::commands::chain;
+
 /// How a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -108,25 +110,9 @@ impl State {
         match self {
             State::Ok => "ok",
             State::Warning => "warning",
-            State::Wrong => "WRONG",
+            State::Wrong => "wrong",
         }
     }
-}
-
-/// An error with its causes, as one sentence.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries repeat the cause in their own text.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn plural(count: usize, noun: &str) -> String {
@@ -150,7 +136,7 @@ mod tests {
             "ok       wal_level         logical\n\
              warning  slot              holds 3 GiB\n\
              \x20                          -> start headwater\n\
-             WRONG    publication shop  does not exist\n\
+             wrong    publication shop  does not exist\n\
              \x20                          -> CREATE PUBLICATION shop\n\
              \x20                          ->   FOR TABLE a;\n\
              \n1 thing to mend, 1 warning\n"

@@ -128,7 +128,9 @@ async fn check_creation(client: &Client, settings: &Settings, report: &mut Repor
             let age = human_duration(std::time::Duration::from_secs_f64(blocker.age_seconds.max(0.0)));
             let whose = format!("{}, {}, {}, open for {age}", blocker.database, blocker.user, blocker.what);
             match blocker.pid {
-                0 => format!("ROLLBACK PREPARED {};  -- {whose}", quote_literal(&blocker.what)),
+                0 => format!(
+                    "SELECT * FROM pg_prepared_xacts;  -- COMMIT PREPARED or ROLLBACK PREPARED: {whose}"
+                ),
                 pid => format!("SELECT pg_terminate_backend({pid});  -- {whose}"),
             }
         })

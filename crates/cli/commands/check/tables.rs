@@ -109,6 +109,9 @@ pub async fn check_tables(
             &[&schemas, &names],
         )
         .await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
     let those = |column: usize, value: bool| -> Vec<String> {
         rows.iter().filter(|row| row.get::<_, bool>(column) == value).map(|row| row.get(0)).collect()
     };
@@ -118,7 +121,7 @@ pub async fn check_tables(
     } else {
         report.warning(
             "replica identity",
-            format!("{} have none: Postgres refuses every UPDATE and DELETE on them", list(&without_identity)),
+            format!("none on {}: Postgres refuses every UPDATE and DELETE there", list(&without_identity)),
             each(&without_identity, |table| {
                 format!("ALTER TABLE {table} ADD PRIMARY KEY (…);  -- or: ALTER TABLE {table} REPLICA IDENTITY FULL;")
             }),
