@@ -153,23 +153,33 @@ impl ValuePlan {
         write_sequence(source.commit_lsn, source.lsn, out);
         out.extend_from_slice(times.us_and_ns());
         out.extend_from_slice(&self.constants.before_tx_id);
-        binary::write_long(i64::from(source.xid), out);
-        out.push(VALUE);
-        binary::write_long(signed(source.lsn), out);
-        out.push(NULL); // xmin
-        match source.origin {
-            None => out.extend_from_slice(&[NULL, NULL]),
-            Some((name, lsn)) => {
-                out.push(VALUE);
-                binary::write_bytes(name.as_bytes(), out);
-                out.push(VALUE);
-                binary::write_long(signed(lsn), out);
-            }
-        }
-        // transaction: null; op: a string of one letter
-        out.extend_from_slice(&[NULL, 2, change.op.code().as_bytes()[0]]);
+        write_positions(change, out);
         out.extend_from_slice(times.all());
     }
+}
+
+/// From `source.txId` to `op`, put together first: appending costs more than writing.
+#[inline]
+fn write_positions(change: &Change<'_>, out: &mut Vec<u8>) {
+    let source = change.source;
+    // Two numbers with a branch between, up to four nulls, a string of one letter.
+    let mut bytes = [NULL; 2 * binary::VARINT_BYTES_MAX + 7];
+    let branch = binary::put_long(i64::from(source.xid), &mut bytes, 0);
+    bytes[branch] = VALUE;
+    let xmin = binary::put_long(signed(source.lsn), &mut bytes, branch + 1);
+    let mut transaction = xmin + 3;
+    if let Some((name, lsn)) = source.origin {
+        out.extend_from_slice(&bytes[..=xmin]);
+        out.push(VALUE);
+        binary::write_bytes(name.as_bytes(), out);
+        out.push(VALUE);
+        binary::write_long(signed(lsn), out);
+        bytes[0] = NULL;
+        transaction = 0;
+    }
+    bytes[transaction + 1] = 2; // length 1
+    bytes[transaction + 2] = change.op.code().as_bytes()[0];
+    out.extend_from_slice(&bytes[..transaction + 3]);
 }
 
 /// The old tuple, for the values that an update left alone.
@@ -231,30 +241,36 @@ fn signed(lsn: Lsn) -> i64 {
 }
 
 const U64_DIGITS_MAX: usize = 20;
+const SEQUENCE_BYTES_MAX: usize = 1 + 2 * U64_DIGITS_MAX + br#"["",""]"#.len();
 
-/// The string `["<commit LSN>","<row LSN>"]`, both in decimal.
+/// The string `["<commit LSN>","<row LSN>"]`, both in decimal, written from its end.
 #[inline]
 fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
-    let (mut commit_digits, mut row_digits) = ([0; U64_DIGITS_MAX], [0; U64_DIGITS_MAX]);
-    let commit = decimal(commit_lsn.0, &mut commit_digits);
-    let row = decimal(lsn.0, &mut row_digits);
-    binary::write_long((commit.len() + row.len() + br#"["",""]"#.len()) as i64, out);
-    out.extend_from_slice(br#"[""#);
-    out.extend_from_slice(commit);
-    out.extend_from_slice(br#"",""#);
-    out.extend_from_slice(row);
-    out.extend_from_slice(br#""]"#);
+    let mut bytes = [0; SEQUENCE_BYTES_MAX];
+    let at = put_before(br#""]"#, &mut bytes, SEQUENCE_BYTES_MAX);
+    let at = put_decimal_before(lsn.0, &mut bytes, at);
+    let at = put_before(br#"",""#, &mut bytes, at);
+    let at = put_decimal_before(commit_lsn.0, &mut bytes, at);
+    let at = put_before(br#"[""#, &mut bytes, at);
+    // At most 47, so its zigzag has one byte.
+    bytes[at - 1] = ((SEQUENCE_BYTES_MAX - at) * 2) as u8;
+    out.extend_from_slice(&bytes[at - 1..]);
 }
 
 #[inline]
-fn decimal(mut value: u64, buffer: &mut [u8; U64_DIGITS_MAX]) -> &[u8] {
-    let mut start = buffer.len();
+fn put_before<const N: usize>(text: &[u8; N], bytes: &mut [u8; SEQUENCE_BYTES_MAX], end: usize) -> usize {
+    bytes[end - N..end].copy_from_slice(text);
+    end - N
+}
+
+#[inline]
+fn put_decimal_before(mut value: u64, bytes: &mut [u8; SEQUENCE_BYTES_MAX], mut at: usize) -> usize {
     loop {
-        start -= 1;
-        buffer[start] = b'0' + (value % 10) as u8;
+        at -= 1;
+        bytes[at] = b'0' + (value % 10) as u8;
         value /= 10;
         if value == 0 {
-            return &buffer[start..];
+            return at;
         }
     }
 }
@@ -264,9 +280,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decimals_at_their_limits() {
-        for value in [0, 9, 10, 2_100_153_024, u64::MAX] {
-            assert_eq!(decimal(value, &mut [0; U64_DIGITS_MAX]), value.to_string().as_bytes());
+    fn sequences_at_their_limits() {
+        for (commit, row) in [(0, 9), (10, 2_100_153_024), (u64::MAX, u64::MAX)] {
+            let mut out = Vec::new();
+            write_sequence(Lsn(commit), Lsn(row), &mut out);
+            let text = format!(r#"["{commit}","{row}"]"#);
+            assert_eq!(usize::from(out[0]), text.len() * 2);
+            assert_eq!(&out[1..], text.as_bytes());
         }
     }
 

@@ -1,6 +1,6 @@
 //! TLS to the registry: rustls with ring, the system's authorities or those of a file.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -33,7 +33,7 @@ pub(super) fn client_config(
     config.with_client_auth_cert(chain, key).map_err(tls)
 }
 
-fn roots_of_file(path: &PathBuf) -> Result<RootCertStore, RegistrySettingsError> {
+fn roots_of_file(path: &Path) -> Result<RootCertStore, RegistrySettingsError> {
     const WHAT: &str = "certificate authorities";
     let mut roots = RootCertStore::empty();
     for certificate in certificates(WHAT, path)? {
@@ -58,7 +58,7 @@ fn roots_of_system() -> Result<RootCertStore, RegistrySettingsError> {
 
 fn certificates(
     what: &'static str,
-    path: &PathBuf,
+    path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, RegistrySettingsError> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
@@ -69,6 +69,6 @@ fn certificates(
     Ok(certificates)
 }
 
-fn unusable(what: &'static str, path: &PathBuf, reason: String) -> RegistrySettingsError {
-    RegistrySettingsError::Certificate { what, path: path.clone(), reason }
+fn unusable(what: &'static str, path: &Path, reason: String) -> RegistrySettingsError {
+    RegistrySettingsError::Certificate { what, path: path.to_path_buf(), reason }
 }

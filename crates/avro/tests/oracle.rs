@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use headwater_avro::{
-    Change, EncodeError, Op, PgType, Reason, TableDescription, write_json_change, write_json_row,
+    Change, EncodeError, Op, PgType, Reason, TableDescription, ValuePlan, write_json_change, write_json_row,
 };
 use headwater_pgoutput::{Lsn, ReplicaIdentity};
 use num_bigint::BigInt;

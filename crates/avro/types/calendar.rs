@@ -90,9 +90,20 @@ pub(super) fn write_timestamptz(text: &[u8], precision: i16, out: &mut Vec<u8>) 
         binary::write_bytes(text, out);
         return Ok(());
     }
-    let (text, era) = era(text);
-    let (mut date, mut time, rest) = date_and_time(text, era).ok_or(MALFORMED_TIMESTAMP)?;
+    let (local, era) = era(text);
+    let (mut date, mut time, rest) = date_and_time(local, era).ok_or(MALFORMED_TIMESTAMP)?;
     let offset = offset_seconds(rest).ok_or(MALFORMED_TIMESTAMP)?;
+    if rest == b"+00"
+        && era == Era::Common
+        && is_iso_but_for_the_t(&local[..local.len() - rest.len()], precision)
+    {
+        binary::write_long(local.len() as i64 - 2, out); // +00 becomes Z
+        let start = out.len();
+        out.extend_from_slice(&local[..local.len() - 2]);
+        out[start + "2024-02-29".len()] = b'T';
+        out[start + local.len() - 3] = b'Z';
+        return Ok(());
+    }
     if offset != 0 {
         let seconds = date.days() * SECONDS_PER_DAY + time.seconds - offset;
         date = Date::from_days(seconds.div_euclid(SECONDS_PER_DAY));
@@ -114,6 +125,13 @@ pub(super) fn write_timestamptz(text: &[u8], precision: i16, out: &mut Vec<u8>) 
     text.byte(b'Z');
     binary::write_bytes(text.as_bytes(), out);
     Ok(())
+}
+
+/// A year of four digits and as many fractional digits as the column has: nothing is left to write anew. Most are.
+#[inline]
+fn is_iso_but_for_the_t(date_and_time: &[u8], precision: i16) -> bool {
+    let fraction = if precision > 0 { 1 + precision as usize } else { 0 };
+    date_and_time.len() == "2024-02-29 12:34:56".len() + fraction && date_and_time[4] == b'-'
 }
 
 const MALFORMED_TIMESTAMP: Reason = Reason::Malformed("a timestamp");
@@ -148,13 +166,10 @@ impl Date {
     /// The date and what follows it.
     #[inline]
     fn parse(text: &[u8], era: Era) -> Option<(Date, &[u8])> {
-        // Postgres' last year has seven digits, and so few can't overflow anything.
-        let digits = text.iter().take(8).position(|byte| !byte.is_ascii_digit())?;
-        if digits < 4 {
-            return None;
-        }
-        let (year, rest) = text.split_at(digits);
-        let year = year.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+        let (year, rest) = match text {
+            [y1, y2, y3, y4, b'-', ..] => (two_digits(*y1, *y2)? * 100 + two_digits(*y3, *y4)?, &text[4..]),
+            _ => long_year(text)?,
+        };
         let [b'-', m1, m2, b'-', d1, d2, rest @ ..] = rest else { return None };
         let (month, day) = (two_digits(*m1, *m2)?, two_digits(*d1, *d2)?);
         let year = match era {
@@ -191,6 +206,17 @@ impl Date {
         let year = cycle * 400 + year_of_cycle + i64::from(month <= 2);
         Date { year, month, day }
     }
+}
+
+/// A year of five to seven digits (Postgres has no more, and so few can't overflow anything) and what follows it.
+#[cold]
+fn long_year(text: &[u8]) -> Option<(i64, &[u8])> {
+    let digits = text.iter().take(8).position(|byte| !byte.is_ascii_digit())?;
+    if digits < 5 {
+        return None;
+    }
+    let (year, rest) = text.split_at(digits);
+    Some((year.iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0')), rest))
 }
 
 /// From 0000-03-01 to 1970-01-01.

@@ -38,42 +38,32 @@ pub(crate) fn row(pg_type: &PgType) -> TypeRow {
 
     #[rustfmt::skip]
     let (avro, encoding, default, unchanged) = match pg_type {
-        // Postgres type           Avro and Connect schema             text to bytes                        default  unchanged TOAST
-        PgType::Bool                => (Plain("boolean"),               Fixed(number::write_bool),           Shown,  Halts),
-        PgType::Int2                => (Int16,                          Fixed(number::write_int2),           Shown,  Halts),
-        PgType::Int4                => (Plain("int"),                   Fixed(number::write_int4),           Shown,  Halts),
-        PgType::Int8                => (Plain("long"),                  Fixed(number::write_int8),           Shown,  Halts),
-        PgType::Float4              => (Plain("float"),                 Fixed(number::write_float4),         Shown,  Halts),
-        PgType::Float8              => (Plain("double"),                Fixed(number::write_float8),         Shown,  Halts),
-        &PgType::Numeric { precision, scale }
-                                    => (AvroType::Decimal { precision, scale },
-                                                                        Scaled(decimal::write_scaled, scale), Shown, Halts),
-        PgType::NumericUnconstrained => (VariableScaleDecimal,          Fixed(decimal::write_variable),      Hidden, Halts),
+        // Postgres type                              Avro and Connect schema                  text to bytes                                              default  unchanged TOAST
+        PgType::Bool                               => (Plain("boolean"),                      Fixed(number::write_bool),                                  Shown,  Halts),
+        PgType::Int2                               => (Int16,                                 Fixed(number::write_int2),                                  Shown,  Halts),
+        PgType::Int4                               => (Plain("int"),                          Fixed(number::write_int4),                                  Shown,  Halts),
+        PgType::Int8                               => (Plain("long"),                         Fixed(number::write_int8),                                  Shown,  Halts),
+        PgType::Float4                             => (Plain("float"),                        Fixed(number::write_float4),                                Shown,  Halts),
+        PgType::Float8                             => (Plain("double"),                       Fixed(number::write_float8),                                Shown,  Halts),
+        PgType::Numeric { precision, scale }       => (decimal_of(*precision, *scale),        Scaled(decimal::write_scaled, *scale),                      Shown,  Halts),
+        PgType::NumericUnconstrained               => (VariableScaleDecimal,                  Fixed(decimal::write_variable),                             Hidden, Halts),
 
-        PgType::Text                => (Plain("string"),                Fixed(text::write),                  Shown,  Placeholder),
-        PgType::Uuid                => (named("string", DATA_UUID),     Fixed(text::write),                  Shown,  Halts),
-        PgType::Json                => (named("string", DATA_JSON),     Fixed(text::write),                  Shown,  Placeholder),
-        PgType::Enum { labels }     => (AvroType::Enum { allowed: labels.join(",") },
-                                                                        Fixed(text::write),                  Shown,  Halts),
-        PgType::Bytea               => (Plain("bytes"),                 Fixed(bytea::write),                 Hidden, Placeholder),
+        PgType::Text                               => (Plain("string"),                       Fixed(text::write),                                         Shown,  Placeholder),
+        PgType::Uuid                               => (named("string", DATA_UUID),            Fixed(text::write),                                         Shown,  Halts),
+        PgType::Json                               => (named("string", DATA_JSON),            Fixed(text::write),                                         Shown,  Placeholder),
+        PgType::Enum { labels }                    => (enum_of(labels),                       Fixed(text::write),                                         Shown,  Halts),
+        PgType::Bytea                              => (Plain("bytes"),                        Fixed(bytea::write),                                        Hidden, Placeholder),
 
-        PgType::Date                => (named("int", TIME_DATE),        Fixed(calendar::write_date),         Shown,  Halts),
-        &PgType::Time { precision: 0..=3 }
-                                    => (named("int", TIME_TIME),        Fixed(calendar::write_time_ms),      Shown,  Halts),
-        &PgType::Time { .. }        => (named("long", TIME_MICRO_TIME), Fixed(calendar::write_time_us),      Shown,  Halts),
-        &PgType::Timestamp { precision: 0..=3 }
-                                    => (named("long", TIME_TIMESTAMP),  Fixed(calendar::write_timestamp_ms), Shown,  Halts),
-        &PgType::Timestamp { .. }   => (named("long", TIME_MICRO_TIMESTAMP),
-                                                                        Fixed(calendar::write_timestamp_us), Shown,  Halts),
-        &PgType::TimestampTz { precision }
-                                    => (named("string", TIME_ZONED_TIMESTAMP),
-                                                                        Scaled(calendar::write_timestamptz, i16::from(precision)),
-                                                                                                             Shown,  Halts),
+        PgType::Date                               => (named("int", TIME_DATE),               Fixed(calendar::write_date),                                Shown,  Halts),
+        PgType::Time { precision: 0..=3 }          => (named("int", TIME_TIME),               Fixed(calendar::write_time_ms),                             Shown,  Halts),
+        PgType::Time { .. }                        => (named("long", TIME_MICRO_TIME),        Fixed(calendar::write_time_us),                             Shown,  Halts),
+        PgType::Timestamp { precision: 0..=3 }     => (named("long", TIME_TIMESTAMP),         Fixed(calendar::write_timestamp_ms),                        Shown,  Halts),
+        PgType::Timestamp { .. }                   => (named("long", TIME_MICRO_TIMESTAMP),   Fixed(calendar::write_timestamp_us),                        Shown,  Halts),
+        PgType::TimestampTz { precision }          => (named("string", TIME_ZONED_TIMESTAMP), Scaled(calendar::write_timestamptz, i16::from(*precision)), Shown,  Halts),
 
-        // Elements are always nullable. (Debezium says that an enum's can't be null, and fails when one is.)
-        PgType::Array(element) if !matches!(**element, PgType::Array(_) | PgType::Other) => return array_row(element),
-        PgType::Array(_) | PgType::Other
-                                    => (Plain("string"),                Fixed(text::write),                  Hidden, Placeholder),
+        // An array is its element's row with brackets, unless the element has none.
+        PgType::Array(element) if has_row(element) => return array_row(element),
+        PgType::Array(_) | PgType::Other           => (Plain("string"),                       Fixed(text::write),                                         Hidden, Placeholder),
     };
     TypeRow { avro, encoding, default, unchanged }
 }
@@ -87,7 +77,11 @@ const TIME_TIMESTAMP: &str = "io.debezium.time.Timestamp";
 const TIME_MICRO_TIMESTAMP: &str = "io.debezium.time.MicroTimestamp";
 const TIME_ZONED_TIMESTAMP: &str = "io.debezium.time.ZonedTimestamp";
 
-/// An array is its element's row with brackets.
+fn has_row(element: &PgType) -> bool {
+    !matches!(element, PgType::Array(_) | PgType::Other)
+}
+
+/// Elements are always nullable. (Debezium says that an enum's can't be null, and fails when one is.)
 fn array_row(element: &PgType) -> TypeRow {
     let element = row(element);
     let unchanged = match element.unchanged {
@@ -121,17 +115,28 @@ pub(crate) enum AvroType {
     Array(Box<AvroType>),
 }
 
+fn decimal_of(precision: u16, scale: i16) -> AvroType {
+    AvroType::Decimal { precision, scale }
+}
+
+fn enum_of(labels: &[String]) -> AvroType {
+    AvroType::Enum { allowed: labels.join(",") }
+}
+
 fn named(base: &'static str, connect_name: &'static str) -> AvroType {
     AvroType::Named { base, connect_name }
 }
+
+type WriteFixed = fn(&[u8], &mut Vec<u8>) -> Result<(), Reason>;
+type WriteScaled = fn(&[u8], i16, &mut Vec<u8>) -> Result<(), Reason>;
 
 /// How a value's text becomes Avro bytes.
 #[derive(Debug, Clone)]
 pub(crate) enum Encoding {
     /// Needs nothing but the text.
-    Fixed(fn(&[u8], &mut Vec<u8>) -> Result<(), Reason>),
+    Fixed(WriteFixed),
     /// Needs the column's scale or precision.
-    Scaled(fn(&[u8], i16, &mut Vec<u8>) -> Result<(), Reason>, i16),
+    Scaled(WriteScaled, i16),
     /// Applies to each element.
     Array(Box<Encoding>),
 }

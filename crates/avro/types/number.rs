@@ -70,8 +70,9 @@ fn integer(text: &[u8]) -> Result<i64, Reason> {
     if digits.is_empty() {
         return Err(MALFORMED);
     }
+    let (safe, rest) = digits.split_at(digits.len().min(SAFE_DIGITS));
     let mut value: i64 = 0;
-    for &byte in digits.iter().take(SAFE_DIGITS) {
+    for &byte in safe {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return Err(MALFORMED);
@@ -79,9 +80,9 @@ fn integer(text: &[u8]) -> Result<i64, Reason> {
         value = value.wrapping_mul(10).wrapping_add(i64::from(digit));
     }
     if negative {
-        value = -value;
+        value = value.wrapping_neg();
     }
-    for &byte in digits.iter().skip(SAFE_DIGITS) {
+    for &byte in rest {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return Err(MALFORMED);
