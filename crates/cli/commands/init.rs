@@ -11,7 +11,7 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::publication::publications;
 use headwater_pipeline::first_start::SlotOutcome;
 use headwater_pipeline::settings::SinkSettings;
-use headwater_pipeline::{ExitCode, Settings};
+use headwater_pipeline::{ExitCode, Halt, Settings};
 
 use crate::Shared;
 use crate::config::qualified_name;
@@ -80,12 +80,17 @@ async fn publication_statements(
         [one] => Ok(vec![create_publication(one, settings, arguments)?]),
         several => {
             let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
-            bail!(
-                "publications {} do not exist, and init can't know which table belongs to which; create them by hand, \
-                 CREATE PUBLICATION {} FOR TABLE …;",
-                names.join(", "),
-                quote_identifier(names[0])
-            )
+            bail!(Halt::new(
+                ExitCode::PublicationMissing,
+                format!(
+                    "publications {} do not exist, and init can't know which table belongs to which",
+                    names.join(", ")
+                ),
+                format!(
+                    "create them by hand: CREATE PUBLICATION {} FOR TABLE …;",
+                    quote_identifier(names[0])
+                ),
+            ))
         }
     }
 }
@@ -98,15 +103,17 @@ fn create_publication(name: &str, settings: &Settings, arguments: &Arguments) ->
         return Ok(format!("CREATE PUBLICATION {name} FOR ALL TABLES {OPTIONS};"));
     }
     if arguments.tables.is_empty() {
-        bail!(
-            "publication {name} does not exist; say what goes into it: headwater init --table schema.table (may be \
-             repeated), or --all-tables"
-        );
+        bail!(Halt::new(
+            ExitCode::PublicationMissing,
+            format!("publication {name} does not exist"),
+            "say what goes into it: headwater init --table schema.table (may be repeated), or --all-tables",
+        ));
     }
     let mut tables = Vec::new();
     for table in &arguments.tables {
         let Some((schema, table)) = qualified_name(table) else {
-            bail!("--table {table} is not schema.table; write for example --table public.inventory");
+            let what = format!("--table {table} is not schema.table");
+            bail!(Halt::new(ExitCode::Configuration, what, "write for example --table public.inventory"));
         };
         tables.push(format!("{}.{}", quote_identifier(&schema), quote_identifier(&table)));
     }

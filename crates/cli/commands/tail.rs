@@ -21,7 +21,7 @@ use headwater_pg::{
     Client, Frame, PgoutputOptions, ReplicationStream, Session, StandbyStatus, WalBatch, slot,
 };
 use headwater_pgoutput::{Lsn, Message, OldTuple, RelationId, TableSchema, Tuple};
-use headwater_pipeline::{ExitCode, Settings};
+use headwater_pipeline::{ExitCode, Halt, Settings};
 use tokio::sync::mpsc;
 
 use crate::Shared;
@@ -59,7 +59,8 @@ async fn tail(settings: &Settings, arguments: &Arguments) -> anyhow::Result<()> 
     let client = headwater_pg::connect(&connect).await.context("connect to Postgres")?;
     let missing = missing_publications(&client, &settings.publications).await?;
     if !missing.is_empty() {
-        bail!("publication {} does not exist; create it with headwater init", missing.join(", "));
+        let what = format!("publication {} does not exist", missing.join(", "));
+        bail!(Halt::new(ExitCode::PublicationMissing, what, "create it with headwater init"));
     }
     let mut session = Session::connect(&connect).await.context("connect to Postgres for replication")?;
     let name = format!("headwater_tail_{}", session.backend_pid());
@@ -101,8 +102,9 @@ async fn create_slot(
                 }
             }
             () = &mut deadline => {
-                bail!("a temporary slot could not be made in {} s: Postgres waits for every open transaction to end; \
-                       headwater check names them", timeout.as_secs());
+                let what = format!("a temporary slot could not be made in {} s: Postgres waits for every open transaction",
+                    timeout.as_secs());
+                bail!(Halt::new(ExitCode::SlotCreateTimeout, what, "end the transactions that are named above"));
             }
         }
     }
@@ -135,10 +137,10 @@ async fn follow(mut stream: ReplicationStream, start: Lsn, mut printer: Printer<
         }
         if writer.blocked().max(waiting_since.map_or(Duration::ZERO, |since| since.elapsed())) >= BLOCKED_MAX
         {
-            bail!(
-                "nobody has read the output for {} s; tail ends, since its slot keeps WAL on the server",
-                BLOCKED_MAX.as_secs()
-            );
+            let what = format!("nobody has read the output for {} s", BLOCKED_MAX.as_secs());
+            let advice =
+                "read faster, or filter with --table; tail ends, since its slot keeps WAL on the server";
+            bail!(Halt::new(ExitCode::LocalOutput, what, advice));
         }
         if report {
             let status =

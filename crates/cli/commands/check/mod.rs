@@ -60,10 +60,8 @@ async fn check(config: &Config) -> Report {
 
 /// Everything about the database. Returns the publications that exist.
 async fn check_postgres(settings: &Settings, report: &mut Report) -> Vec<PublicationState> {
-    // Both are tried, so that a missing REPLICATION right and a missing table show together.
-    let client = postgres::connect(settings, report).await;
+    let Some(client) = postgres::connect(settings, report).await else { return Vec::new() };
     postgres::check_replication_connection(settings, report).await;
-    let Some(client) = client else { return Vec::new() };
     let outcome = postgres::check_server(&client, settings, report).await;
     report.note_failure("server", outcome);
     let outcome = postgres::check_role(&client, report).await;
