@@ -163,3 +163,54 @@ async fn read(wire: &mut Wire) -> Result<Message, Error> {
 fn refused(phrase: impl Into<String>) -> Error {
     Error::new(ErrorKind::Authentication, phrase)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLUS: &str = "SCRAM-SHA-256-PLUS";
+    const SCRAM: &str = "SCRAM-SHA-256";
+
+    /// What is said: the mechanism and the first letter of the GS2 header, or part of the refusal.
+    fn check(
+        offered: &[&str],
+        wanted: ChannelBinding,
+        channel: &Channel,
+        expected: Result<(&str, u8), &str>,
+    ) {
+        let offered: Vec<_> = offered.iter().map(|&name| name.to_owned()).collect();
+        match (choose(&offered, wanted, channel), expected) {
+            (Ok((mechanism, binding)), Ok((name, flag))) => {
+                let message = sasl::ScramSha256::new(b"p", binding).message().to_vec();
+                assert_eq!((mechanism, message[0]), (name, flag), "{offered:?} {wanted:?} {channel:?}");
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (Ok((mechanism, _)), Err(part)) => panic!("{mechanism}, though {part}"),
+            (Err(error), Ok(_)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn channel_binding_as_in_libpq() {
+        use ChannelBinding::{Disable, Prefer, Require};
+        let plain = Channel::default();
+        let tls = Channel { encrypted: true, verified: false, end_point: Some(vec![1; 32]) };
+        let ed25519 = Channel { encrypted: true, verified: true, end_point: None };
+        let both = [PLUS, SCRAM];
+        check(&both, Prefer, &tls, Ok((PLUS, b'p')));
+        check(&both, Require, &tls, Ok((PLUS, b'p')));
+        check(&both, Disable, &tls, Ok((SCRAM, b'n')));
+        // The offer may have been cut: say that this side could have.
+        check(&[SCRAM], Prefer, &tls, Ok((SCRAM, b'y')));
+        check(&[SCRAM], Disable, &tls, Ok((SCRAM, b'n')));
+        check(&[SCRAM], Require, &tls, Err("does not offer it"));
+        check(&[SCRAM], Prefer, &plain, Ok((SCRAM, b'n')));
+        check(&[SCRAM], Require, &plain, Err("does not use TLS"));
+        check(&both, Prefer, &plain, Err("without TLS"));
+        check(&both, Prefer, &ed25519, Ok((SCRAM, b'n')));
+        check(&both, Require, &ed25519, Err("no hash"));
+        check(&[PLUS], Disable, &tls, Err("only SCRAM-SHA-256-PLUS"));
+        check(&["OAUTHBEARER"], Prefer, &tls, Err("only OAUTHBEARER"));
+        check(&[], Prefer, &tls, Err("not SCRAM"));
+    }
+}

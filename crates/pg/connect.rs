@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::auth::{self, Channel};
@@ -76,10 +77,15 @@ async fn first_or_plain(settings: &ConnectSettings, purpose: Purpose) -> Result<
 }
 
 async fn attempt(settings: &ConnectSettings, purpose: Purpose, mode: SslMode) -> Result<Established, Error> {
+    // Files that cannot be used are reported whether or not the server can be reached.
+    let plan = match (mode, &settings.host) {
+        (SslMode::Disable, _) | (_, Host::Unix { .. }) => None,
+        (_, Host::Tcp { host, .. }) => Some(TlsPlan::new(&settings.tls, host)?),
+    };
     let (transport, peer) = Transport::open(&settings.host).await?;
-    let (transport, channel) = match mode {
-        SslMode::Disable => (transport, Channel::default()),
-        _ => encrypt(transport, settings, mode).await?,
+    let (transport, channel) = match (transport, plan) {
+        (Transport::Tcp(stream), Some(plan)) => encrypt(stream, &plan, mode).await?,
+        (transport, _) => (transport, Channel::default()),
     };
     let mut wire = Wire::new(transport, LOGIN_FRAME_BYTES_MAX);
     wire.send(|out| frontend::startup_message(startup_parameters(settings, purpose), out)).await?;
@@ -89,14 +95,10 @@ async fn attempt(settings: &ConnectSettings, purpose: Purpose, mode: SslMode) ->
 
 /// Asks for TLS (manual, "SSL Session Encryption").
 async fn encrypt(
-    transport: Transport,
-    settings: &ConnectSettings,
+    mut stream: TcpStream,
+    plan: &TlsPlan,
     mode: SslMode,
 ) -> Result<(Transport, Channel), Error> {
-    let (Transport::Tcp(mut stream), Host::Tcp { host, .. }) = (transport, &settings.host) else {
-        return Err(Error::new(ErrorKind::Config, "TLS is for TCP only"));
-    };
-    let plan = TlsPlan::new(&settings.tls, host)?;
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(Error::io)?;

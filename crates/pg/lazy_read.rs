@@ -28,8 +28,8 @@ const SMALL_READ_BYTES: usize = 8 << 10;
 /// This many small reads within a window are more than a few sessions that commit row by row cause.
 const SMALL_READS_MAX: u32 = 20;
 const WINDOW: Duration = Duration::from_millis(5);
-/// If at least this much came during the patience, waiting saved some hundred reads.
-const WORTHWHILE_BYTES: usize = 16 << 10;
+/// If at least this much came during the patience, waiting saved some ten reads, and as many wake-ups of each side.
+const WORTHWHILE_BYTES: usize = 2 << 10;
 /// Less than this from commit to sending is no backlog: it is the time that a flush of WAL and its decoding take.
 const BACKLOG_LAG_MICROS: i64 = 10_000;
 
