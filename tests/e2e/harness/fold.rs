@@ -26,10 +26,8 @@ fn table(name: &str, spec: &TableSpec, evidence: &Evidence, last: &[Row], report
     for record in evidence.records.iter().filter(|record| record.topic == topic) {
         let Some(key) = &record.key else { continue };
         let state = states.entry(key_text(key)).or_default();
-        *state = match record.change.as_ref().and_then(|change| change.after.clone()) {
-            Some(after) => Some(with_unavailable_from(after, state.take())),
-            None => None,
-        };
+        let after = record.change.as_ref().and_then(|change| change.after.clone());
+        *state = after.map(|after| with_unavailable_from(after, state.take()));
     }
     let mut rows: BTreeMap<String, &Row> = BTreeMap::new();
     for row in last {
