@@ -15,11 +15,11 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic as NativeTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 
-use crate::client_log::{Connection, connection_error};
+use crate::connection::{Connection, connection_error, metadata};
 use crate::error::{Error, ErrorKind};
 use crate::settings::Settings;
 
@@ -214,9 +214,7 @@ impl Admin {
     }
 
     fn fetch_metadata(&self, topic: Option<&str>, doing: &str) -> Result<Metadata, Error> {
-        self.metadata
-            .fetch_metadata(topic, REQUEST_TIMEOUT)
-            .map_err(|e| Error::from_rdkafka(&e, doing).because(connection_error(&self.metadata)))
+        metadata(&self.metadata, topic, REQUEST_TIMEOUT, doing)
     }
 
     fn answer<T>(

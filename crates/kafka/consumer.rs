@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::client_log::{Connection, connection_error};
+use crate::connection::{Connection, connection_error, metadata};
 use crate::error::{Error, ErrorKind};
 use crate::settings::Settings;
 
@@ -67,6 +67,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&self) -> Result<Vec<TopicRecord>, Error> {
+        self.must_exist()?;
         let (low, high) = self
             .consumer
             .fetch_watermarks(self.topic, self.partition, self.remaining())
@@ -100,6 +101,17 @@ impl<'a> Reader<'a> {
             if self.remaining().is_zero() {
                 return Err(self.failed(&KafkaError::MessageConsumption(Code::OperationTimedOut)));
             }
+        }
+    }
+
+    /// Asking for offsets calls a topic that may not be seen unknown; metadata tells the two apart.
+    fn must_exist(&self) -> Result<(), Error> {
+        let metadata = metadata(&self.consumer, Some(self.topic), self.remaining(), &self.doing)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        match topic.map(|topic| topic.error().map(Code::from)) {
+            Some(None) => Ok(()),
+            Some(Some(code)) => Err(Error::from_code(code, self.doing.clone(), "")),
+            None => Err(Error::from_code(Code::UnknownTopicOrPartition, self.doing.clone(), "")),
         }
     }
 

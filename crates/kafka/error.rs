@@ -120,6 +120,11 @@ impl Error {
         }
     }
 
+    /// Whether more is known than the code.
+    pub(crate) fn has_reason(&self) -> bool {
+        !self.0.reason.is_empty()
+    }
+
     /// The same error with a reason that was learned elsewhere (a connection's error event).
     pub(crate) fn because(mut self, cause: Option<(Code, String)>) -> Error {
         let Some((code, reason)) = cause else { return self };

@@ -19,7 +19,7 @@ mod admin;
 
 mod consumer;
 
-mod client_log;
+mod connection;
 
 mod error;
 

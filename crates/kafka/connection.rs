@@ -1,4 +1,4 @@
-//! librdkafka's log lines and error events, on their way to tracing.
+//! What librdkafka says beside its answers: log lines and error events, on their way to tracing and to errors.
 //!
 //! In: what librdkafka says while a client is polled. Out: at most [`LINES_PER_INTERVAL`] lines per interval
 //! and client, with a count of what was left out, and the latest reason why brokers can't be reached. No
@@ -11,10 +11,16 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
+
+use crate::error::{Class, Error};
 
 /// A broker that is away makes librdkafka say so at each attempt; twenty lines in ten seconds tell enough.
 const LINES_PER_INTERVAL: u32 = 20;
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// One attempt to get metadata: long enough for TLS and SASL across an ocean.
+const ATTEMPT: Duration = Duration::from_secs(3);
 
 /// One client's way to the log.
 pub(crate) struct ClientLog(Mutex<State>);
@@ -38,6 +44,10 @@ impl ClientLog {
             return;
         }
         let text = without_client_name(text);
+        if facility == "FAIL" {
+            // Some refusals (a listener that wants SASL) are only logged.
+            self.state().last_error.get_or_insert_with(|| (Code::BrokerTransportFailure, text.to_owned()));
+        }
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -109,6 +119,28 @@ impl ClientContext for Connection {
 }
 
 impl ConsumerContext for Connection {}
+
+/// Asks for brokers, and for a topic if one is named, until there is an answer or a reason why there is none.
+pub(crate) fn metadata(
+    client: &BaseConsumer<Connection>,
+    topic: Option<&str>,
+    timeout: Duration,
+    doing: &str,
+) -> Result<Metadata, Error> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let failed = match client.fetch_metadata(topic, remaining.min(ATTEMPT)) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => Error::from_rdkafka(&error, doing).because(connection_error(client)),
+        };
+        // A refused password is refused again; an address that doesn't answer may be the first of several.
+        if failed.class() != Class::Retriable || failed.has_reason() || remaining <= ATTEMPT {
+            return Err(failed);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
 
 /// Serves a failed client's queue, where its connection's errors wait, and takes the latest.
 pub(crate) fn connection_error(client: &BaseConsumer<Connection>) -> Option<(Code, String)> {
