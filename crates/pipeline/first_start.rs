@@ -44,7 +44,7 @@ async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<S
         .map_err(StageError::postgres("connecting to Postgres"))?;
     let mut session =
         Session::connect(&settings.postgres).await.map_err(StageError::postgres("connecting to Postgres"))?;
-    let identity = identify(&mut session, settings).await?.0;
+    let identity = identify(&mut session, settings).await?;
     if slot::slot_state(&client, &settings.slot)
         .await
         .map_err(StageError::postgres("looking at the slot"))?
@@ -58,21 +58,20 @@ async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<S
     Ok(SlotOutcome::Created(created))
 }
 
-/// Who we are to this server, and where its WAL ends.
+/// Who we are to this server.
 pub(crate) async fn identify(
     session: &mut Session,
     settings: &Settings,
-) -> Result<(Identity, Lsn), StageError> {
+) -> Result<Identity, StageError> {
     let system = session.identify_system().await.map_err(StageError::postgres("identifying the server"))?;
-    let identity = Identity {
+    Ok(Identity {
         system_identifier: system.system_identifier,
         timeline: system.timeline,
         database: system.database,
         slot: settings.slot.clone(),
         publications: settings.publications.clone(),
         prefix: settings.topics.prefix.clone(),
-    };
-    Ok((identity, system.xlogpos))
+    })
 }
 
 /// Creates a slot that does not exist. The session is used up: dropping it is how a creation is cancelled.

@@ -186,9 +186,9 @@ impl Pump {
                     count(&self.out, &mut plan);
                 }
             }
-            Step::Insert(insert) => self.change(lsn, insert.relation, None, Some(insert.new))?,
-            Step::Update(update) => self.change(lsn, update.relation, update.old, Some(update.new))?,
-            Step::Delete(delete) => self.change(lsn, delete.relation, Some(delete.old), None)?,
+            Step::Insert(insert) => self.change(lsn, insert.relation, &Row::Inserted(insert.new))?,
+            Step::Update(update) => self.change(lsn, update.relation, &Row::Updated(update.old, update.new))?,
+            Step::Delete(delete) => self.change(lsn, delete.relation, &Row::Deleted(delete.old))?,
             Step::Truncate(truncate) => self.truncate(truncate.relations),
             Step::Message(logical) => self.logical_message(lsn, &logical)?,
             Step::Nothing => {}
@@ -211,14 +211,7 @@ impl Pump {
         }
     }
 
-    /// One row: an insert has no old tuple, a delete no new one.
-    fn change(
-        &mut self,
-        lsn: Lsn,
-        relation: RelationId,
-        old: Option<OldTuple<'_>>,
-        new: Option<Tuple<'_>>,
-    ) -> Result<(), StageError> {
+    fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
         if self.reader.open().is_some_and(|open| open.skipped) {
             return Ok(());
         }
@@ -237,22 +230,24 @@ impl Pump {
             tombstones: self.settings.tombstones_on_delete,
         };
         if let Form::Event(events) = &plan.form {
-            let Some(new) = new.filter(|_| old.is_none()) else {
-                // A row of the outbox is an event when it is written; cleaning up is not.
-                let counter = if new_is_some(&new) {
-                    &mut plan.counts.outbox_update
-                } else {
-                    &mut plan.counts.outbox_delete
-                };
-                *counter += 1;
-                return Ok(());
+            // A row of the outbox is an event when it is written; cleaning up is not.
+            let new = match changed {
+                Row::Inserted(new) => new,
+                Row::Updated(..) => {
+                    plan.counts.outbox_update += 1;
+                    return Ok(());
+                }
+                Row::Deleted(_) => {
+                    plan.counts.outbox_delete += 1;
+                    return Ok(());
+                }
             };
             let failed = |what| StageError::Outbox {
                 origin: plan.name.clone(),
                 commit_lsn: row.transaction.commit_lsn,
                 what,
             };
-            let event = events.event(&new).map_err(failed)?;
+            let event = events.event(new).map_err(failed)?;
             events.write_topic(event.aggregatetype, &mut row.scratch.topic).map_err(failed)?;
             if !events.topics.contains_key(&row.scratch.topic) {
                 let topic = row.scratch.topic.clone();
@@ -262,12 +257,12 @@ impl Pump {
                 events.topics.insert(topic, resolved);
             }
             let Form::Event(events) = &plan.form else { unreachable!("matched above") };
-            let event = events.event(&new).map_err(failed)?;
+            let event = events.event(new).map_err(failed)?;
             crate::event::write(events, &event, &plan.name, &mut row)?;
             plan.counts.create += 1;
             return Ok(());
         }
-        row.write(plan, old.as_ref(), new.as_ref())
+        row.write(plan, changed)
     }
 
     fn logical_message(
@@ -473,10 +468,6 @@ impl Pump {
     }
 }
 
-fn new_is_some(new: &Option<Tuple<'_>>) -> bool {
-    new.is_some()
-}
-
 /// Adds a plan's counts to metrics and status, and starts them anew.
 fn count(out: &Outlet, plan: &mut TablePlan) {
     let Counts { create, update, delete, tombstone, truncate, outbox_update, outbox_delete } =
@@ -517,6 +508,13 @@ pub(crate) fn ask<T>(
     }
 }
 
+/// What happened to a row. An update carries its old tuple only where the replica identity says so.
+enum Row<'a> {
+    Inserted(Tuple<'a>),
+    Updated(Option<OldTuple<'a>>, Tuple<'a>),
+    Deleted(OldTuple<'a>),
+}
+
 /// Writes the records of one row.
 pub(crate) struct RowWriter<'a> {
     pub(crate) lsn: Lsn,
@@ -529,24 +527,18 @@ pub(crate) struct RowWriter<'a> {
 }
 
 impl RowWriter<'_> {
-    fn write(
-        &mut self,
-        plan: &mut TablePlan,
-        old: Option<&OldTuple<'_>>,
-        new: Option<&Tuple<'_>>,
-    ) -> Result<(), StageError> {
-        match (old, new) {
-            (None, Some(new)) => {
+    fn write(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
+        match changed {
+            Row::Inserted(new) => {
                 plan.counts.create += 1;
                 self.record(plan, Op::Create, None, Some(new), None)
             }
-            (Some(old), Some(new)) if self.key_changed(plan, old, new) => self.key_change(plan, old, new),
-            (old, Some(new)) => {
+            Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => self.key_change(plan, old, new),
+            Row::Updated(old, new) => {
                 plan.counts.update += 1;
-                self.record(plan, Op::Update, old, Some(new), None)
+                self.record(plan, Op::Update, old.as_ref(), Some(new), None)
             }
-            (Some(old), None) => self.delete(plan, old, None),
-            (None, None) => unreachable!("a row has an old or a new tuple"),
+            Row::Deleted(old) => self.delete(plan, old, None),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::recovery::{Decision, decide};
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
-use crate::slot_watch::SlotWatch;
+use crate::slot_watch::{SlotWatch, server_wal_end};
 use crate::source::Source;
 use crate::start::{Verdict, Why, suitable, verdict};
 use crate::status::{Readiness, Status};
@@ -140,7 +140,7 @@ async fn own_slot(
     let client = headwater_pg::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
-    let (identity, server_wal_end) = identify(&mut session, settings).await?;
+    let identity = identify(&mut session, settings).await?;
     let mut store = None;
     if slot_state(&client, settings).await?.is_none() {
         let mut opened = CheckpointStore::open(settings, status).await?;
@@ -166,8 +166,10 @@ async fn own_slot(
     let stored = store.read(&identity).await?;
     let state =
         slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
+    // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.
+    let wal_end = server_wal_end(&client).await.map_err(StageError::postgres("asking where the WAL ends"))?;
     let verdict =
-        verdict(&identity, server_wal_end, &state, &stored, settings.adopt_slot).map_err(StageError::Halt)?;
+        verdict(&identity, wal_end, &state, &stored, settings.adopt_slot).map_err(StageError::Halt)?;
     let checkpoint = match verdict {
         Verdict::Resume(checkpoint) => checkpoint,
         Verdict::Adopt { at, why } => {

@@ -54,10 +54,7 @@ impl SlotWatch {
     }
 
     async fn look(&self, client: &Client) -> Result<(), headwater_pg::Error> {
-        let wal_end = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text";
-        let row = client.query_one(wal_end, &[]).await?;
-        let wal_end: Lsn =
-            row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default();
+        let wal_end = server_wal_end(client).await?;
         let Some(state) = slot::slot_state(client, &self.slot).await? else { return Ok(()) };
         let confirmed = state.confirmed_flush_lsn.unwrap_or_default();
         self.metrics.lag_bytes.set(wal_end.0.saturating_sub(confirmed.0) as i64);
@@ -66,4 +63,11 @@ impl SlotWatch {
         self.status.set_server(wal_end, state.retained_wal_bytes, state.safe_wal_size);
         Ok(())
     }
+}
+
+/// Where the server's WAL ends now; on a standby, where its replay has come.
+pub(crate) async fn server_wal_end(client: &Client) -> Result<Lsn, headwater_pg::Error> {
+    let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(row.get::<_, Option<String>>(0).and_then(|text| text.parse().ok()).unwrap_or_default())
 }

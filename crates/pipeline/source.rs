@@ -44,8 +44,6 @@ impl Source {
         let mut received = Lsn(0);
         let mut last_heard = Instant::now();
         let mut next_status = Instant::now();
-        // The position we start from is the checkpoint's: it may be ahead of the slot, whose own is stored lazily.
-        self.confirmed.mark_changed();
         loop {
             let has_room = self.budget.has_room();
             tokio::select! {
@@ -96,9 +94,10 @@ impl Source {
     }
 
     async fn send_status(&mut self, received: Lsn, reply_requested: bool) -> Result<(), StageError> {
-        let flush = *self.confirmed.borrow_and_update();
-        let write = received.max(flush);
-        let status = StandbyStatus { write, flush, apply: flush, reply_requested };
+        // The checkpoint may be ahead of the slot, whose own position is stored lazily. It counts once the stream has
+        // come that far: the server believes any position, even one that it has lost.
+        let flush = (*self.confirmed.borrow_and_update()).min(received);
+        let status = StandbyStatus { write: received, flush, apply: flush, reply_requested };
         match tokio::time::timeout(WRITE_MAX, self.stream.send_status(status)).await {
             Ok(sent) => sent.map_err(StageError::postgres("reporting the position to Postgres")),
             Err(_) => Err(StageError::Silent { whom: "Postgres", seconds: WRITE_MAX.as_secs() }),

@@ -164,7 +164,8 @@ mod tests {
         for (commit_lsn, end_lsn, skipped) in [(150, 200, true), (200, 250, false), (300, 350, false)] {
             assert!(matches!(reader.read(Lsn(0), &begin(commit_lsn)).unwrap(), Step::Begin));
             assert_eq!(reader.open().unwrap().skipped, skipped, "{commit_lsn}");
-            let step = reader.read(Lsn(0), &commit(commit_lsn, end_lsn)).unwrap();
+            let bytes = commit(commit_lsn, end_lsn);
+            let step = reader.read(Lsn(0), &bytes).unwrap();
             assert!(matches!(step, Step::Commit { end_lsn: end } if end == Lsn(end_lsn)));
             reader.close();
         }
