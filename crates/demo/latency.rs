@@ -74,7 +74,10 @@ pub async fn measure(servers: &Servers, prefix: &str, rate: u32, seconds: u32) -
     let client = database::connect(&servers.database_url).await?;
     // the topic may only appear with its first record
     client
-        .batch_execute("INSERT INTO public.inventory (sku, name, price) VALUES ('WARM', 'warm-up', 1)")
+        .batch_execute(
+            "INSERT INTO public.inventory (id, sku, name, price)
+             SELECT coalesce(max(id), 0) + 1, 'WARM', 'warm-up', 1 FROM public.inventory",
+        )
         .await?;
     let bootstrap = servers.bootstrap.clone();
     let awaited = topic.clone();

@@ -221,9 +221,10 @@ impl Demo {
     }
 }
 
-/// The metrics once everything is acknowledged and the lag is gone, or as they are after three seconds.
+/// The metrics once everything is acknowledged and the lag is gone, or as they are after ten seconds: the server is
+/// asked for its position now and then only.
 fn settled(address: &str, records: u64) -> Result<observe::Metrics> {
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let metrics = observe::scrape(address)?;
         let done = metrics.get("headwater_records_acknowledged_total") >= records as f64
