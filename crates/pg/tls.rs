@@ -104,7 +104,8 @@ impl TlsPlan {
                 )
             }
             CertificateError::NotValidForNameContext { presented, .. } => {
-                format!("it is for {}, not for {host}", presented.join(", "))
+                let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
+                format!("it is for {}, not for {host}", names.join(", "))
             }
             CertificateError::Other(other) => match other.to_string() {
                 text if text.contains("CaUsedAsEndEntity") => format!(
@@ -120,6 +121,12 @@ impl TlsPlan {
             other => other.to_string(),
         }
     }
+}
+
+/// `DnsName("db.example")`, as rustls presents a name, without its wrapping.
+fn bare_name(presented: &str) -> &str {
+    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(presented).trim_matches('"')
 }
 
 fn client_config(

@@ -88,7 +88,7 @@ async fn tables_and_types() {
     let labels = ["sad", "fine", "ok"].map(str::to_owned).to_vec();
     assert_eq!(kind(mood), Some(TypeKind::Enum { labels }));
     // numeric(10,2)
-    assert_eq!(kind(money2), Some(TypeKind::Domain { base_oid: 1700, type_modifier: 10 << 16 | 2 + 4 }));
+    assert_eq!(kind(money2), Some(TypeKind::Domain { base_oid: 1700, type_modifier: ((10 << 16) | 2) + 4 }));
     assert_eq!(kind(1700), Some(TypeKind::Base));
     // oidvector has elements, but is not written as an array
     assert_eq!((kind(30), kind(23), kind(999_999_999)), (Some(TypeKind::Base), Some(TypeKind::Base), None));

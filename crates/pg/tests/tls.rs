@@ -135,7 +135,7 @@ async fn the_name_counts_only_in_verify_full() {
     Session::connect(&by_address(SslMode::VerifyCa)).await.expect("the chain is enough");
     let error = Session::connect(&by_address(SslMode::VerifyFull)).await.err().expect("refused");
     assert!(
-        chain(&error).contains("\"localhost\"") && chain(&error).contains("not for 127.0.0.1"),
+        chain(&error).contains("it is for localhost, db.example, not for 127.0.0.1"),
         "{}",
         chain(&error)
     );
@@ -198,4 +198,18 @@ async fn files_that_cannot_be_used_are_named() {
     assert!(chain(&error).contains("holds no private key"), "{}", chain(&error));
     settings.tls.client_cert = Some((certificate("server.pem"), certificate("server.key")));
     Session::connect(&settings).await.expect("a client certificate");
+}
+
+#[tokio::test]
+async fn prefer_tries_without_tls_what_is_refused_with_it() {
+    // As a server answers whose pg_hba.conf has only a hostnossl line for the role.
+    let no_entry = fake::error(b'E', "28000", "no pg_hba.conf entry");
+    let port = server_that_sends("server", no_entry).await;
+    Session::connect(&with(port, SslMode::Prefer, None)).await.expect("plain is good enough");
+    let error = Session::connect(&with(port, SslMode::Require, None)).await.err().expect("refused");
+    assert_eq!(error.sqlstate(), Some("28000"));
+    // A wrong password is wrong either way.
+    let port = server_that_sends("server", fake::error(b'E', "28P01", "wrong password")).await;
+    let error = Session::connect(&with(port, SslMode::Prefer, None)).await.err().expect("refused");
+    assert_eq!(error.sqlstate(), Some("28P01"));
 }
