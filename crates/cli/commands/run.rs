@@ -48,10 +48,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     );
     let shutdown = watch_signals()?;
     match headwater_pipeline::run(config.settings, metrics, status, shutdown).await {
-        Ok(()) => {
-            tracing::info!("stopped");
-            Ok(ExitCode::Success)
-        }
+        Ok(()) => Ok(ExitCode::Success),
         // A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.
         Err(Halt { code, what, advice }) if !std::io::stderr().is_terminal() => {
             tracing::error!(code = code.number(), advice, "halted: {what}");

@@ -156,8 +156,11 @@ fn tables_text(status: &Value) -> String {
     let Some(tables) = status["tables"].as_object().filter(|tables| !tables.is_empty()) else {
         return "\nno record since it started\n".to_owned();
     };
-    let ops: BTreeSet<&str> =
+    let present: BTreeSet<&str> =
         tables.values().filter_map(Value::as_object).flat_map(|ops| ops.keys().map(String::as_str)).collect();
+    let known = OPERATIONS.iter().map(|(code, _)| *code).filter(|code| present.contains(code));
+    let unknown = present.iter().copied().filter(|code| OPERATIONS.iter().all(|(known, _)| known != code));
+    let ops: Vec<&str> = known.chain(unknown).collect();
     let width = tables.keys().map(|name| name.chars().count()).max().unwrap_or(0).max("records".len());
     let mut text = format!("\n{:<width$}", "records");
     for op in &ops {
@@ -175,15 +178,17 @@ fn tables_text(status: &Value) -> String {
     text
 }
 
+/// Codes of operations and what people call them, in the order of the columns.
+const OPERATIONS: &[(&str, &str)] = &[
+    ("c", "inserted"),
+    ("u", "updated"),
+    ("d", "deleted"),
+    ("tombstone", "tombstones"),
+    ("event", "events"),
+];
+
 fn op_name(code: &str) -> &str {
-    match code {
-        "c" => "inserted",
-        "u" => "updated",
-        "d" => "deleted",
-        "event" => "events",
-        "tombstone" => "tombstones",
-        other => other,
-    }
+    OPERATIONS.iter().find(|(known, _)| *known == code).map_or(code, |(_, name)| name)
 }
 
 fn json_text(answer: &anyhow::Result<Value>, slot: &anyhow::Result<Option<SlotState>>) -> String {
