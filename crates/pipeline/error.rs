@@ -43,6 +43,27 @@ pub(crate) enum StageError {
 }
 
 impl StageError {
+    /// Whether the error lies in what was read: the sink is sound, and so is everything before it.
+    pub(crate) fn is_of_content(&self) -> bool {
+        match self {
+            StageError::Registry { .. }
+            | StageError::Decode { .. }
+            | StageError::Order { .. }
+            | StageError::Schema { .. }
+            | StageError::Encode { .. }
+            | StageError::RowTooLarge { .. }
+            | StageError::Outbox { .. }
+            | StageError::UnknownRelation { .. }
+            | StageError::Halt(_) => true,
+            StageError::Postgres { .. }
+            | StageError::Kafka { .. }
+            | StageError::Local { .. }
+            | StageError::Frozen { .. }
+            | StageError::Silent { .. }
+            | StageError::Stopped => false,
+        }
+    }
+
     pub(crate) fn postgres(doing: &'static str) -> impl FnOnce(headwater_pg::Error) -> StageError {
         move |source| StageError::Postgres { doing, source }
     }

@@ -44,7 +44,7 @@ pub(crate) fn write(
     let (mut key, mut value) = (std::mem::take(&mut row.scratch.key), std::mem::take(&mut row.scratch.value));
     key.clear();
     value.clear();
-    let result = encode(events, event, place, &mut key, &mut value)
+    let result = encode(events, event, &topic, place, &mut key, &mut value)
         .map_err(|source| StageError::Encode {
             table: origin.to_owned(),
             commit_lsn: row.transaction.commit_lsn,
@@ -54,7 +54,8 @@ pub(crate) fn write(
         .and_then(|()| {
             let key = (!matches!(event.key, Column::Null)).then_some(key.as_slice());
             let partition = partition_for_key(key.unwrap_or(topic.as_bytes()), place.partitions);
-            let value = (!matches!(event.payload, Column::Null)).then_some(value.as_slice());
+            let value =
+                (!value.is_empty() || !matches!(event.payload, Column::Null)).then_some(value.as_slice());
             row.offer_to(&topic, partition, key, value, &headers(event))
         });
     (row.scratch.key, row.scratch.value, row.scratch.topic) = (key, value, topic);
@@ -72,6 +73,7 @@ fn headers<'a>(event: &'a Event<'_>) -> Vec<(&'a str, &'a [u8])> {
 fn encode(
     events: &EventPlan,
     event: &Event<'_>,
+    topic: &str,
     place: EventTopic,
     key: &mut Vec<u8>,
     value: &mut Vec<u8>,
@@ -81,6 +83,7 @@ fn encode(
             key.extend_from_slice(bytes_of(event.key).unwrap_or_default());
             value.extend_from_slice(bytes_of(event.payload).unwrap_or_default());
         }
+        EventEncoding::Line => write_line(event, topic, value),
         EventEncoding::Avro { key: key_plan, value: value_plan } => {
             if !matches!(event.key, Column::Null) {
                 key_plan.encode_into(place.key_id, event.key, key)?;
@@ -91,4 +94,18 @@ fn encode(
         }
     }
     Ok(())
+}
+
+/// An event as a line of JSON; bytes that are no UTF-8 can't come from a UTF8 database.
+fn write_line(event: &Event<'_>, topic: &str, out: &mut Vec<u8>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers: serde_json::Map<String, serde_json::Value> =
+        headers(event).into_iter().map(|(name, value)| (name.to_owned(), text(value).into())).collect();
+    let line = serde_json::json!({
+        "topic": topic,
+        "key": bytes_of(event.key).map(text),
+        "headers": headers,
+        "payload": bytes_of(event.payload).map(text),
+    });
+    out.extend_from_slice(line.to_string().as_bytes());
 }

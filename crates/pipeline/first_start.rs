@@ -59,10 +59,7 @@ async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<S
 }
 
 /// Who we are to this server.
-pub(crate) async fn identify(
-    session: &mut Session,
-    settings: &Settings,
-) -> Result<Identity, StageError> {
+pub(crate) async fn identify(session: &mut Session, settings: &Settings) -> Result<Identity, StageError> {
     let system = session.identify_system().await.map_err(StageError::postgres("identifying the server"))?;
     Ok(Identity {
         system_identifier: system.system_identifier,

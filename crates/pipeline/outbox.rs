@@ -23,7 +23,7 @@ pub(crate) const MESSAGE_PREFIX: &str = "outbox.";
 /// How the rows of one version of one outbox table become events.
 #[derive(Debug)]
 pub(crate) struct EventPlan {
-    /// Which entry of `[[outbox]]` it came from; `usize::MAX` for logical messages.
+    /// Where events go and in which form.
     pub(crate) route: OutboxRoute,
     id: usize,
     aggregatetype: usize,
@@ -38,8 +38,13 @@ pub(crate) struct EventPlan {
 /// How key and payload are written.
 #[derive(Debug)]
 pub(crate) enum EventEncoding {
-    Avro { key: BarePlan, value: BarePlan },
+    Avro {
+        key: BarePlan,
+        value: BarePlan,
+    },
     Raw,
+    /// For the local sinks: one JSON object with topic, key, headers and payload.
+    Line,
 }
 
 /// An event topic that exists, with its registered schemas.
@@ -64,7 +69,11 @@ pub(crate) struct Event<'a> {
 
 impl EventPlan {
     /// Finds the configured columns in a table.
-    pub(crate) fn for_table(settings: &OutboxTable, table: &TableDescription) -> Result<EventPlan, Halt> {
+    pub(crate) fn for_table(
+        settings: &OutboxTable,
+        table: &TableDescription,
+        writes_avro: bool,
+    ) -> Result<EventPlan, Halt> {
         let name = format!("{}.{}", table.schema, table.table);
         let find = |column: &str| {
             table.columns.iter().position(|known| known.name == column).ok_or_else(|| {
@@ -80,14 +89,15 @@ impl EventPlan {
             headers.push((find(column)?, header.clone()));
         }
         let (aggregateid, payload) = (find(&settings.aggregateid_column)?, find(&settings.payload_column)?);
-        let encoding = encoding(&settings.route, &table.columns[aggregateid], &table.columns[payload])
-            .map_err(|error| {
-                Halt::new(
-                    ExitCode::OutboxInvalid,
-                    format!("the outbox table {name}: {error}"),
-                    "set payload = \"raw\" for this table",
-                )
-            })?;
+        let encoding =
+            encoding(&settings.route, writes_avro, &table.columns[aggregateid], &table.columns[payload])
+                .map_err(|error| {
+                    Halt::new(
+                        ExitCode::OutboxInvalid,
+                        format!("the outbox table {name}: {error}"),
+                        "set payload = \"raw\" for this table",
+                    )
+                })?;
         Ok(EventPlan {
             route: settings.route.clone(),
             id: find(&settings.id_column)?,
@@ -102,7 +112,7 @@ impl EventPlan {
     }
 
     /// Logical messages: the key is text, the payload a JSON document.
-    pub(crate) fn for_messages(route: &OutboxRoute) -> EventPlan {
+    pub(crate) fn for_messages(route: &OutboxRoute, writes_avro: bool) -> EventPlan {
         let column = |pg_type, not_null| ColumnDescription {
             name: "message".to_owned(),
             type_name: "message".to_owned(),
@@ -111,8 +121,9 @@ impl EventPlan {
             default: None,
             in_identity: false,
         };
-        let encoding = encoding(route, &column(PgType::Text, true), &column(PgType::Json, false))
-            .expect("text and JSON have Avro schemas");
+        let encoding =
+            encoding(route, writes_avro, &column(PgType::Text, true), &column(PgType::Json, false))
+                .expect("text and JSON have Avro schemas");
         EventPlan {
             route: route.clone(),
             id: 0,
@@ -171,9 +182,13 @@ impl EventPlan {
 
 fn encoding(
     route: &OutboxRoute,
+    writes_avro: bool,
     key: &ColumnDescription,
     value: &ColumnDescription,
 ) -> Result<EventEncoding, SchemaError> {
+    if !writes_avro {
+        return Ok(EventEncoding::Line);
+    }
     Ok(match route.payload {
         PayloadFormat::Raw => EventEncoding::Raw,
         PayloadFormat::Avro => EventEncoding::Avro { key: BarePlan::new(key)?, value: BarePlan::new(value)? },
@@ -269,7 +284,7 @@ mod tests {
     #[test]
     fn content_can_not_leave_the_pattern() {
         let route = OutboxRoute { aggregatetypes: vec!["order*".to_owned()], ..OutboxRoute::default() };
-        let plan = EventPlan::for_messages(&route);
+        let plan = EventPlan::for_messages(&route, true);
         let mut topic = String::new();
         plan.write_topic("order", &mut topic).unwrap();
         assert_eq!(topic, "outbox.event.order");

@@ -17,7 +17,7 @@ use crate::history::HistoryRecord;
 use crate::metrics::Metrics;
 use crate::record::{RECORD_OVERHEAD_BYTES, Record, Token};
 use crate::sink::{Offered, Sink};
-use crate::status::Status;
+use crate::status::{Readiness, Status};
 
 /// Time between two checkpoints: short, because a crash repeats what came after the last one; not shorter, because
 /// each is a record in Kafka and a status message to Postgres.
@@ -28,6 +28,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long one wait for the sink may block: the most that a stop or a frozen process goes unnoticed.
 const WAIT: Duration = Duration::from_millis(5);
+
+/// How long records may be in flight without any being acknowledged before that is said.
+const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// Records between two looks at delivery reports while the stream is busy: librdkafka queues reports, and each holds
 /// its record's memory until it is served.
@@ -84,6 +87,10 @@ pub(crate) struct Outlet {
     delivered: Vec<Token>,
     alive_ms: u64,
     last_report: Instant,
+    /// When a record was last acknowledged, or none was in flight.
+    last_delivery: Instant,
+    /// Whether it was said that the sink acknowledges nothing.
+    silence_told: bool,
 }
 
 impl Outlet {
@@ -102,6 +109,8 @@ impl Outlet {
             delivered: Vec::new(),
             alive_ms: boot_clock::now_ms(),
             last_report: Instant::now(),
+            last_delivery: Instant::now(),
+            silence_told: false,
             parts,
         }
     }
@@ -205,6 +214,7 @@ impl Outlet {
     fn take_deliveries(&mut self) {
         let mut released = 0;
         let mut rows = 0;
+        let mut stored = None;
         for token in self.delivered.drain(..) {
             match token.as_row() {
                 Some((sequence, charge)) => {
@@ -213,26 +223,27 @@ impl Outlet {
                     rows += 1;
                 }
                 None if token == Token::CHECKPOINT => {
-                    if let Some(lsn) = self.storing.take() {
-                        self.stored = lsn;
-                        self.parts.metrics.checkpoints.inc();
-                        self.parts.confirmed.send_replace(lsn);
-                    }
+                    stored = self.storing.take();
                 }
                 None => self.history_on_its_way = false,
             }
+        }
+        if let Some(lsn) = stored {
+            self.stored_now(lsn);
+            self.sink_answers();
         }
         if rows > 0 {
             self.in_flight_bytes -= released;
             self.in_flight_records -= rows;
             self.parts.budget.release(released);
             self.parts.metrics.acknowledged.inc_by(rows);
-            self.parts.status.progress();
+            self.sink_answers();
         }
         let now_micros = unix_micros();
         let latency = &self.parts.metrics.commit_to_ack_seconds;
         let acknowledged = self.tracker.advance(|commit_micros| {
-            latency.observe((now_micros.saturating_sub(commit_micros)) as f64 / 1e6);
+            // The server's clock may be ahead of ours.
+            latency.observe(now_micros.saturating_sub(commit_micros).max(0) as f64 / 1e6);
         });
         self.acknowledged = acknowledged;
     }
@@ -247,13 +258,18 @@ impl Outlet {
         let (key, value) = checkpoint::record(&self.parts.identity, Progress::Streaming(lsn));
         if let Store::File(file) = &mut self.parts.store {
             file.store(&key, &value)?;
-            self.stored = lsn;
-            self.parts.metrics.checkpoints.inc();
-            self.parts.confirmed.send_replace(lsn);
+            self.stored_now(lsn);
             return Ok(());
         }
         self.storing = Some(lsn);
         self.offer_to_store(&key, &value, Token::CHECKPOINT)
+    }
+
+    /// A checkpoint is stored: only now may Postgres hear of it.
+    fn stored_now(&mut self, lsn: Lsn) {
+        self.stored = lsn;
+        self.parts.metrics.checkpoints.inc();
+        self.parts.confirmed.send_replace(lsn);
     }
 
     /// Delivers and checkpoints everything that is complete. True when it is done, false when `patience` ran out
@@ -296,8 +312,38 @@ impl Outlet {
         Ok(())
     }
 
+    fn sink_answers(&mut self) {
+        self.last_delivery = Instant::now();
+        self.parts.status.progress();
+        if std::mem::take(&mut self.silence_told) {
+            tracing::info!("records are acknowledged again");
+            self.parts.status.resume();
+        }
+    }
+
+    /// Nothing in flight is nothing to wait for; a silence gives its reason, so that a probe can tell it from a hang.
+    fn watch_silence(&mut self, now: Instant) {
+        if self.in_flight_records == 0 && self.storing.is_none() && !self.history_on_its_way {
+            self.last_delivery = now;
+            self.parts.status.progress();
+            return;
+        }
+        let silence = now.duration_since(self.last_delivery);
+        if silence < SILENCE_TOLD_AFTER {
+            return;
+        }
+        let records = self.in_flight_records;
+        let seconds = silence.as_secs();
+        if !std::mem::replace(&mut self.silence_told, true) {
+            tracing::warn!(records, "waiting for the sink: no record was acknowledged for {seconds} s");
+        }
+        let reason = format!("waiting for the sink: {records} records, none acknowledged for {seconds} s");
+        self.parts.status.set(Readiness::Waiting { reason });
+    }
+
     fn report(&mut self, now: Instant) {
         self.last_report = now;
+        self.watch_silence(now);
         let (metrics, status) = (&self.parts.metrics, &self.parts.status);
         metrics.in_flight_bytes.set(self.parts.budget.used() as i64);
         metrics.in_flight_records.set(self.in_flight_records as i64);

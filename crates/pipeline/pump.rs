@@ -91,7 +91,7 @@ impl Pump {
         out: Outlet,
     ) -> Pump {
         Pump {
-            message_events: EventPlan::for_messages(&settings.outbox_messages),
+            message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(&settings)),
             settings,
             database,
             wal,
@@ -110,6 +110,12 @@ impl Pump {
     /// that were offered and will be offered again.
     pub(crate) fn run(mut self) -> (Result<PumpEnd, StageError>, u64) {
         let result = self.pump();
+        if result.as_ref().is_err_and(StageError::is_of_content) {
+            // What came before it is sound: deliver and confirm it, so that a start after the cure repeats nothing.
+            if let Err(worse) = self.out.drain(DRAIN_PATIENCE) {
+                tracing::debug!(error = crate::error::chain(&worse), "draining before the halt");
+            }
+        }
         self.count_tables();
         let repeats = self.out.in_flight_records();
         self.out.abandon();
@@ -187,7 +193,9 @@ impl Pump {
                 }
             }
             Step::Insert(insert) => self.change(lsn, insert.relation, &Row::Inserted(insert.new))?,
-            Step::Update(update) => self.change(lsn, update.relation, &Row::Updated(update.old, update.new))?,
+            Step::Update(update) => {
+                self.change(lsn, update.relation, &Row::Updated(update.old, update.new))?
+            }
             Step::Delete(delete) => self.change(lsn, delete.relation, &Row::Deleted(delete.old))?,
             Step::Truncate(truncate) => self.truncate(truncate.relations),
             Step::Message(logical) => self.logical_message(lsn, &logical)?,
@@ -341,6 +349,8 @@ impl Pump {
                 "partition_count_changed: keys move to other partitions, so the order of a key's records across this moment is lost"
             );
             record.partitions = partitions;
+            self.out.store_history(&record)?;
+            self.history.push(record.clone());
         }
         Ok(record)
     }
@@ -419,7 +429,10 @@ impl Pump {
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
         let name = format!("{}.{}", record.table.namespace, record.table.name);
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
-            Form::Event(EventPlan::for_table(outbox, &record.description).map_err(StageError::Halt)?)
+            Form::Event(
+                EventPlan::for_table(outbox, &record.description, self.writes_avro())
+                    .map_err(StageError::Halt)?,
+            )
         } else if let Some(value_id) = record.value_schema_id.filter(|_| self.writes_avro()) {
             let source = self.source_settings();
             let schema_error = |source| StageError::Schema { table: name.clone(), source };
@@ -451,7 +464,7 @@ impl Pump {
     }
 
     fn writes_avro(&self) -> bool {
-        matches!(self.settings.sink, crate::settings::SinkSettings::Kafka { .. })
+        writes_avro(&self.settings)
     }
 
     fn source_settings(&self) -> headwater_avro::SourceSettings {
@@ -466,6 +479,11 @@ impl Pump {
             count(&self.out, plan);
         }
     }
+}
+
+/// Only Kafka has a registry; the local sinks write lines.
+fn writes_avro(settings: &Settings) -> bool {
+    matches!(settings.sink, crate::settings::SinkSettings::Kafka { .. })
 }
 
 /// Adds a plan's counts to metrics and status, and starts them anew.
@@ -533,7 +551,9 @@ impl RowWriter<'_> {
                 plan.counts.create += 1;
                 self.record(plan, Op::Create, None, Some(new), None)
             }
-            Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => self.key_change(plan, old, new),
+            Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => {
+                self.key_change(plan, old, new)
+            }
             Row::Updated(old, new) => {
                 plan.counts.update += 1;
                 self.record(plan, Op::Update, old.as_ref(), Some(new), None)

@@ -82,7 +82,9 @@ impl Resolver {
 
     async fn topic(&self, name: &str) -> Result<i32, StageError> {
         let Some(destination) = &self.destination else { return Ok(1) };
-        ensure_topic(destination, name, &self.status).await
+        let partitions = ensure_topic(destination, name, &self.status).await?;
+        self.status.resume();
+        Ok(partitions)
     }
 
     async fn register(
@@ -128,7 +130,7 @@ impl Resolver {
     fn resume(&self, backoff: &Backoff) {
         if backoff.used() {
             tracing::info!("the schema registry answers again");
-            self.status.set(Readiness::Streaming);
+            self.status.resume();
         }
     }
 }

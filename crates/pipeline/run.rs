@@ -33,9 +33,6 @@ use crate::store::CheckpointStore;
 /// How long between two attempts of a standby to take the slot: a takeover takes this much longer.
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A session that lived this long was a good one: the next pause is short again.
-const GOOD_SESSION: Duration = Duration::from_secs(10);
-
 /// Versions below this have no logical messages in pgoutput.
 const MESSAGES_SINCE: u32 = 140_000;
 
@@ -61,9 +58,10 @@ pub async fn run(
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
     loop {
-        let begun = tokio::time::Instant::now();
+        let confirmed_before = status.snapshot().positions.confirmed;
         let ended = session(&settings, &metrics, &status, &mut shutdown).await;
-        if begun.elapsed() > GOOD_SESSION {
+        // A session that confirmed something was a good one, however short: the next pause is short again.
+        if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
         }
         let error = match ended {
@@ -431,9 +429,16 @@ async fn supervise(
     }
 }
 
+/// librdkafka's queue must never be the tighter limit: it counts otherwise than the budget does, and a record larger
+/// than its queue would be refused for ever.
+fn producer_settings(settings: &Settings, kafka: &headwater_kafka::Settings) -> headwater_kafka::Settings {
+    let queue_bytes_max = settings.max_in_flight_bytes.saturating_add(settings.max_row_bytes);
+    headwater_kafka::Settings { queue_bytes_max, ..kafka.clone() }
+}
+
 fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
     Ok(match &settings.sink {
-        SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(kafka)?),
+        SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(&producer_settings(settings, kafka))?),
         SinkSettings::Stdout => Box::new(LineSink::stdout()),
         SinkSettings::File { path } => Box::new(LineSink::file(path)?),
     })

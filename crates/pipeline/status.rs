@@ -148,6 +148,16 @@ impl Status {
         self.progress();
     }
 
+    /// What was waited for has come.
+    pub(crate) fn resume(&self) {
+        let mut inner = self.lock();
+        if matches!(inner.readiness, Readiness::Waiting { .. }) {
+            inner.readiness = Readiness::Streaming;
+        }
+        drop(inner);
+        self.progress();
+    }
+
     pub(crate) fn set_positions(&self, received: Lsn, acknowledged: Lsn, confirmed: Lsn) {
         let positions = &mut self.lock().positions;
         positions.received = received;
