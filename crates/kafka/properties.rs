@@ -5,7 +5,22 @@ use rdkafka::error::KafkaError;
 
 use crate::error::Error;
 
-/// Defaults that differ from librdkafka's. The user may override each of them.
+/// Defaults of every client, whatever it does. The user may override each of them.
+pub(crate) const DEFAULT_CONNECTION: &[(&str, &str)] = &[
+    ("client.id", "headwater"),
+    // OpenSSL is linked in, with paths of the machine it was built on: without this no public certificate could
+    // be verified. librdkafka then looks where distributions keep their roots. A location of the user's wins.
+    ("ssl.ca.location", "probe"),
+    ("https.ca.location", "probe"),
+    // Finds a peer that vanished behind a firewall while nothing is produced.
+    ("socket.keepalive.enable", "true"),
+    // librdkafka's 10 s would be waited out in full after an outage, while WAL piles up.
+    ("reconnect.backoff.max.ms", "2000"),
+    // Brokers close idle connections; that is no news.
+    ("log.connection.close", "false"),
+];
+
+/// The producer's defaults that differ from librdkafka's. The user may override each of them.
 pub const DEFAULT_PROPERTIES: &[(&str, &str)] = &[
     // Latency against requests per second. librdkafka's 5 ms would be most of the latency budget; with 0 every
     // record is a request of its own, which costs a fifth more CPU at 1,000 to 5,000 records/s. Under backlog
@@ -15,12 +30,6 @@ pub const DEFAULT_PROPERTIES: &[(&str, &str)] = &[
     ("compression.type", "lz4"),
     // One batch is one send(); waiting for a previous segment's ACK would only add delay.
     ("socket.nagle.disable", "true"),
-    // Finds a peer that vanished behind a firewall while nothing is produced.
-    ("socket.keepalive.enable", "true"),
-    // librdkafka's 10 s would be waited out in full after an outage, while WAL piles up.
-    ("reconnect.backoff.max.ms", "2000"),
-    // Brokers close idle connections; that is no news.
-    ("log.connection.close", "false"),
     // librdkafka's 1 MB would refuse rows that the topic may well accept. Above a broker's
     // socket.request.max.bytes (100 MiB) the broker just closes the connection, again and again: this stays
     // below, so that such a record is refused here, with its size.
@@ -147,7 +156,12 @@ mod tests {
 
     #[test]
     fn every_table_holds_only_names_that_librdkafka_knows() {
-        let tables = DEFAULT_PROPERTIES.iter().chain(OWN_PRODUCER).chain(OWN_CONSUMER).chain(OWNED);
+        let tables = DEFAULT_PROPERTIES
+            .iter()
+            .chain(DEFAULT_CONNECTION)
+            .chain(OWN_PRODUCER)
+            .chain(OWN_CONSUMER)
+            .chain(OWNED);
         for (name, _) in tables {
             let mut config = ClientConfig::new();
             config.set(*name, "\u{1}");

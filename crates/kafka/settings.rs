@@ -11,7 +11,9 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 
 use crate::error::Error;
-use crate::properties::{DEFAULT_PROPERTIES, OWN_CONSUMER, OWN_PRODUCER, check_property, is_secret_property};
+use crate::properties::{
+    DEFAULT_CONNECTION, DEFAULT_PROPERTIES, OWN_CONSUMER, OWN_PRODUCER, check_property, is_secret_property,
+};
 
 /// How to reach Kafka, and how much may wait for it.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -81,7 +83,9 @@ impl Settings {
         let mut config = ClientConfig::new();
         // rdkafka takes its level from the `log` crate, which nobody sets here; tracing filters instead.
         config.set_log_level(RDKafkaLogLevel::Info);
-        config.set("client.id", "headwater");
+        for (name, value) in DEFAULT_CONNECTION {
+            config.set(*name, *value);
+        }
         for (name, value) in &self.properties {
             config.set(name, value);
         }
