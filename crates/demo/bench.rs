@@ -17,6 +17,7 @@ use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_postgres::Client;
 
 use crate::latency;
@@ -54,6 +55,10 @@ pub struct Settings {
     seconds: u32,
 }
 
+/// The topic of all rounds.
+const PREFIX: &str = "bench";
+const TOPIC: &str = "bench.public.inventory";
+const PARTITIONS: i32 = 6;
 /// Longer than anything measured takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How often headwater's metrics are read while it is measured.
@@ -145,8 +150,8 @@ bootstrap_servers = "{}"
 url = "{}"
 
 [topics]
-prefix = "{slot}"
-partitions = 6
+prefix = "{PREFIX}"
+partitions = {PARTITIONS}
 
 [http]
 listen = "{}"
@@ -198,7 +203,7 @@ async fn headwater(
         bail!("headwater produced {records} records from {rows} changes");
     }
     stop(running)?;
-    delete_topic(settings, &format!("{slot}.public.inventory")).await?;
+    empty_topic(settings).await?;
     Ok(Measured { rows, elapsed, cpu, peak })
 }
 
@@ -211,15 +216,15 @@ async fn latency_at(settings: &Settings, client: &Client, rate: u32) -> Result<L
     let mut running = start(settings, &slot)?;
     reader_of(client, &slot, &mut running.0).await?;
     // connections, caches and the broker's JIT: not part of it
-    latency::measure(&settings.servers, &slot, rate, 3).await?;
+    latency::measure(&settings.servers, PREFIX, rate, 3).await?;
     let pid = running.0.id();
     let cpu_before = observe::cpu_seconds(pid)?;
-    let report = latency::measure(&settings.servers, &slot, rate, settings.seconds).await?;
+    let report = latency::measure(&settings.servers, PREFIX, rate, settings.seconds).await?;
     let cores = (observe::cpu_seconds(pid)? - cpu_before) / report.elapsed.as_secs_f64();
     note(&format!("  {report}, {cores:.3} cores"));
     stop(running)?;
     drop_slots(client).await?;
-    delete_topic(settings, &format!("{slot}.public.inventory")).await?;
+    empty_topic(settings).await?;
     Ok(LatencyRow { report, cores })
 }
 
@@ -266,11 +271,15 @@ async fn drop_slots(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Gives the disk back; a topic of its own per round keeps the rounds alike.
-async fn delete_topic(settings: &Settings, topic: &str) -> Result<()> {
+/// Gives the disk back between rounds. The topic and its schemas stay: creating them is not what is measured.
+async fn empty_topic(settings: &Settings) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &settings.servers.bootstrap).create()?;
-    admin.delete_topics(&[topic], &AdminOptions::new()).await.context("cannot delete a topic")?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        all.add_partition_offset(TOPIC, partition, Offset::End)?;
+    }
+    admin.delete_records(&all, &AdminOptions::new()).await.context("cannot delete a topic's records")?;
     Ok(())
 }
 

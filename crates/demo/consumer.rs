@@ -122,9 +122,7 @@ fn discover(consumer: &BaseConsumer, missing: &mut Vec<String>, from: From) -> R
         for partition in topic.partitions() {
             let offset = match from {
                 From::Beginning => Offset::Beginning,
-                From::End => Offset::Offset(
-                    consumer.fetch_watermarks(topic.name(), partition.id(), Duration::from_secs(10))?.1,
-                ),
+                From::End => Offset::Offset(end_of(consumer, topic.name(), partition.id())?),
             };
             found.add_partition_offset(topic.name(), partition.id(), offset)?;
         }
@@ -134,6 +132,20 @@ fn discover(consumer: &BaseConsumer, missing: &mut Vec<String>, from: From) -> R
         consumer.incremental_assign(&found).context("cannot take partitions")?;
     }
     Ok(())
+}
+
+/// The partition's end. A topic that was just created may have no leader yet.
+fn end_of(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<i64> {
+    let begun = Instant::now();
+    loop {
+        match consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)) {
+            Ok((_, end)) => return Ok(end),
+            Err(error) if begun.elapsed() > Duration::from_secs(10) => {
+                return Err(error).context("cannot ask Kafka for the end of a partition");
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Waits until `topic` exists.
