@@ -96,13 +96,19 @@ fn lsn(text: Option<&str>) -> Result<Option<Lsn>, Error> {
 
 /// Only transactions with an id of their own are waited for. The state and start of other roles' sessions are hidden
 /// from a role without `pg_read_all_stats`; that a transaction is there is not.
+/// A transaction that has written holds a lock on its own id, which every role may see; `backend_xid` of
+/// `pg_stat_activity` is hidden from a role without `pg_read_all_stats` (manual, 54.12 pg_locks).
 const CREATION_BLOCKERS: &str = "
     SELECT a.pid, coalesce(a.datname::text, ''), coalesce(a.usename::text, ''), coalesce(a.state, ''),
            greatest(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::float8 AS age,
-           pg_catalog.format('transaction %s of %s', a.backend_xid,
+           pg_catalog.format('transaction %s of %s', l.xid,
                              coalesce(nullif(a.application_name, ''), 'an unnamed application'))
-      FROM pg_catalog.pg_stat_activity a
-     WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+      FROM (SELECT pid, pg_catalog.min(transactionid::text::bigint) AS xid
+              FROM pg_catalog.pg_locks
+             WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted
+               AND pid <> pg_catalog.pg_backend_pid()
+             GROUP BY pid) l
+      JOIN pg_catalog.pg_stat_activity a USING (pid)
      UNION ALL
     SELECT 0, p.database::text, p.owner::text, 'prepared',
            greatest(extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared), 0)::float8,

@@ -22,13 +22,13 @@ pub(crate) fn resolve_topic(
     let name = topic.to_owned();
     let partitions = ask(questions, out, |answer| Question::Topic { topic: name, answer })?;
     let mut resolved = EventTopic { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
-    let EventEncoding::Avro { key, value } = &events.encoding else { return Ok(resolved) };
+    let EventEncoding::Avro(plans) = &events.encoding else { return Ok(resolved) };
     let mut register = |subject: Subject, schema_json: &str| {
         let (table, schema_json) = (origin.to_owned(), schema_json.to_owned());
         ask(questions, out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
     };
-    resolved.key_id = register(Subject::for_key(topic), key.schema_json())?;
-    resolved.value_id = register(Subject::for_value(topic), value.schema_json())?;
+    resolved.key_id = register(Subject::for_key(topic), plans.key.schema_json())?;
+    resolved.value_id = register(Subject::for_value(topic), plans.value.schema_json())?;
     Ok(resolved)
 }
 
@@ -84,12 +84,12 @@ fn encode(
             value.extend_from_slice(bytes_of(event.payload).unwrap_or_default());
         }
         EventEncoding::Line => write_line(event, topic, value),
-        EventEncoding::Avro { key: key_plan, value: value_plan } => {
+        EventEncoding::Avro(plans) => {
             if !matches!(event.key, Column::Null) {
-                key_plan.encode_into(place.key_id, event.key, key)?;
+                plans.key.encode_into(place.key_id, event.key, key)?;
             }
             if !matches!(event.payload, Column::Null) {
-                value_plan.encode_into(place.value_id, event.payload, value)?;
+                plans.value.encode_into(place.value_id, event.payload, value)?;
             }
         }
     }

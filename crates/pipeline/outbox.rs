@@ -38,13 +38,17 @@ pub(crate) struct EventPlan {
 /// How key and payload are written.
 #[derive(Debug)]
 pub(crate) enum EventEncoding {
-    Avro {
-        key: BarePlan,
-        value: BarePlan,
-    },
+    Avro(Box<AvroEvent>),
     Raw,
     /// For the local sinks: one JSON object with topic, key, headers and payload.
     Line,
+}
+
+/// The plans of an event's key and value.
+#[derive(Debug)]
+pub(crate) struct AvroEvent {
+    pub(crate) key: BarePlan,
+    pub(crate) value: BarePlan,
 }
 
 /// An event topic that exists, with its registered schemas.
@@ -191,7 +195,10 @@ fn encoding(
     }
     Ok(match route.payload {
         PayloadFormat::Raw => EventEncoding::Raw,
-        PayloadFormat::Avro => EventEncoding::Avro { key: BarePlan::new(key)?, value: BarePlan::new(value)? },
+        PayloadFormat::Avro => EventEncoding::Avro(Box::new(AvroEvent {
+            key: BarePlan::new(key)?,
+            value: BarePlan::new(value)?,
+        })),
     })
 }
 

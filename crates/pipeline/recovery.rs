@@ -210,3 +210,134 @@ fn encode(error: &EncodeError, table: &str) -> (ExitCode, String) {
     };
     (ExitCode::ValueUnencodable, advice)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use headwater_avro::Subject;
+    use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, SslMode, TlsSettings};
+    use headwater_pgoutput::{Lsn, RelationId};
+
+    use crate::settings::{CheckpointSettings, OutboxRoute, SinkSettings, TopicSettings};
+
+    fn settings() -> Settings {
+        Settings {
+            postgres: ConnectSettings {
+                host: Host::Tcp { host: "localhost".to_owned(), port: 5432 },
+                user: "headwater".to_owned(),
+                password: None,
+                database: "shop".to_owned(),
+                tls: TlsSettings { mode: SslMode::Disable, root_cert: RootCert::System, client_cert: None },
+                channel_binding: ChannelBinding::Prefer,
+                allow_md5: false,
+                application_name: "headwater".to_owned(),
+                connect_timeout: Duration::from_secs(1),
+            },
+            publications: vec!["shop".to_owned()],
+            slot: "headwater".to_owned(),
+            slot_create_timeout: Duration::from_secs(90),
+            adopt_slot: false,
+            status_interval: Duration::from_secs(10),
+            heartbeat_interval: None,
+            max_in_flight_bytes: 1 << 20,
+            max_row_bytes: 1 << 20,
+            shutdown_timeout: Duration::from_secs(8),
+            topics: TopicSettings {
+                prefix: "shop".to_owned(),
+                create: true,
+                partitions: 1,
+                replication_factor: 1,
+                config: Default::default(),
+            },
+            checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
+            outbox: Vec::new(),
+            outbox_messages: OutboxRoute::default(),
+            sink: SinkSettings::Stdout,
+            tombstones_on_delete: true,
+        }
+    }
+
+    /// None is a restart.
+    fn decided(error: StageError) -> Option<ExitCode> {
+        match decide(error, &settings()) {
+            Decision::Restart { .. } => None,
+            Decision::Halt(halt) => {
+                assert!(!halt.advice.is_empty(), "a halt without advice: {halt}");
+                Some(halt.code)
+            }
+        }
+    }
+
+    fn registry(source: RegistryError) -> StageError {
+        StageError::Registry { table: "public.t".to_owned(), subject: "t-value".to_owned(), source }
+    }
+
+    #[test]
+    fn each_error_has_its_decision() {
+        let at = Lsn(1);
+        let text = || "x".to_owned();
+        let subject = Subject("t-value".to_owned());
+        let absent = EncodeError::UnchangedWithoutOldValue { column: text(), type_name: text() };
+        let io = std::io::Error::other("disk full");
+        let cases: Vec<(StageError, Option<ExitCode>)> = vec![
+            (StageError::Stopped, None),
+            (StageError::Frozen { stood_still_ms: 1 }, None),
+            (StageError::Silent { whom: "Postgres", seconds: 60 }, None),
+            (StageError::Silent { whom: "Kafka", seconds: 60 }, None),
+            (registry(RegistryError::Unavailable { url: text(), reason: text() }), None),
+            (
+                registry(RegistryError::Incompatible { subject, reason: text() }),
+                Some(ExitCode::SchemaIncompatible),
+            ),
+            (
+                registry(RegistryError::Rejected { status: 401, code: 0, reason: text() }),
+                Some(ExitCode::RegistryRefused),
+            ),
+            (StageError::Order { lsn: at, what: text() }, Some(ExitCode::Protocol)),
+            (StageError::UnknownRelation { relation: RelationId(1), lsn: at }, Some(ExitCode::Protocol)),
+            (
+                StageError::Encode { table: text(), commit_lsn: at, lsn: at, source: absent },
+                Some(ExitCode::ValueUnencodable),
+            ),
+            (
+                StageError::RowTooLarge { topic: text(), bytes: 2, limit: 1, commit_lsn: at },
+                Some(ExitCode::RowTooLarge),
+            ),
+            (
+                StageError::Outbox { origin: text(), commit_lsn: at, what: text() },
+                Some(ExitCode::OutboxInvalid),
+            ),
+            (StageError::Local { path: text(), source: io }, Some(ExitCode::LocalOutput)),
+            (StageError::Halt(Halt::new(ExitCode::SlotLost, "w", "a")), Some(ExitCode::SlotLost)),
+        ];
+        for (error, expected) in cases {
+            let name = format!("{error:?}");
+            assert_eq!(decided(error), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_decides_its_exit_code() {
+        for (code, message, expected) in [
+            ("42501", "must be superuser or replication role to start walsender", ExitCode::PostgresRights),
+            ("3D000", "database \"x\" does not exist", ExitCode::PostgresNotReady),
+            ("42704", "publication \"shop\" does not exist", ExitCode::PublicationMissing),
+            ("55000", "logical decoding requires wal_level >= logical", ExitCode::PostgresNotReady),
+            ("55000", "can no longer get changes from replication slot \"headwater\"", ExitCode::SlotLost),
+            ("53400", "all replication slots are in use", ExitCode::PostgresNotReady),
+            ("XX000", "something else", ExitCode::PostgresError),
+        ] {
+            let server = headwater_pg::ServerError {
+                severity: "ERROR".to_owned(),
+                code: code.to_owned(),
+                message: message.to_owned(),
+                detail: None,
+                hint: None,
+            };
+            assert_eq!(refused(&server, &settings()).0, expected, "{message}");
+        }
+    }
+}
