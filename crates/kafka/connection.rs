@@ -48,7 +48,10 @@ impl ClientLog {
             // Some refusals (a listener that wants SASL) are only logged.
             self.state().last_error.get_or_insert_with(|| (Code::BrokerTransportFailure, text.to_owned()));
         }
+        // A broker that has just started loads its coordinator for a moment, and librdkafka asks again by itself.
+        let passes = facility == "GETPID" && text.contains("retrying");
         match level {
+            _ if passes => tracing::info!(target: "librdkafka", facility, "{text}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

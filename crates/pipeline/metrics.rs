@@ -156,7 +156,7 @@ impl Metrics {
             ),
             errors: counters(
                 "headwater_errors_total",
-                "Errors, by class (restart, halt, registry, kafka)",
+                "Errors, by class (restart, halt, registry, sink)",
                 &["class"],
             ),
             role: gauges(

@@ -335,6 +335,7 @@ impl Outlet {
         let records = self.in_flight_records;
         let seconds = silence.as_secs();
         if !std::mem::replace(&mut self.silence_told, true) {
+            self.parts.metrics.errors.with_label_values(&["sink"]).inc();
             tracing::warn!(records, "waiting for the sink: no record was acknowledged for {seconds} s");
         }
         let reason = format!("waiting for the sink: {records} records, none acknowledged for {seconds} s");

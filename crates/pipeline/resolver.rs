@@ -105,6 +105,7 @@ impl Resolver {
                 }
                 Err(error) if error.is_retriable() => {
                     self.metrics.registry_calls.with_label_values(&["unavailable"]).inc();
+                    self.metrics.errors.with_label_values(&["registry"]).inc();
                     self.wait_out(&mut backoff, "the schema registry", &error).await;
                 }
                 Err(source) => {
