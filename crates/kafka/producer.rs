@@ -19,6 +19,9 @@ use crate::error::Error;
 use crate::settings::Settings;
 
 /// What librdkafka holds for a record beside its key and value: message, headers and allocator rounding.
+///
+/// Measured with the broker frozen and the queue full of 64 MiB by this count: the process grew by 50 MiB with
+/// values of 40 bytes, by 56 MiB with 250, by 76 MiB with 2,000 (batches in flight are there twice).
 pub const RECORD_OVERHEAD_BYTES: usize = 512;
 
 /// How long `poll` sleeps between two looks. librdkafka's own wait has millisecond steps, and rdkafka spins
