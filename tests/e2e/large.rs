@@ -91,14 +91,14 @@ async fn a_row_beyond_the_budget(test: &mut Fixture) -> Result<()> {
 
 async fn a_row_beyond_max_row_bytes(test: &mut Fixture) -> Result<()> {
     test.capture("create table item (id int primary key, body text)", &["public.item"]).await?;
-    test.expect_complaint("item");
+    test.expect_complaint("halted");
     let mut headwater = test.start(test.config().set("pipeline.max_row_bytes", "1MiB")).await?;
     test.database.execute("insert into item values (1, 'before')").await?;
     test.settle().await?;
     test.database.execute("insert into item values (2, repeat('x', 2000000))").await?;
     headwater.exits_with(42).await?;
-    let log = headwater.log_text();
-    ensure!(log.contains("public.item"), "the halt does not name the table:\n{}", headwater.log_tail());
+    let halts = headwater.log_lines(&["ERROR", "public.item", "max_row_bytes"]);
+    ensure!(halts.len() == 1, "the halt does not name table and remedy:\n{}", headwater.log_tail());
     let records = kafka::read_all(&test.kafka.bootstrap, &format!("{}.", test.prefix()))?;
     ensure!(records.len() == 1, "{} records", records.len());
     Ok(())

@@ -11,8 +11,7 @@ use crate::harness::workload::{self, STEADY, Workload};
 
 async fn restarted(test: &mut Fixture, server: &PrivatePostgres, how: Stop) -> Result<()> {
     workload::create_tables(&test.database).await?;
-    test.expect_complaint("postgres");
-    test.expect_complaint("Postgres");
+    test.expect_complaint("beginning again from the checkpoint");
     let mut headwater = test.start(test.config()).await?;
     let workload = Workload::start(&test.database, 77, STEADY);
     for _ in 0..2 {
@@ -37,8 +36,7 @@ fn restarted_by(name: &str, how: Stop) {
 
 async fn terminated_every_second(test: &mut Fixture) -> Result<()> {
     workload::create_tables(&test.database).await?;
-    test.expect_complaint("postgres");
-    test.expect_complaint("Postgres");
+    test.expect_complaint("beginning again from the checkpoint");
     let mut headwater = test.start(test.config()).await?;
     let workload = Workload::start(&test.database, 78, STEADY);
     let terminate = format!(

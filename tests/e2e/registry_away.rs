@@ -73,7 +73,7 @@ async fn in_mid_stream(test: &mut Fixture) -> Result<()> {
     let held = test.database.lsn("select pg_current_wal_insert_lsn()").await?;
     test.database.execute("insert into unseen values (1, 'new')").await?;
     test.database.execute("insert into item values (200, 'behind it')").await?;
-    headwater.metric_until("headwater_errors_total", &["registry"], |n| n >= 1.0).await?;
+    headwater.metric_until("headwater_registry_calls_total", &["unavailable"], |n| n >= 1.0).await?;
     wait_out("the outage to last").await?;
     let confirmed = test.database.confirmed().await?.unwrap_or(0);
     let end = test.database.lsn("select pg_current_wal_insert_lsn()").await?;

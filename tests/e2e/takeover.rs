@@ -55,8 +55,7 @@ async fn frozen(test: &mut Fixture) -> Result<()> {
     let timeout = format!("alter database \"{}\" set wal_sender_timeout = '3s'", test.database.name);
     test.database.execute(&timeout).await?;
     workload::create_tables(&test.database).await?;
-    test.expect_complaint("postgres");
-    test.expect_complaint("Postgres");
+    test.expect_complaint("beginning again from the checkpoint");
     test.expect_complaint("lease");
     test.expect_complaint("frozen");
     let mut first = test.start(test.config()).await?;

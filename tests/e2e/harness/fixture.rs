@@ -23,6 +23,9 @@ const TEST_LIMIT: Duration = Duration::from_secs(240);
 /// How long the slot may take to catch up on this machine with its two cores shared.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
+/// What a broker says to the first producer after its start; librdkafka asks again by itself.
+const STARTING_BROKER: &str = "Coordinator load in progress: retrying";
+
 /// What a test works with.
 pub struct Fixture {
     /// Its database.
@@ -49,16 +52,20 @@ pub fn on(
     kafka: Result<Kafka>,
     test: impl AsyncFnOnce(&mut Fixture) -> Result<()>,
 ) {
-    let (postgres, kafka) = (postgres.expect("start Postgres"), kafka.expect("start Kafka and the registry"));
+    let (postgres, kafka) =
+        (or_panic("start Postgres", postgres), or_panic("start Kafka and the registry", kafka));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let mut fixture = Fixture::new(name, &postgres, kafka).await.expect("prepare the test");
+        let mut fixture = or_panic("prepare the test", Fixture::new(name, &postgres, kafka).await);
         let outcome = tokio::time::timeout(TEST_LIMIT, test(&mut fixture)).await;
-        if let Err(error) = outcome.unwrap_or_else(|_| bail!("the test took longer than {TEST_LIMIT:?}")) {
-            panic!("{error:?}");
-        }
-        fixture.finish().await.expect("clean up after the test");
+        or_panic(name, outcome.unwrap_or_else(|_| bail!("the test took longer than {TEST_LIMIT:?}")));
+        or_panic("after the test", fixture.finish().await);
     });
+}
+
+/// Every cause in one message, without the backtrace of the harness.
+fn or_panic<T>(what: &str, result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {error:#}"))
 }
 
 impl Fixture {
@@ -72,7 +79,7 @@ impl Fixture {
             directory: tempfile::Builder::new().prefix("headwater-").tempdir()?,
             sampler: None,
             logs: Vec::new(),
-            expected_complaints: Vec::new(),
+            expected_complaints: vec![STARTING_BROKER],
             initial: Default::default(),
         })
     }
@@ -225,9 +232,8 @@ impl Fixture {
         })
     }
 
-    /// Settles, judges, and fails the test on any untruth.
+    /// Judges, and fails the test on any untruth. Call it when the slot has settled.
     pub async fn check(&mut self, repeats: Repeats) -> Result<Report> {
-        self.settle().await?;
         let evidence = self.evidence().await?;
         let report = checker::check(&evidence, repeats);
         report.expect_true();
