@@ -9,9 +9,13 @@
 //!          many small reads, and the stream is behind
 //!  Eager ────────────────────────────────────────────> Waiting ──┐ enough came
 //!    ^                                                  │   ^ <──┘
-//!    │ little had come, or the stream is not behind     v   │ much had come
-//!    └─────────────────────────────────────────────── Overdue
+//!    │ nothing came for a while,            deadline    v   │ something came
+//!    │ or the stream is not behind                    Overdue
+//!    └──────────────────────────────────────────────────┘
 //! ```
+//!
+//! A unix socket has no such mark and is read eagerly: its buffer holds so few small messages that a pause would
+//! hold up the walsender.
 //!
 //! Pure: the caller brings the time, reads, and sets the socket's mark.
 
@@ -28,8 +32,12 @@ const SMALL_READ_BYTES: usize = 8 << 10;
 /// This many small reads within a window are more than a few sessions that commit row by row cause.
 const SMALL_READS_MAX: u32 = 20;
 const WINDOW: Duration = Duration::from_millis(5);
-/// If at least this much came during the patience, waiting saved some ten reads, and as many wake-ups of each side.
+/// When the stream's clocks say nothing: if at least this much came during the patience, waiting saved some ten reads
+/// and as many wake-ups of each side. When they say that it is behind, whatever came is reason to wait again: on a
+/// busy machine the walsender may just not have been on a processor.
 const WORTHWHILE_BYTES: usize = 2 << 10;
+/// Nothing for this long after the deadline means that the stream rests, whatever its clocks said last.
+const REST: Duration = Duration::from_millis(10);
 /// Less than this from commit to sending is no backlog: it is the time that a flush of WAL and its decoding take.
 const BACKLOG_LAG_MICROS: i64 = 10_000;
 
@@ -43,7 +51,7 @@ pub(crate) struct LazyReads {
 enum State {
     Eager { window_ends: Instant, small_reads: u32 },
     Waiting { deadline: Instant },
-    Overdue,
+    Overdue { deadline: Instant },
 }
 
 impl LazyReads {
@@ -56,34 +64,36 @@ impl LazyReads {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { deadline } => Some(deadline),
-            State::Eager { .. } | State::Overdue => None,
+            State::Eager { .. } | State::Overdue { .. } => None,
         }
     }
 
     /// The deadline passed: the next read takes what there is.
     pub(crate) fn deadline_passed(&mut self) {
-        self.state = State::Overdue;
+        if let State::Waiting { deadline } = self.state {
+            self.state = State::Overdue { deadline };
+        }
     }
 
-    /// A read brought `bytes`, while the stream was `lag_micros` behind, if that is known.
+    /// A read brought `bytes`, after which the stream was `lag_micros` behind, if that is known.
     pub(crate) fn read(&mut self, bytes: usize, now: Instant, lag_micros: Option<i64>) {
         let behind = lag_micros.is_none_or(|lag| lag >= BACKLOG_LAG_MICROS);
         self.state = match self.state {
+            _ if !behind => State::eager(now),
             State::Eager { window_ends, small_reads } => {
                 let small = u32::from(bytes < SMALL_READ_BYTES);
                 if now >= window_ends {
                     State::Eager { window_ends: now + WINDOW, small_reads: small }
                 } else if small_reads + small <= SMALL_READS_MAX {
                     State::Eager { window_ends, small_reads: small_reads + small }
-                } else if behind {
-                    State::waiting(now)
                 } else {
-                    State::eager(now)
+                    State::waiting(now)
                 }
             }
-            State::Waiting { .. } if behind => State::waiting(now),
-            State::Overdue if behind && bytes >= WORTHWHILE_BYTES => State::waiting(now),
-            State::Waiting { .. } | State::Overdue => State::eager(now),
+            State::Waiting { .. } => State::waiting(now),
+            State::Overdue { deadline } if now >= deadline + REST => State::eager(now),
+            State::Overdue { .. } if lag_micros.is_some() || bytes >= WORTHWHILE_BYTES => State::waiting(now),
+            State::Overdue { .. } => State::eager(now),
         };
     }
 
@@ -132,12 +142,17 @@ mod tests {
     #[test]
     fn it_goes_on_waiting_while_that_pays() {
         let now = Instant::now();
-        for (overdue, bytes, lag, waits) in [
-            (false, 200_000, BEHIND, true),
-            (false, 200_000, Some(100), false),
-            (true, 50_000, BEHIND, true),
-            (true, 200, BEHIND, false),
-            (true, 50_000, Some(100), false),
+        let soon = PATIENCE + Duration::from_millis(1);
+        let late = PATIENCE + REST;
+        for (overdue, after, bytes, lag, waits) in [
+            (false, soon, 200_000, BEHIND, true),
+            (false, soon, 200_000, Some(100), false),
+            (true, soon, 50_000, BEHIND, true),
+            (true, soon, 100, BEHIND, true),
+            (true, late, 100, BEHIND, false),
+            (true, soon, 50_000, None, true),
+            (true, soon, 200, None, false),
+            (true, soon, 50_000, Some(100), false),
         ] {
             let mut lazy = LazyReads { state: State::waiting(now) };
             assert_eq!(lazy.low_water_bytes(), LOW_WATER_BYTES);
@@ -145,8 +160,8 @@ mod tests {
                 lazy.deadline_passed();
                 assert_eq!((lazy.low_water_bytes(), lazy.deadline()), (1, None));
             }
-            lazy.read(bytes, now, lag);
-            assert_eq!(lazy.deadline().is_some(), waits, "{overdue} {bytes} {lag:?}");
+            lazy.read(bytes, now + after, lag);
+            assert_eq!(lazy.deadline().is_some(), waits, "{overdue} {after:?} {bytes} {lag:?}");
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct ReplicationStream {
     received: Lsn,
     clock: BacklogClock,
     lazy: LazyReads,
+    /// Bytes of the last read, until the frames in it were looked at: they tell how far the stream is behind.
+    just_read: Option<usize>,
     /// What the socket's mark was set to; `None` where it has no effect, and then no read waits for it.
     low_water_bytes: Option<u32>,
 }
@@ -44,6 +46,7 @@ impl ReplicationStream {
             received: start,
             clock: BacklogClock::default(),
             lazy: LazyReads::new(Instant::now()),
+            just_read: None,
             low_water_bytes,
         }
     }
@@ -61,6 +64,11 @@ impl ReplicationStream {
         loop {
             let frames = &mut self.wire.frames;
             let run = Run::scan(frames.buffered(), frames.max_frame_bytes(), &mut self.clock);
+            if let Some(count) = self.just_read.take()
+                && self.low_water_bytes.is_some()
+            {
+                self.lazy.read(count, Instant::now(), self.clock.lag_micros());
+            }
             if run.bytes > 0 {
                 let bytes: Bytes = frames.take(run.bytes).freeze();
                 self.received = self.received.max(run.highest);
@@ -148,7 +156,7 @@ impl ReplicationStream {
         if let Some(deadline) = self.lazy.deadline() {
             match timeout_at(deadline, self.wire.frames.fill(&mut self.wire.transport)).await {
                 Ok(read) => {
-                    self.lazy.read(read?, Instant::now(), self.clock.lag_micros());
+                    self.just_read = Some(read?);
                     return Ok(());
                 }
                 Err(_) => {
@@ -158,10 +166,7 @@ impl ReplicationStream {
                 }
             }
         }
-        let count = self.wire.frames.fill(&mut self.wire.transport).await?;
-        if self.low_water_bytes.is_some() {
-            self.lazy.read(count, Instant::now(), self.clock.lag_micros());
-        }
+        self.just_read = Some(self.wire.frames.fill(&mut self.wire.transport).await?);
         Ok(())
     }
 
