@@ -20,6 +20,10 @@ use headwater_pipeline::{ExitCode as Code, Halt};
 use commands::chain;
 use config::ConfigError;
 
+/// For the whole process, librdkafka included: its allocations for every record are most of what a record costs.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Follows a Postgres replication slot and writes every committed change to Kafka.
 #[derive(Parser)]
 #[command(name = "headwater", version, long_version = LONG_VERSION.as_str(), max_term_width = 110)]
