@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use serde_json::Value as Json;
 
@@ -42,7 +43,8 @@ impl Decoder {
         let id = u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes"));
         let parsed = self.schema(id)?;
         let mut rest = &bytes[5..];
-        let value = apache_avro::from_avro_datum(&parsed.schema, &mut rest, None).context("decode Avro")?;
+        let reader = GenericDatumReader::builder(&parsed.schema).build().context("resolve the schema")?;
+        let value = reader.read_value(&mut rest).context("decode Avro")?;
         ensure!(rest.is_empty(), "{} bytes after the datum", rest.len());
         Ok(Datum { parsed, value })
     }

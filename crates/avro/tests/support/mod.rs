@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use headwater_avro::{
     Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, SchemaId, SourceSettings, TableDescription,
@@ -110,7 +111,8 @@ pub fn parse(schema_json: &str) -> Schema {
 pub fn decode(schema: &Schema, record: &[u8]) -> Value {
     assert_eq!(record[0], 0, "the wire format's first byte");
     let mut body = &record[5..];
-    let value = apache_avro::from_avro_datum(schema, &mut body, None).expect("apache-avro decodes it");
+    let reader = GenericDatumReader::builder(schema).build().expect("apache-avro resolves it");
+    let value = reader.read_value(&mut body).expect("apache-avro decodes it");
     assert!(body.is_empty(), "{} bytes too many", body.len());
     value
 }
