@@ -30,6 +30,9 @@ pub const DEFAULT_PROPERTIES: &[(&str, &str)] = &[
     ("compression.type", "lz4"),
     // One batch is one send(); waiting for a previous segment's ACK would only add delay.
     ("socket.nagle.disable", "true"),
+    // A broker that was away for a moment leaves partitions without a leader in the metadata, and librdkafka asks
+    // again only at this interval; its 5 minutes would be 5 minutes of standstill.
+    ("topic.metadata.refresh.interval.ms", "5000"),
     // librdkafka's 1 MB would refuse rows that the topic may well accept. Above a broker's
     // socket.request.max.bytes (100 MiB) the broker just closes the connection, again and again: this stays
     // below, so that such a record is refused here, with its size.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use headwater_avro::registry::Registry;
 use headwater_kafka::Admin;
 use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
-use headwater_pgoutput::Lsn;
+use headwater_pgoutput::{Lsn, RelationId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backoff::Backoff;
@@ -113,7 +113,43 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    stream(settings, metrics, status, shutdown, owned).await
+    match stream(settings, metrics, status, shutdown, owned).await {
+        Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
+            Err(halt)
+        }
+        ended => ended,
+    }
+}
+
+/// A change that is larger than the limit was never decoded; the catalog knows its table's name.
+async fn too_large(settings: &Settings, error: &headwater_pg::Error) -> Option<StageError> {
+    let headwater_pg::ErrorKind::FrameTooLarge { bytes, wal_start, relation } = error.kind() else {
+        return None;
+    };
+    let name = match relation {
+        Some(relation) => {
+            relation_name(settings, relation).await.unwrap_or_else(|| format!("relation {relation}"))
+        }
+        None => "no table".to_owned(),
+    };
+    let (limit, slot) = (settings.max_row_bytes, &settings.slot);
+    Some(StageError::Halt(Halt::new(
+        ExitCode::RowTooLarge,
+        format!(
+            "a change of {name} at {wal_start} has {bytes} bytes, more than pipeline.max_row_bytes ({limit})"
+        ),
+        format!(
+            "raise pipeline.max_row_bytes, and max.message.bytes of the topic; or leave the large column out with a column list in \
+             the publication, which helps for later changes. Nothing was lost: slot {slot} keeps it"
+        ),
+    )))
+}
+
+/// None when it can't be asked: the halt says the number then.
+async fn relation_name(settings: &Settings, relation: RelationId) -> Option<String> {
+    let client = headwater_pg::connect(&settings.postgres).await.ok()?;
+    let sql = "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    client.query_opt(sql, &[&relation.0]).await.ok()??.get(0)
 }
 
 /// A slot that we own, and all that is needed to stream from it.
