@@ -73,6 +73,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let CommandLine { shared, command } = CommandLine::parse();
     match run(&shared, command) {
         Ok(code) => ExitCode::from(code.number()),
@@ -86,6 +87,16 @@ fn main() -> ExitCode {
             ExitCode::from(code.number())
         }
     }
+}
+
+/// A panic is a broken invariant: nothing may go on beside it, in no thread. Not by `panic = "abort"` in the profile,
+/// because tests are built without it, and every dependency would be compiled twice.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
