@@ -2,64 +2,107 @@
 
 use headwater_avro::{EncodeError, SchemaId, Subject};
 use headwater_kafka::partition_for_key;
-use headwater_pgoutput::Column;
-use tokio::sync::mpsc;
+use headwater_pgoutput::{Column, Tuple};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StageError;
-use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, bytes_of};
+use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, EventTopics, bytes_of};
 use crate::outlet::Outlet;
-use crate::pump::{RowWriter, ask};
 use crate::resolver::Question;
+use crate::row_writer::RowWriter;
+use crate::versions::ask;
 
-/// Makes sure that an event topic exists and its schemas are registered.
-pub(crate) fn resolve_topic(
-    events: &EventPlan,
-    origin: &str,
-    topic: &str,
-    questions: &mpsc::Sender<Question>,
-    out: &mut Outlet,
-) -> Result<EventTopic, StageError> {
-    let name = topic.to_owned();
-    let partitions = ask(questions, out, |answer| Question::Topic { topic: name, answer })?;
-    let mut resolved = EventTopic { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
-    let EventEncoding::Avro(plans) = &events.encoding else { return Ok(resolved) };
-    let mut register = |subject: Subject, schema_json: &str| {
-        let (table, schema_json) = (origin.to_owned(), schema_json.to_owned());
-        ask(questions, out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
-    };
-    resolved.key_id = register(Subject::for_key(topic), plans.key.schema_json())?;
-    resolved.value_id = register(Subject::for_value(topic), plans.value.schema_json())?;
-    Ok(resolved)
+/// Where an event comes from, for messages, and whom to ask about its topic.
+pub(crate) struct Origin<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) questions: &'a mpsc::Sender<Question>,
 }
 
-/// Writes one event to the topic in the scratch buffer.
-pub(crate) fn write(
+impl Origin<'_> {
+    pub(crate) fn error(&self, row: &RowWriter<'_>, what: String) -> StageError {
+        StageError::Outbox { origin: self.name.to_owned(), commit_lsn: row.transaction.commit_lsn, what }
+    }
+
+    fn ask<T>(
+        &self,
+        out: &mut Outlet,
+        question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Question,
+    ) -> Result<T, StageError> {
+        ask(self.questions, out, question)
+    }
+}
+
+/// Writes the event in a row that was inserted in an outbox table.
+pub(crate) fn write_row(
     events: &EventPlan,
-    event: &Event<'_>,
-    origin: &str,
+    topics: &mut EventTopics,
+    new: &Tuple<'_>,
+    origin: &Origin<'_>,
     row: &mut RowWriter<'_>,
 ) -> Result<(), StageError> {
-    let topic = std::mem::take(&mut row.scratch.topic);
-    let place = events.topics[&topic];
+    let event = events.event(new).map_err(|what| origin.error(row, what))?;
+    write(events, topics, &event, origin, row)
+}
+
+/// Writes one event; its topic's name is left in the scratch buffer.
+pub(crate) fn write(
+    events: &EventPlan,
+    topics: &mut EventTopics,
+    event: &Event<'_>,
+    origin: &Origin<'_>,
+    row: &mut RowWriter<'_>,
+) -> Result<(), StageError> {
+    let mut topic = std::mem::take(&mut row.scratch.topic);
+    events.write_topic(event.aggregatetype, &mut topic).map_err(|what| origin.error(row, what))?;
+    let place = match topics.get(&topic) {
+        Some(place) => *place,
+        None => {
+            let place = resolve_topic(events, &topic, origin, row.out)?;
+            topics.insert(topic.clone(), place);
+            place
+        }
+    };
     let (mut key, mut value) = (std::mem::take(&mut row.scratch.key), std::mem::take(&mut row.scratch.value));
     key.clear();
     value.clear();
-    let result = encode(events, event, &topic, place, &mut key, &mut value)
-        .map_err(|source| StageError::Encode {
-            table: origin.to_owned(),
-            commit_lsn: row.transaction.commit_lsn,
-            lsn: row.lsn,
-            source,
-        })
-        .and_then(|()| {
-            let key = (!matches!(event.key, Column::Null)).then_some(key.as_slice());
-            let partition = partition_for_key(key.unwrap_or(topic.as_bytes()), place.partitions);
-            let value =
-                (!value.is_empty() || !matches!(event.payload, Column::Null)).then_some(value.as_slice());
-            row.offer_to(&topic, partition, key, value, &headers(event))
-        });
+    encode(events, event, &topic, place, &mut key, &mut value).map_err(|source| StageError::Encode {
+        table: origin.name.to_owned(),
+        commit_lsn: row.transaction.commit_lsn,
+        lsn: row.lsn,
+        source,
+    })?;
+    let has_key = !matches!(event.key, Column::Null);
+    let partition = partition_for_key(if has_key { &key } else { topic.as_bytes() }, place.partitions);
+    let has_value = !value.is_empty() || !matches!(event.payload, Column::Null);
+    let offered = row.offer_to(
+        &topic,
+        partition,
+        has_key.then_some(key.as_slice()),
+        has_value.then_some(value.as_slice()),
+        &headers(event),
+    );
     (row.scratch.key, row.scratch.value, row.scratch.topic) = (key, value, topic);
-    result
+    offered
+}
+
+/// Makes sure that an event topic exists and its schemas are registered.
+fn resolve_topic(
+    events: &EventPlan,
+    topic: &str,
+    origin: &Origin<'_>,
+    out: &mut Outlet,
+) -> Result<EventTopic, StageError> {
+    let name = topic.to_owned();
+    let partitions = origin.ask(out, |answer| Question::Topic { topic: name, answer })?;
+    let mut place = EventTopic { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
+    let EventEncoding::Avro(plans) = &events.encoding else { return Ok(place) };
+    let mut register = |subject: Subject, schema_json: &str| {
+        let (table, schema_json) = (origin.name.to_owned(), schema_json.to_owned());
+        origin.ask(out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
+    };
+    place.key_id = register(Subject::for_key(topic), plans.key.schema_json())?;
+    place.value_id = register(Subject::for_value(topic), plans.value.schema_json())?;
+    Ok(place)
 }
 
 fn headers<'a>(event: &'a Event<'_>) -> Vec<(&'a str, &'a [u8])> {

@@ -13,6 +13,8 @@ mod pump;
 
 mod transaction;
 
+mod versions;
+
 mod table_cache;
 
 mod history;
@@ -20,6 +22,8 @@ mod history;
 mod resolver;
 
 mod describe;
+
+mod row_writer;
 
 mod outbox;
 

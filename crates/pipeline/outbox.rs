@@ -32,7 +32,6 @@ pub(crate) struct EventPlan {
     payload: usize,
     headers: Vec<(usize, String)>,
     pub(crate) encoding: EventEncoding,
-    pub(crate) topics: HashMap<String, EventTopic>,
 }
 
 /// How key and payload are written.
@@ -59,6 +58,9 @@ pub(crate) struct EventTopic {
     pub(crate) key_id: SchemaId,
     pub(crate) value_id: SchemaId,
 }
+
+/// The event topics that are known to exist.
+pub(crate) type EventTopics = HashMap<String, EventTopic>;
 
 /// One event, borrowed from a row or a message.
 #[derive(Debug)]
@@ -111,7 +113,6 @@ impl EventPlan {
             payload,
             headers,
             encoding,
-            topics: HashMap::new(),
         })
     }
 
@@ -137,7 +138,6 @@ impl EventPlan {
             payload: 0,
             headers: Vec::new(),
             encoding,
-            topics: HashMap::new(),
         }
     }
 

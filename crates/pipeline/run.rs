@@ -29,6 +29,7 @@ use crate::source::Source;
 use crate::start::{Verdict, Why, suitable, verdict};
 use crate::status::{Readiness, Status};
 use crate::store::CheckpointStore;
+use crate::versions::Versions;
 
 /// How long between two attempts of a standby to take the slot: a takeover takes this much longer.
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
@@ -360,7 +361,8 @@ async fn stream(
     });
     let history = SchemaHistory::new(owned.stored.history);
     let database = owned.identity.database.clone();
-    let pump = Pump::new(settings.clone(), database, owned.checkpoint, history, wal_receiver, questions, out);
+    let versions = Versions::new(settings.clone(), database, history, questions);
+    let pump = Pump::new(settings, owned.checkpoint, versions, wal_receiver, out);
     let resolver = Resolver {
         client: owned.client,
         destination: destination(settings)?,

@@ -9,7 +9,7 @@ use headwater_avro::{KeyPlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::{ExitCode, Halt};
-use crate::outbox::EventPlan;
+use crate::outbox::{EventPlan, EventTopics};
 
 /// How the rows of one version of one table are written, and where they go.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) enum Form {
     /// A change record as a line of JSON.
     Lines,
     /// An event of the outbox.
-    Event(EventPlan),
+    Event(EventPlan, EventTopics),
 }
 
 /// Records offered since the last report.
@@ -96,7 +96,7 @@ impl TableCache {
 
     /// An announcement was resolved and its history record is acknowledged.
     pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
-        if !matches!(plan.form, Form::Event(_)) {
+        if !matches!(plan.form, Form::Event(..)) {
             let owner =
                 self.topics.entry(plan.topic.clone()).or_insert_with(|| (plan.name.clone(), relation));
             // The same name under another id is the table dropped and created again: its topic goes on.

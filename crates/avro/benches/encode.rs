@@ -125,11 +125,7 @@ fn inventory_row(criterion: &mut Criterion) {
     let reader = GenericDatumReader::builder(&schema).build().expect("a resolved schema");
     let tree = reader.read_value(&mut &out[5..]).expect("valid Avro");
     let writer = GenericDatumWriter::builder(&schema).build().expect("a resolved schema");
-    assert_eq!(
-        writer.write_value_to_vec(tree.clone()).expect("valid Avro"),
-        out[5..],
-        "the same bytes"
-    );
+    assert_eq!(writer.write_value_to_vec(tree.clone()).expect("valid Avro"), out[5..], "the same bytes");
     group.bench_function("apache-avro, value only, tree given", |bencher| {
         bencher.iter_batched(
             || tree.clone(),
