@@ -35,6 +35,9 @@ pub(crate) struct Identity {
     pub(crate) slot: String,
     pub(crate) publications: Vec<String>,
     pub(crate) prefix: String,
+    /// How many owners the slot had before this one. A late record of an owner that was frozen has a lower one, and
+    /// must not take the place of its successor's.
+    pub(crate) epoch: u64,
 }
 
 impl Identity {
@@ -66,6 +69,8 @@ struct CheckpointValue {
     slot: String,
     publications: Vec<String>,
     topic_prefix: String,
+    #[serde(default)]
+    epoch: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +114,7 @@ pub(crate) fn record(identity: &Identity, progress: Progress) -> (String, Vec<u8
         slot: identity.slot.clone(),
         publications: identity.publications.clone(),
         topic_prefix: identity.prefix.clone(),
+        epoch: identity.epoch,
     };
     (identity.key(), serde_json::to_vec(&value).expect("a checkpoint is plain data"))
 }
@@ -173,6 +179,7 @@ fn read_checkpoint(
         slot: parsed.slot,
         publications: parsed.publications,
         prefix: parsed.topic_prefix,
+        epoch: parsed.epoch,
     };
     debug_assert!(!own || found.key() == identity.key());
     Ok(Some(Found { identity: found, progress }))
@@ -203,6 +210,18 @@ fn unreadable(key: &str, place: &str, error: &dyn std::fmt::Display) -> Halt {
         format!("the checkpoint {key} in {place} can't be read: {error}"),
         "nothing was delivered or confirmed; find out who wrote it, or restore it, before starting again",
     )
+}
+
+/// Of two values of one key, whether the one that came later is that of an earlier owner: written by a producer that
+/// was frozen, after its successor had begun.
+pub(crate) fn is_of_earlier_owner(later: &[u8], earlier: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Owned {
+        #[serde(default)]
+        epoch: u64,
+    }
+    let epoch = |value| serde_json::from_slice::<Owned>(value).map_or(0, |owned| owned.epoch);
+    epoch(later) < epoch(earlier)
 }
 
 /// The local file of the stdout and file sinks: the same keys and values as the topic's.
@@ -268,6 +287,7 @@ mod tests {
             slot: "headwater".to_owned(),
             publications: vec!["shop".to_owned()],
             prefix: "shop".to_owned(),
+            epoch: 4,
         }
     }
 
@@ -282,6 +302,17 @@ mod tests {
             let stored = read_one(&key, &value).unwrap();
             assert_eq!(stored.own, Some(Found { identity: identity(), progress }));
         }
+    }
+
+    #[test]
+    fn a_late_record_of_a_frozen_owner_is_told_from_its_successors() {
+        let value = |epoch, lsn| record(&Identity { epoch, ..identity() }, Progress::Streaming(Lsn(lsn))).1;
+        assert!(is_of_earlier_owner(&value(4, 100), &value(5, 200)));
+        assert!(
+            !is_of_earlier_owner(&value(5, 100), &value(4, 200)),
+            "a new owner may begin again further back"
+        );
+        assert!(!is_of_earlier_owner(&value(5, 300), &value(5, 200)));
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(crate) async fn identify(session: &mut Session, settings: &Settings) -> Resu
         slot: settings.slot.clone(),
         publications: settings.publications.clone(),
         prefix: settings.topics.prefix.clone(),
+        // Known once the checkpoint was read.
+        epoch: 0,
     })
 }
 

@@ -25,6 +25,9 @@ pub(crate) struct HistoryRecord {
     pub(crate) topic: String,
     /// Partitions of the topic then; a difference to today is worth a warning.
     pub(crate) partitions: i32,
+    /// Of the schemas that were registered; 0 where none were.
+    #[serde(default)]
+    pub(crate) schema_fingerprint: u64,
     /// Registry ids; none for the local sinks, and no key id for a keyless table.
     pub(crate) key_schema_id: Option<u32>,
     pub(crate) value_schema_id: Option<u32>,
@@ -36,6 +39,11 @@ impl HistoryRecord {
     /// The key under which it is stored, after the checkpoint's own key.
     pub(crate) fn key(&self, checkpoint_key: &str) -> String {
         format!("{checkpoint_key}/schema/{}/{}/{}", self.table.id, self.commit_lsn, self.ordinal)
+    }
+
+    /// `schema.table`, for messages and labels.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.table.namespace, self.table.name)
     }
 
     fn position(&self) -> (Lsn, u64) {
@@ -138,6 +146,7 @@ mod tests {
             table,
             topic: "p.public.t".to_owned(),
             partitions: 1,
+            schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: Some(1),
         }

@@ -175,7 +175,7 @@ async fn own_slot(
     let client = headwater_pg::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
-    let identity = identify(&mut session, settings).await?;
+    let mut identity = identify(&mut session, settings).await?;
     let mut store = None;
     if slot_state(&client, settings).await?.is_none() {
         let mut opened = CheckpointStore::open(settings, status).await?;
@@ -199,6 +199,7 @@ async fn own_slot(
         None => CheckpointStore::open(settings, status).await?,
     };
     let stored = store.read(&identity).await?;
+    identity.epoch = stored.own.as_ref().map_or(0, |found| found.identity.epoch) + 1;
     let state =
         slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
     // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.

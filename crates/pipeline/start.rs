@@ -199,6 +199,7 @@ mod tests {
             slot: "headwater".to_owned(),
             publications: vec!["shop".to_owned()],
             prefix: "shop".to_owned(),
+            epoch: 0,
         }
     }
 

@@ -105,12 +105,15 @@ async fn read_topic(
             }
         }
     };
-    let mut newest = BTreeMap::new();
+    let mut newest: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for record in records {
         // Keys that are not text were not written by us.
         let Some(key) = record.key.and_then(|key| String::from_utf8(key).ok()) else { continue };
         match record.value {
-            Some(value) => drop(newest.insert(key, value)),
+            Some(value) => match newest.get(&key) {
+                Some(present) if checkpoint::is_of_earlier_owner(&value, present) => {}
+                _ => drop(newest.insert(key, value)),
+            },
             None => drop(newest.remove(&key)),
         }
     }

@@ -50,31 +50,36 @@ impl Versions {
             return Err(crate::transaction::unknown_relation(relation, lsn));
         };
         let record = match self.history.look_up(&table, at) {
-            Lookup::Known(record) => self.check_partitions(record, out)?,
+            Lookup::Known(record) => self.known_version(record, out)?,
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
         };
         let plan = self.plan(record)?;
         self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
-    /// Partitions are today's: a consumer's next record goes where Java's partitioner would put it today.
-    fn check_partitions(
+    /// A version that was resolved before. Its description stands; its topic, partitions and schemas are today's
+    /// configuration's, which is the same in all but a few starts.
+    fn known_version(
         &mut self,
         mut record: HistoryRecord,
         out: &mut Outlet,
     ) -> Result<HistoryRecord, StageError> {
-        let topic = record.topic.clone();
-        let partitions = ask(&self.questions, out, |answer| Question::Topic { topic, answer })?;
-        if partitions != record.partitions {
+        let before = record.clone();
+        self.furnish(&mut record, out)?;
+        if before.value_schema_id.is_some()
+            && before.topic == record.topic
+            && before.partitions != record.partitions
+        {
             tracing::warn!(
                 topic = record.topic,
-                before = record.partitions,
-                now = partitions,
+                before = before.partitions,
+                now = record.partitions,
                 "partition_count_changed: keys move to other partitions, so the order of a key's records across this moment is lost"
             );
-            record.partitions = partitions;
-            out.store_history(&record)?;
-            self.history.push(record.clone());
+        }
+        if record != before {
+            warn_of_other_key_schema(&before, &record);
+            self.keep(&record, out)?;
         }
         Ok(record)
     }
@@ -91,50 +96,73 @@ impl Versions {
         if let Some(same) =
             in_force.as_ref().filter(|old| old.table == *table && old.description == description)
         {
-            return self.check_partitions(same.clone(), out);
+            return self.known_version(same.clone(), out);
         }
-        let name = format!("{}.{}", table.namespace, table.name);
-        let is_outbox = self.outbox_settings(table).is_some();
-        let topic = self.settings.table_topic(&table.namespace, &table.name);
         let mut record = HistoryRecord {
             version: HistoryRecord::VERSION,
             commit_lsn: at.0,
             ordinal: at.1,
             table: table.clone(),
             description,
-            topic: topic.clone(),
+            topic: String::new(),
             partitions: 1,
+            schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: None,
         };
-        if self.writes_avro() && !is_outbox {
-            record.partitions =
-                ask(&self.questions, out, |answer| Question::Topic { topic: topic.clone(), answer })?;
-            let source = self.source_settings();
-            let schema_error = |source| StageError::Schema { table: name.clone(), source };
-            let key = KeyPlan::new(&record.description, &source).map_err(schema_error)?;
-            let value = ValuePlan::new(&record.description, &source).map_err(schema_error)?;
-            if let Some(key) = &key {
-                record.key_schema_id =
-                    Some(self.register(&name, Subject::for_key(&topic), key.schema_json(), out)?);
-            }
-            record.value_schema_id =
-                Some(self.register(&name, Subject::for_value(&topic), value.schema_json(), out)?);
+        self.furnish(&mut record, out)?;
+        if let Some(old) = in_force {
+            warn_of_other_key_schema(&old, &record);
         }
-        if let Some(old) =
-            in_force.filter(|old| old.key_schema_id.is_some() && old.key_schema_id != record.key_schema_id)
-        {
-            tracing::warn!(
-                table = name,
-                before = old.key_schema_id,
-                now = record.key_schema_id,
-                "key_schema_changed: the same key has other bytes from here on, and may go to another partition"
-            );
-        }
-        out.store_history(&record)?;
-        self.history.push(record.clone());
-        tracing::info!(table = name, topic, commit_lsn = %at.0, "a new version of a table");
+        self.keep(&record, out)?;
+        tracing::info!(table = record.name(), topic = record.topic, commit_lsn = %at.0, "a new version of a table");
         Ok(record)
+    }
+
+    /// Gives a version its topic, partitions and schema ids under the present configuration. Ids are asked for only
+    /// where the schemas are not those that were registered: a known version needs no registry.
+    fn furnish(&mut self, record: &mut HistoryRecord, out: &mut Outlet) -> Result<(), StageError> {
+        let topic = self.settings.table_topic(&record.table.namespace, &record.table.name);
+        let same_topic = record.topic == topic;
+        record.topic.clone_from(&topic);
+        if !writes_avro(&self.settings) || self.outbox_settings(&record.table).is_some() {
+            (record.partitions, record.schema_fingerprint) = (1, 0);
+            (record.key_schema_id, record.value_schema_id) = (None, None);
+            return Ok(());
+        }
+        let asked = topic.clone();
+        record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
+        let (key, value) = self.plans(record)?;
+        let key_json = key.as_ref().map(KeyPlan::schema_json);
+        let fingerprint = schema_fingerprint(key_json, value.schema_json());
+        if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
+            return Ok(());
+        }
+        let name = record.name();
+        record.key_schema_id = match key_json {
+            Some(json) => Some(self.register(&name, Subject::for_key(&topic), json, out)?),
+            None => None,
+        };
+        record.value_schema_id =
+            Some(self.register(&name, Subject::for_value(&topic), value.schema_json(), out)?);
+        record.schema_fingerprint = fingerprint;
+        Ok(())
+    }
+
+    /// Stores a version, waits until that is acknowledged, and remembers it.
+    fn keep(&mut self, record: &HistoryRecord, out: &mut Outlet) -> Result<(), StageError> {
+        out.store_history(record)?;
+        self.history.push(record.clone());
+        Ok(())
+    }
+
+    fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
+        let source =
+            SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
+        let schema_error = |source| StageError::Schema { table: record.name(), source };
+        let key = KeyPlan::new(&record.description, &source).map_err(schema_error)?;
+        let value = ValuePlan::new(&record.description, &source).map_err(schema_error)?;
+        Ok((key, value))
     }
 
     fn register(
@@ -155,20 +183,16 @@ impl Versions {
     }
 
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
-        let name = format!("{}.{}", record.table.namespace, record.table.name);
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
-            Form::Event(
-                EventPlan::for_table(outbox, &record.description, self.writes_avro())
-                    .map_err(StageError::Halt)?,
-                EventTopics::new(),
-            )
-        } else if let Some(value_id) = record.value_schema_id.filter(|_| self.writes_avro()) {
-            let source = self.source_settings();
-            let schema_error = |source| StageError::Schema { table: name.clone(), source };
-            let key = KeyPlan::new(&record.description, &source).map_err(schema_error)?;
+            let writes_avro = writes_avro(&self.settings);
+            let events =
+                EventPlan::for_table(outbox, &record.description, writes_avro).map_err(StageError::Halt)?;
+            Form::Event(events, EventTopics::new())
+        } else if let Some(value_id) = record.value_schema_id {
+            let (key, value) = self.plans(&record)?;
             Form::Avro {
                 key: key.map(|plan| (plan, SchemaId(record.key_schema_id.unwrap_or_default()))),
-                value: ValuePlan::new(&record.description, &source).map_err(schema_error)?,
+                value,
                 value_id: SchemaId(value_id),
                 partitions: record.partitions,
                 keyless_partition: partition_for_key(record.topic.as_bytes(), record.partitions),
@@ -177,7 +201,7 @@ impl Versions {
             Form::Lines
         };
         Ok(TablePlan {
-            name,
+            name: record.name(),
             topic: record.topic,
             description: record.description,
             form,
@@ -191,19 +215,31 @@ impl Versions {
             .iter()
             .find(|outbox| outbox.schema == table.namespace && outbox.table == table.name)
     }
-
-    fn writes_avro(&self) -> bool {
-        writes_avro(&self.settings)
-    }
-
-    fn source_settings(&self) -> SourceSettings {
-        SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() }
-    }
 }
 
 /// Only Kafka has a registry; the local sinks write lines.
 pub(crate) fn writes_avro(settings: &Settings) -> bool {
     matches!(settings.sink, SinkSettings::Kafka { .. })
+}
+
+/// The same key has other bytes under another schema id, and a partitioner sees bytes.
+fn warn_of_other_key_schema(before: &HistoryRecord, now: &HistoryRecord) {
+    let same_topic = before.topic == now.topic;
+    if same_topic && before.key_schema_id.is_some() && before.key_schema_id != now.key_schema_id {
+        tracing::warn!(
+            table = now.name(),
+            before = before.key_schema_id,
+            now = now.key_schema_id,
+            "key_schema_changed: the same key has other bytes from here on, and may go to another partition"
+        );
+    }
+}
+
+/// FNV-1a of both schemas: stable across builds, and only ever compared with itself. A version whose schemas this
+/// program would spell otherwise (another prefix, another release) must not be written under the ids of the old ones.
+fn schema_fingerprint(key_json: Option<&str>, value_json: &str) -> u64 {
+    let bytes = key_json.unwrap_or_default().bytes().chain([0]).chain(value_json.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Asks the resolver and serves deliveries until it answers.
