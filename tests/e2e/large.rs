@@ -104,6 +104,24 @@ async fn a_row_beyond_max_row_bytes(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// More than the topic takes: what precedes it is sent and confirmed, it is neither dropped nor tried for ever.
+async fn a_row_beyond_the_topic(test: &mut Fixture) -> Result<()> {
+    test.capture("create table item (id int primary key, body text)", &["public.item"]).await?;
+    test.expect_complaint("halted");
+    let mut headwater = test.start(test.config()).await?;
+    test.database.execute("insert into item values (1, 'before')").await?;
+    test.settle().await?;
+    test.database
+        .execute("insert into item select 2, string_agg(md5(g::text), '') from generate_series(1, 150000) g")
+        .await?;
+    headwater.exits_with(52).await?;
+    let halts = headwater.log_lines(&["ERROR", &test.topic("public.item")]);
+    ensure!(halts.len() == 1, "the halt does not name the topic:\n{}", headwater.log_tail());
+    let records = kafka::read_all(&test.kafka.bootstrap, &format!("{}.", test.prefix()))?;
+    ensure!(records.len() == 1, "{} records", records.len());
+    Ok(())
+}
+
 #[test]
 fn transaction_of_a_million_rows() {
     on_shared("large_million", a_million_rows);
@@ -117,6 +135,11 @@ fn rows_of_40_bytes_and_100_kilobytes() {
 #[test]
 fn row_beyond_the_budget_is_admitted_alone() {
     on_shared("large_budget", a_row_beyond_the_budget);
+}
+
+#[test]
+fn row_beyond_the_topic_halts() {
+    on_shared("large_topic", a_row_beyond_the_topic);
 }
 
 #[test]

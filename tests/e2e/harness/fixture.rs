@@ -58,7 +58,12 @@ pub fn on(
     runtime.expect("a runtime").block_on(async {
         let mut fixture = or_panic("prepare the test", Fixture::new(name, &postgres, kafka).await);
         let outcome = tokio::time::timeout(TEST_LIMIT, test(&mut fixture)).await;
-        or_panic(name, outcome.unwrap_or_else(|_| bail!("the test took longer than {TEST_LIMIT:?}")));
+        let outcome = outcome.unwrap_or_else(|_| bail!("the test took longer than {TEST_LIMIT:?}"));
+        if outcome.is_err() {
+            fixture.directory.disable_cleanup(true);
+            println!("configurations and logs are kept in {}", fixture.directory.path().display());
+        }
+        or_panic(name, outcome);
         or_panic("after the test", fixture.finish().await);
     });
 }
