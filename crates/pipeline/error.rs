@@ -35,6 +35,8 @@ pub(crate) enum StageError {
     Frozen { stood_still_ms: u64 },
     #[error("{whom} has not answered for {seconds} s")]
     Silent { whom: &'static str, seconds: u64 },
+    #[error("the producer has delivered nothing for {seconds} s, though the brokers answer")]
+    Stuck { seconds: u64 },
     #[error("{0}")]
     Halt(Halt),
     /// Another stage failed first, or a second stop came; not an error of its own.
@@ -60,6 +62,7 @@ impl StageError {
             | StageError::Local { .. }
             | StageError::Frozen { .. }
             | StageError::Silent { .. }
+            | StageError::Stuck { .. }
             | StageError::Stopped => false,
         }
     }

@@ -49,6 +49,8 @@ mod store;
 
 mod slot_watch;
 
+mod sink_watch;
+
 mod error;
 
 mod recovery;

@@ -17,6 +17,7 @@ use crate::history::HistoryRecord;
 use crate::metrics::Metrics;
 use crate::record::{RECORD_OVERHEAD_BYTES, Record, Token};
 use crate::sink::{Offered, Sink};
+use crate::sink_watch::SinkAnswers;
 use crate::status::{Readiness, Status};
 
 /// Time between two checkpoints: short, because a crash repeats what came after the last one; not shorter, because
@@ -31,6 +32,10 @@ const WAIT: Duration = Duration::from_millis(5);
 
 /// How long records may be in flight without any being acknowledged before that is said.
 const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// How long nothing may be acknowledged, and for how long brokers must answer meanwhile, before the producer is taken
+/// to be stuck and is replaced. Longer than a broker's own timeouts for fencing and electing (9 s and a few).
+const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 /// Records between two looks at delivery reports while the stream is busy: librdkafka queues reports, and each holds
 /// its record's memory until it is served.
@@ -63,6 +68,8 @@ pub(crate) struct OutletParts {
     /// Longest time the process may have stood still and still own its slot; None without a limit.
     pub(crate) lease: Option<Duration>,
     pub(crate) stop: Arc<StopSignal>,
+    /// Whether brokers answer while nothing is acknowledged.
+    pub(crate) answers: Arc<SinkAnswers>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) status: Arc<Status>,
 }
@@ -206,7 +213,7 @@ impl Outlet {
             self.begin_checkpoint(now)?;
         }
         if now.duration_since(self.last_report) >= REPORT_INTERVAL {
-            self.report(now);
+            self.report(now)?;
         }
         Ok(())
     }
@@ -281,7 +288,7 @@ impl Outlet {
             self.serve(WAIT.min(patience))?;
             let acknowledged = self.tracker.advance(|_| {});
             if self.in_flight_records == 0 && self.storing.is_none() && acknowledged <= self.stored {
-                self.report(Instant::now());
+                self.report(Instant::now())?;
                 return Ok(true);
             }
             self.acknowledged = acknowledged;
@@ -322,15 +329,18 @@ impl Outlet {
     }
 
     /// Nothing in flight is nothing to wait for; a silence gives its reason, so that a probe can tell it from a hang.
-    fn watch_silence(&mut self, now: Instant) {
+    fn watch_silence(&mut self, now: Instant) -> Result<(), StageError> {
         if self.in_flight_records == 0 && self.storing.is_none() && !self.history_on_its_way {
             self.last_delivery = now;
             self.parts.status.progress();
-            return;
+            return Ok(());
         }
         let silence = now.duration_since(self.last_delivery);
         if silence < SILENCE_TOLD_AFTER {
-            return;
+            return Ok(());
+        }
+        if silence > STUCK_AFTER && self.parts.answers.for_how_long() > STUCK_AFTER {
+            return Err(StageError::Stuck { seconds: silence.as_secs() });
         }
         let records = self.in_flight_records;
         let seconds = silence.as_secs();
@@ -340,11 +350,12 @@ impl Outlet {
         }
         let reason = format!("waiting for the sink: {records} records, none acknowledged for {seconds} s");
         self.parts.status.set(Readiness::Waiting { reason });
+        Ok(())
     }
 
-    fn report(&mut self, now: Instant) {
+    fn report(&mut self, now: Instant) -> Result<(), StageError> {
         self.last_report = now;
-        self.watch_silence(now);
+        self.watch_silence(now)?;
         let (metrics, status) = (&self.parts.metrics, &self.parts.status);
         metrics.in_flight_bytes.set(self.parts.budget.used() as i64);
         metrics.in_flight_records.set(self.in_flight_records as i64);
@@ -357,6 +368,7 @@ impl Outlet {
         metrics.lag_seconds.set(lag_seconds);
         status.set_lag_seconds(lag_seconds);
         status.set_positions(self.received, self.acknowledged, self.stored);
+        Ok(())
     }
 
     pub(crate) fn in_flight_records(&self) -> u64 {

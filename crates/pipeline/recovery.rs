@@ -28,7 +28,9 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
         StageError::Postgres { source, .. } if is_missing_slot(source) => {
             Decision::Restart { peer: "postgres" }
         }
-        StageError::Silent { whom: "Kafka", .. } => Decision::Restart { peer: "kafka" },
+        StageError::Silent { whom: "Kafka", .. } | StageError::Stuck { .. } => {
+            Decision::Restart { peer: "kafka" }
+        }
         StageError::Silent { .. } => Decision::Restart { peer: "postgres" },
         StageError::Kafka { source, .. } if source.class() != Class::Fatal => {
             Decision::Restart { peer: "kafka" }
@@ -82,7 +84,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
             "nothing after it was confirmed; correct the configuration under [[outbox]], or the service that wrote it".to_owned(),
         ),
         StageError::Local { .. } => (ExitCode::LocalOutput, "make room, or correct the path or its rights".to_owned()),
-        StageError::Silent { .. } | StageError::Frozen { .. } | StageError::Stopped => (ExitCode::Unexpected, String::new()),
+        StageError::Silent { .. } | StageError::Stuck { .. } | StageError::Frozen { .. } | StageError::Stopped => (ExitCode::Unexpected, String::new()),
     };
     Halt { code, what, advice }
 }
@@ -287,6 +289,7 @@ mod tests {
             (StageError::Frozen { stood_still_ms: 1 }, None),
             (StageError::Silent { whom: "Postgres", seconds: 60 }, None),
             (StageError::Silent { whom: "Kafka", seconds: 60 }, None),
+            (StageError::Stuck { seconds: 20 }, None),
             (registry(RegistryError::Unavailable { url: text(), reason: text() }), None),
             (
                 registry(RegistryError::Incompatible { subject, reason: text() }),

@@ -24,6 +24,7 @@ use crate::recovery::{Decision, decide};
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::{SlotWatch, server_wal_end};
 use crate::source::Source;
 use crate::start::{Verdict, Why, suitable, verdict};
@@ -341,6 +342,8 @@ async fn stream(
 ) -> Result<(), StageError> {
     let budget = Arc::new(Budget::new(settings.max_in_flight_bytes));
     let stop = Arc::new(StopSignal::default());
+    let answers = Arc::new(SinkAnswers::default());
+    let destination = destination(settings)?;
     let (confirmed, confirmed_receiver) = watch::channel(owned.checkpoint);
     let (finish, finish_receiver) = watch::channel(false);
     let (wal_sender, wal_receiver) = std::sync::mpsc::channel();
@@ -357,6 +360,7 @@ async fn stream(
         // Half of it: the server counts from our last status, which may be a third of it old.
         lease: owned.wal_sender_timeout.map(|timeout| timeout / 2),
         stop: stop.clone(),
+        answers: answers.clone(),
         metrics: metrics.clone(),
         status: status.clone(),
     });
@@ -366,7 +370,7 @@ async fn stream(
     let pump = Pump::new(settings, owned.checkpoint, versions, wal_receiver, out);
     let resolver = Resolver {
         client: owned.client,
-        destination: destination(settings)?,
+        destination: destination.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
     };
@@ -389,7 +393,10 @@ async fn stream(
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
     status.set(Readiness::Streaming);
     let source = tokio::spawn(source.run());
-    let helpers = [tokio::spawn(resolver.run(question_receiver)), tokio::spawn(watch.run())];
+    let mut helpers = vec![tokio::spawn(resolver.run(question_receiver)), tokio::spawn(watch.run())];
+    if let Some(Destination { admin, .. }) = destination {
+        helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
+    }
     let result = supervise(settings, status, shutdown, &stop, finish, source, start_pump(pump)).await;
     for helper in helpers {
         helper.abort();
