@@ -27,6 +27,10 @@ use tokio::time::Instant;
 pub(crate) const LOW_WATER_BYTES: u32 = 128 << 10;
 /// A walsender sends 40 to 100 kB in this time when changes are small, so waiting longer gains little.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// In a deep backlog nobody feels ten milliseconds, and larger reads make larger batches for everyone behind: a broker
+/// that is sent a few rows at a time works more for them than we do.
+const DEEP_PATIENCE: Duration = Duration::from_millis(10);
+const DEEP_LAG_MICROS: i64 = 2_000_000;
 /// A read of less than this cost more than it brought.
 const SMALL_READ_BYTES: usize = 8 << 10;
 /// This many small reads within a window are more than a few sessions that commit row by row cause.
@@ -87,12 +91,14 @@ impl LazyReads {
                 } else if small_reads + small <= SMALL_READS_MAX {
                     State::Eager { window_ends, small_reads: small_reads + small }
                 } else {
-                    State::waiting(now)
+                    State::waiting(now, lag_micros)
                 }
             }
-            State::Waiting { .. } => State::waiting(now),
+            State::Waiting { .. } => State::waiting(now, lag_micros),
             State::Overdue { deadline } if now >= deadline + REST => State::eager(now),
-            State::Overdue { .. } if lag_micros.is_some() || bytes >= WORTHWHILE_BYTES => State::waiting(now),
+            State::Overdue { .. } if lag_micros.is_some() || bytes >= WORTHWHILE_BYTES => {
+                State::waiting(now, lag_micros)
+            }
             State::Overdue { .. } => State::eager(now),
         };
     }
@@ -108,8 +114,9 @@ impl State {
         State::Eager { window_ends: now + WINDOW, small_reads: 0 }
     }
 
-    fn waiting(now: Instant) -> State {
-        State::Waiting { deadline: now + PATIENCE }
+    fn waiting(now: Instant, lag_micros: Option<i64>) -> State {
+        let deep = lag_micros.is_some_and(|lag| lag >= DEEP_LAG_MICROS);
+        State::Waiting { deadline: now + if deep { DEEP_PATIENCE } else { PATIENCE } }
     }
 }
 
@@ -154,7 +161,7 @@ mod tests {
             (true, soon, 200, None, false),
             (true, soon, 50_000, Some(100), false),
         ] {
-            let mut lazy = LazyReads { state: State::waiting(now) };
+            let mut lazy = LazyReads { state: State::waiting(now, lag_micros) };
             assert_eq!(lazy.low_water_bytes(), LOW_WATER_BYTES);
             if overdue {
                 lazy.deadline_passed();

@@ -69,11 +69,13 @@ async fn tail(test: &mut Fixture) -> Result<()> {
         .stdout(std::fs::File::create(&out)?)
         .stderr(Stdio::null())
         .spawn()?;
+    // It has a position once its creation is over, which waits for the transactions of other tests too.
     let temporary = format!(
-        "select count(*) from pg_replication_slots where database = '{}' and temporary and active",
+        "select count(*) from pg_replication_slots \
+         where database = '{}' and temporary and active and confirmed_flush_lsn is not null",
         test.prefix()
     );
-    until(Duration::from_secs(20), "tail's temporary slot", async || {
+    until(Duration::from_secs(60), "tail's temporary slot", async || {
         Ok(test.database.value(&temporary).await?.as_deref() == Some("1"))
     })
     .await?;
