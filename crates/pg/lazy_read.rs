@@ -138,6 +138,15 @@ mod tests {
     }
 
     #[test]
+    fn a_deep_backlog_has_more_patience() {
+        let now = Instant::now();
+        let deadline = |lag| LazyReads { state: State::waiting(now, lag) }.deadline().map(|at| at - now);
+        assert_eq!(deadline(None), Some(PATIENCE));
+        assert_eq!(deadline(Some(DEEP_LAG_MICROS - 1)), Some(PATIENCE));
+        assert_eq!(deadline(Some(DEEP_LAG_MICROS)), Some(DEEP_PATIENCE));
+    }
+
+    #[test]
     fn only_many_small_reads_under_a_backlog_lead_to_waiting() {
         let quick = Duration::from_micros(20);
         assert_eq!(reads_until_waiting(quick, BEHIND), Some(21));
@@ -161,7 +170,7 @@ mod tests {
             (true, soon, 200, None, false),
             (true, soon, 50_000, Some(100), false),
         ] {
-            let mut lazy = LazyReads { state: State::waiting(now, lag_micros) };
+            let mut lazy = LazyReads { state: State::waiting(now, None) };
             assert_eq!(lazy.low_water_bytes(), LOW_WATER_BYTES);
             if overdue {
                 lazy.deadline_passed();

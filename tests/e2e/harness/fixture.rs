@@ -285,7 +285,8 @@ impl Fixture {
             for line in complaints(&text) {
                 // Tests share a server, and a slot's creation waits for the transactions of all of them.
                 let neighbours = line.contains("creating the slot waits for a transaction");
-                let expected = neighbours || self.expected_complaints.iter().any(|words| line.contains(words));
+                let expected =
+                    neighbours || self.expected_complaints.iter().any(|words| line.contains(words));
                 ensure!(expected, "an unexpected complaint in {}: {line}", log.display());
             }
         }
