@@ -23,6 +23,10 @@ pub const DEFAULT_MAX_FRAME_BYTES: u64 = 64 << 20;
 /// How long the server may take to end the stream. It first sends the rest of the transaction it is at.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A transaction is sent whole, message by message: less than this of it waits for what follows, so that whoever is
+/// behind the stream wakes once for a small transaction and not for each of its messages.
+const HELD_BYTES_MAX: usize = 8 << 10;
+
 /// The stream of one slot, in the order of commits.
 pub struct ReplicationStream {
     wire: Wire,
@@ -32,6 +36,10 @@ pub struct ReplicationStream {
     lazy: LazyReads,
     /// Bytes of the last read, until the frames in it were looked at: they tell how far the stream is behind.
     just_read: Option<usize>,
+    /// Whether what was returned last ends inside a transaction.
+    inside_transaction: bool,
+    /// Why reading failed while frames were held: said once those are returned.
+    failed: Option<Error>,
     /// What the socket's mark was set to; `None` where it has no effect, and then no read waits for it.
     low_water_bytes: Option<u32>,
 }
@@ -47,6 +55,8 @@ impl ReplicationStream {
             clock: BacklogClock::default(),
             lazy: LazyReads::new(Instant::now()),
             just_read: None,
+            inside_transaction: false,
+            failed: None,
             low_water_bytes,
         }
     }
@@ -56,7 +66,8 @@ impl ReplicationStream {
         self.wire.frames.set_max_frame_bytes(bytes);
     }
 
-    /// Waits until at least one frame is whole, and returns all that are. Cancel-safe.
+    /// Waits until at least one frame is whole, and returns all that are; the beginning of a transaction waits for
+    /// its end or for a few kilobytes. Cancel-safe.
     ///
     /// Frames that came before an error are returned before the error is. A stream that the server ends in good
     /// order, as when it shuts down, is [`ErrorKind::Closed`].
@@ -69,10 +80,23 @@ impl ReplicationStream {
             {
                 self.lazy.read(count, Instant::now(), self.clock.lag_micros());
             }
+            let inside = run.ends_inside.unwrap_or(self.inside_transaction);
+            let may_wait = inside
+                && run.bytes < HELD_BYTES_MAX
+                && !run.reply_requested
+                && matches!(run.stop, Stop::Incomplete);
+            if run.bytes > 0 && may_wait && self.failed.is_none() {
+                self.failed = self.read().await.err();
+                continue;
+            }
             if run.bytes > 0 {
+                self.inside_transaction = inside;
                 let bytes: Bytes = frames.take(run.bytes).freeze();
                 self.received = self.received.max(run.highest);
                 return Ok(WalBatch::new(bytes, &run));
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
             }
             match run.stop {
                 Stop::Incomplete => self.read().await?,

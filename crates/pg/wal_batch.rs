@@ -140,6 +140,8 @@ pub(crate) struct Run {
     pub(crate) last_wal_end: Lsn,
     /// The highest position in any of the frames.
     pub(crate) highest: Lsn,
+    /// Whether the run ends inside a transaction; `None` if it has neither Begin nor Commit.
+    pub(crate) ends_inside: Option<bool>,
     pub(crate) stop: Stop,
 }
 
@@ -161,6 +163,7 @@ impl Run {
             reply_requested: false,
             last_wal_end: Lsn::INVALID,
             highest: Lsn::INVALID,
+            ends_inside: None,
             stop: Stop::Incomplete,
         };
         loop {
@@ -187,7 +190,12 @@ impl Run {
     fn add(&mut self, frame: &Frame<'_>, bytes: usize) {
         self.bytes += bytes;
         match *frame {
-            Frame::XLogData { wal_start, wal_end, .. } => {
+            Frame::XLogData { wal_start, wal_end, data, .. } => {
+                match data.first() {
+                    Some(b'B') => self.ends_inside = Some(true),
+                    Some(b'C') => self.ends_inside = Some(false),
+                    _ => {}
+                }
                 self.last_wal_end = wal_end;
                 self.highest = self.highest.max(wal_start).max(wal_end);
             }

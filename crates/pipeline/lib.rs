@@ -31,6 +31,8 @@ mod event;
 
 mod record;
 
+mod stage;
+
 mod outlet;
 
 mod sink;

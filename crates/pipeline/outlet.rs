@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::record::{RECORD_OVERHEAD_BYTES, Record, Token};
 use crate::sink::{Offered, Sink};
 use crate::sink_watch::SinkAnswers;
+use crate::stage::Stage;
 use crate::status::{Readiness, Status};
 
 /// Time between two checkpoints: short, because a crash repeats what came after the last one; not shorter, because
@@ -78,6 +79,8 @@ pub(crate) struct OutletParts {
 pub(crate) struct Outlet {
     parts: OutletParts,
     pub(crate) tracker: AckTracker,
+    /// Taken and not offered yet.
+    stage: Stage,
     /// End of what was read from the stream.
     pub(crate) received: Lsn,
     acknowledged: Lsn,
@@ -104,6 +107,7 @@ impl Outlet {
     pub(crate) fn new(parts: OutletParts) -> Outlet {
         Outlet {
             tracker: AckTracker::new(parts.checkpoint),
+            stage: Stage::default(),
             received: parts.checkpoint,
             acknowledged: parts.checkpoint,
             stored: parts.checkpoint,
@@ -122,30 +126,56 @@ impl Outlet {
         }
     }
 
-    /// Offers a record of the open transaction; waits while the budget is spent or the sink is full.
+    /// Takes a record of the open transaction; it is offered to the sink with the rest of its batch.
     ///
     /// `record.token` is made here, since it carries the charge.
-    pub(crate) fn offer(
+    pub(crate) fn take(
         &mut self,
         sequence: u32,
         mut record: Record<'_>,
         commit_lsn: Lsn,
     ) -> Result<(), StageError> {
-        self.still_alive()?;
         let charge = self.charge_of(&record, commit_lsn)?;
         record.token = Token::row(sequence, charge);
-        // A record larger than the whole budget passes when nothing else is in flight.
-        while self.in_flight_bytes > 0 && self.in_flight_bytes + u64::from(charge) > self.parts.budget.limit()
-        {
-            self.serve(WAIT)?;
-        }
-        while self.parts.sink.offer(&record)? == Offered::Full {
-            self.serve(WAIT)?;
-        }
         self.parts.budget.charge(u64::from(charge));
-        self.in_flight_bytes += u64::from(charge);
-        self.in_flight_records += 1;
         self.tracker.offered();
+        self.stage.push(&record);
+        if self.stage.is_full() { self.offer_staged() } else { Ok(()) }
+    }
+
+    /// Offers what was taken: at the end of a batch, and before anything that can take long. Waits while the budget is
+    /// spent or the sink is full.
+    pub(crate) fn offer_staged(&mut self) -> Result<(), StageError> {
+        if self.stage.is_empty() {
+            return Ok(());
+        }
+        self.still_alive()?;
+        let mut stage = std::mem::take(&mut self.stage);
+        if self.parts.sink.has_partitions() {
+            stage.sort_by_partition();
+        }
+        let result = stage.try_for_each(|record| self.offer(&record));
+        stage.clear();
+        self.stage = stage;
+        result
+    }
+
+    /// Lets go of what was taken of one transaction: it can't be finished in this session.
+    pub(crate) fn discard_staged(&mut self, sequence: u32) {
+        self.stage.retain(|token| token.as_row().is_none_or(|(of, _)| of != sequence));
+    }
+
+    fn offer(&mut self, record: &Record<'_>) -> Result<(), StageError> {
+        let charge = record.token.as_row().map_or(0, |(_, charge)| u64::from(charge));
+        // A record larger than the whole budget passes when nothing else is in flight.
+        while self.in_flight_bytes > 0 && self.in_flight_bytes + charge > self.parts.budget.limit() {
+            self.serve(WAIT)?;
+        }
+        while self.parts.sink.offer(record)? == Offered::Full {
+            self.serve(WAIT)?;
+        }
+        self.in_flight_bytes += charge;
+        self.in_flight_records += 1;
         self.offers_since_poll += 1;
         if self.offers_since_poll >= OFFERS_PER_POLL {
             self.serve(Duration::ZERO)?;
@@ -282,6 +312,7 @@ impl Outlet {
     /// Delivers and checkpoints everything that is complete. True when it is done, false when `patience` ran out
     /// without any progress.
     pub(crate) fn drain(&mut self, patience: Duration) -> Result<bool, StageError> {
+        self.offer_staged()?;
         let mut last_progress = Instant::now();
         let mut before = (self.in_flight_records, self.stored);
         loop {

@@ -92,6 +92,7 @@ impl Pump {
         let result = self.pump();
         if result.as_ref().is_err_and(StageError::is_of_content) {
             // What came before it is sound: deliver and confirm it, so that a start after the cure repeats nothing.
+            self.out.discard_staged(self.sequence);
             if let Err(worse) = self.out.drain(DRAIN_PATIENCE) {
                 tracing::debug!(error = crate::error::chain(&worse), "draining before the halt");
             }
@@ -114,6 +115,7 @@ impl Pump {
                 Ok(batch) => {
                     self.out.still_alive()?;
                     self.process(&batch.wal)?;
+                    self.out.offer_staged()?;
                     self.out.budget().release(batch.charged);
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -209,12 +209,12 @@ impl RowWriter<'_> {
         };
         let commit_lsn = self.transaction.commit_lsn;
         match more {
-            [] => self.out.offer(self.sequence, record(&[id]), commit_lsn),
-            [one] => self.out.offer(self.sequence, record(&[id, *one]), commit_lsn),
+            [] => self.out.take(self.sequence, record(&[id]), commit_lsn),
+            [one] => self.out.take(self.sequence, record(&[id, *one]), commit_lsn),
             more => {
                 let mut headers = vec![id];
                 headers.extend_from_slice(more);
-                self.out.offer(self.sequence, record(&headers), commit_lsn)
+                self.out.take(self.sequence, record(&headers), commit_lsn)
             }
         }
     }

@@ -248,6 +248,7 @@ pub(crate) fn ask<T>(
     out: &mut Outlet,
     question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Question,
 ) -> Result<T, StageError> {
+    out.offer_staged()?;
     let (answer, mut answered) = oneshot::channel();
     questions.try_send(question(answer)).map_err(|_| StageError::Stopped)?;
     loop {

@@ -23,6 +23,10 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
+    fn has_partitions(&self) -> bool {
+        true
+    }
+
     fn offer(&mut self, record: &Record<'_>) -> Result<Offered, StageError> {
         let offered = self.producer.offer(&ProducerRecord {
             topic: record.topic,

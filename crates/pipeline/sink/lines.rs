@@ -59,6 +59,10 @@ impl LineSink {
 }
 
 impl Sink for LineSink {
+    fn has_partitions(&self) -> bool {
+        false
+    }
+
     fn offer(&mut self, record: &Record<'_>) -> Result<Offered, StageError> {
         if self.unflushed.len() >= UNFLUSHED_MAX {
             return Ok(Offered::Full);

@@ -21,6 +21,9 @@ pub(crate) enum Offered {
 
 /// Takes records in order.
 pub(crate) trait Sink: Send {
+    /// Whether records keep their order within their partition only, or all in one.
+    fn has_partitions(&self) -> bool;
+
     /// Offers one record. Never blocks.
     fn offer(&mut self, record: &Record<'_>) -> Result<Offered, StageError>;
 
