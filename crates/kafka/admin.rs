@@ -116,6 +116,15 @@ impl Admin {
         }))
     }
 
+    /// How many partitions the topic has, or `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// Brokers out of reach, or no right to describe the topic.
+    pub fn partition_count(&self, name: &str) -> Result<Option<i32>, Error> {
+        let found = self.partitions(name, &format!("counting the partitions of topic {name}"))?;
+        Ok(found.map(|(partitions, _)| partitions))
+    }
+
     /// Creates the topic and waits until its partitions have leaders. An existing one is left as it is.
     ///
     /// # Errors

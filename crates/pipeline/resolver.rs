@@ -3,7 +3,7 @@
 //! A task of its own, because the pump is a thread that must go on serving delivery reports, and the source must go on
 //! answering keepalives, for as long as any of the three is away. One request at a time: the pump can't go on without it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use headwater_kafka::{Admin, Class, NewTopic};
 use headwater_pg::{Client, catalog};
 use headwater_pgoutput::TableSchema;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::describe::{describe, types_to_look_up};
@@ -21,6 +22,9 @@ use crate::halt::{ExitCode, Halt};
 use crate::metrics::Metrics;
 use crate::settings::TopicSettings;
 use crate::status::{Readiness, Status};
+
+/// Time between two looks at the partitions of the topics that were asked for.
+const PARTITIONS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A question of the pump.
 #[derive(Debug)]
@@ -57,14 +61,50 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Runs until the pump is gone.
     pub(crate) async fn run(self, mut questions: mpsc::Receiver<Question>) {
-        while let Some(question) = questions.recv().await {
+        let mut partitions = HashMap::new();
+        let mut next_look = Instant::now() + PARTITIONS_INTERVAL;
+        loop {
             // A receiver that is gone is a pump that has stopped: its answer is wanted by nobody.
-            match question {
-                Question::Describe { table, answer } => drop(answer.send(self.describe(&table).await)),
-                Question::Topic { topic, answer } => drop(answer.send(self.topic(&topic).await)),
-                Question::Register { table, subject, schema_json, answer } => {
+            match timeout_at(next_look, questions.recv()).await {
+                Ok(None) => return,
+                Ok(Some(Question::Describe { table, answer })) => {
+                    drop(answer.send(self.describe(&table).await));
+                }
+                Ok(Some(Question::Topic { topic, answer })) => {
+                    let found = self.topic(&topic).await;
+                    if let Ok(count) = &found {
+                        partitions.insert(topic, *count);
+                    }
+                    drop(answer.send(found));
+                }
+                Ok(Some(Question::Register { table, subject, schema_json, answer })) => {
                     drop(answer.send(self.register(&table, subject, &schema_json).await));
                 }
+                Err(_) => {
+                    self.look_at_partitions(&mut partitions).await;
+                    next_look = Instant::now() + PARTITIONS_INTERVAL;
+                }
+            }
+        }
+    }
+
+    /// Warns of topics that have got more partitions. The pump goes on with the number that it knows, so that the
+    /// order of each key holds in this session; other producers of the topic and the next start use the new one.
+    async fn look_at_partitions(&self, known: &mut HashMap<String, i32>) {
+        let Some(destination) = &self.destination else { return };
+        for (topic, before) in known {
+            let (admin, name) = (destination.admin.clone(), topic.clone());
+            let asked = tokio::task::spawn_blocking(move || admin.partition_count(&name));
+            // An answer that doesn't come is told by those who need Kafka for more than this.
+            let Ok(found) = asked.await.expect("the admin call does not panic") else { return };
+            if let Some(now) = found.filter(|now| now != before) {
+                tracing::warn!(
+                    topic,
+                    before,
+                    now,
+                    "partition_count_changed: keys stay where they are until the next start or the table's next version, which moves them to other partitions"
+                );
+                *before = now;
             }
         }
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
@@ -98,6 +100,26 @@ async fn partitions(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// More partitions while it runs: said within the minute, and keys stay where they are.
+async fn more_partitions(test: &mut Fixture) -> Result<()> {
+    test.capture(TABLE, &["public.item"]).await?;
+    test.expect_complaint("partition_count_changed");
+    let mut headwater = test.start(test.config().set("topics.partitions", 2)).await?;
+    test.database.execute("insert into item select g, 'x' from generate_series(1, 50) g").await?;
+    test.settle().await?;
+    let topic = test.topic("public.item");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &test.kafka.bootstrap).create()?;
+    let grown = admin.create_partitions(&[NewPartitions::new(&topic, 5)], &AdminOptions::new()).await?;
+    ensure!(grown.iter().all(Result::is_ok), "{grown:?}");
+    let line = headwater.log_line(&["partition_count_changed", &topic]).await?;
+    ensure!(line.contains('2') && line.contains('5'), "{line}");
+    test.database.execute("update item set name = 'y'").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    test.check(Repeats::None).await.map(drop)
+}
+
 /// Counts whether the producer chose the partition that the record came from.
 #[derive(Default)]
 struct Chosen {
@@ -151,6 +173,11 @@ fn probes_are_honest() {
 #[test]
 fn partitions_are_those_of_java_clients() {
     on_shared("partitions", partitions);
+}
+
+#[test]
+fn more_partitions_are_noticed() {
+    on_shared("more_partitions", more_partitions);
 }
 
 #[test]
