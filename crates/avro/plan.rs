@@ -10,6 +10,7 @@ use crate::binary;
 use crate::description::{ColumnDescription, TableDescription};
 use crate::error::{EncodeError, Reason, SchemaError};
 use crate::json;
+use crate::record_settings::RecordSettings;
 use crate::schema::{self, FORMAT_VERSION, Field};
 use crate::types::{self, Encoding};
 
@@ -166,11 +167,15 @@ impl KeyPlan {
     ///
     /// # Errors
     /// [`SchemaError`] if the key names columns that aren't there, or if two of them get the same Avro name.
-    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<Option<KeyPlan>, SchemaError> {
+    pub fn new(
+        table: &TableDescription,
+        source: &SourceSettings,
+        records: &RecordSettings,
+    ) -> Result<Option<KeyPlan>, SchemaError> {
         if table.key.is_empty() {
             return Ok(None);
         }
-        let fields = schema::key_fields(table)?;
+        let fields = schema::key_fields(table, records)?;
         let column =
             |(index, field): (&usize, &Field)| (*index, ColumnPlan::new(&table.columns[*index], field));
         let name = |(index, field): (&usize, &Field)| (field.name.clone(), table.columns[*index].clone());
@@ -327,8 +332,12 @@ impl ValuePlan {
     ///
     /// # Errors
     /// [`SchemaError`] if two columns get the same Avro name.
-    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<ValuePlan, SchemaError> {
-        let fields = schema::value_fields(table)?;
+    pub fn new(
+        table: &TableDescription,
+        source: &SourceSettings,
+        records: &RecordSettings,
+    ) -> Result<ValuePlan, SchemaError> {
+        let fields = schema::value_fields(table, records)?;
         let columns =
             table.columns.iter().zip(&fields).map(|(column, field)| ColumnPlan::new(column, field)).collect();
         Ok(ValuePlan {

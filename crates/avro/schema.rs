@@ -14,6 +14,7 @@ use crate::description::{ColumnDescription, TableDescription};
 use crate::error::SchemaError;
 use crate::name_adjustment::{field_name, namespace, topic_name};
 use crate::plan::{NullBranch, SourceSettings};
+use crate::record_settings::RecordSettings;
 use crate::types::{self, AvroType, DefaultRule, TypeRow};
 
 /// `source.version` of every record: the version of this format, not of the program. It changes only with the
@@ -31,8 +32,8 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    pub(crate) fn new(column: &ColumnDescription, can_be_absent: bool) -> Field {
-        let row = types::row(&column.pg_type);
+    pub(crate) fn new(column: &ColumnDescription, can_be_absent: bool, records: &RecordSettings) -> Field {
+        let row = types::row(&column.pg_type, records);
         let default =
             column.default.as_deref().filter(|_| !can_be_absent).and_then(|text| default_json(text, &row));
         let null = match &default {
@@ -48,19 +49,26 @@ impl Field {
 ///
 /// A column that an old tuple may lack is nullable and has no default of its own: a reader would take the default
 /// for the absent value.
-pub(crate) fn value_fields(table: &TableDescription) -> Result<Vec<Field>, SchemaError> {
+pub(crate) fn value_fields(
+    table: &TableDescription,
+    records: &RecordSettings,
+) -> Result<Vec<Field>, SchemaError> {
     let full = table.has_full_identity();
     let fields = table.columns.iter().enumerate();
-    let fields =
-        fields.map(|(index, column)| Field::new(column, !full && !table.key.contains(&index))).collect();
+    let fields = fields
+        .map(|(index, column)| Field::new(column, !full && !table.key.contains(&index), records))
+        .collect();
     check_names(table, &fields)?;
     Ok(fields)
 }
 
 /// The fields of `Key`.
-pub(crate) fn key_fields(table: &TableDescription) -> Result<Vec<Field>, SchemaError> {
+pub(crate) fn key_fields(
+    table: &TableDescription,
+    records: &RecordSettings,
+) -> Result<Vec<Field>, SchemaError> {
     let field = |&index: &usize| match table.columns.get(index) {
-        Some(column) => Ok(Field::new(column, false)),
+        Some(column) => Ok(Field::new(column, false, records)),
         None => {
             Err(SchemaError::KeyOutOfRange { table: full_name(table), index, columns: table.columns.len() })
         }
@@ -328,7 +336,7 @@ mod tests {
     use crate::description::PgType;
 
     fn default_of(pg_type: PgType, text: &str) -> Option<String> {
-        default_json(text, &types::row(&pg_type))
+        default_json(text, &types::row(&pg_type, &RecordSettings::default()))
     }
 
     #[test]

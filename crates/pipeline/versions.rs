@@ -159,9 +159,10 @@ impl Versions {
     fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
         let source =
             SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let key = KeyPlan::new(&record.description, &source).map_err(schema_error)?;
-        let value = ValuePlan::new(&record.description, &source).map_err(schema_error)?;
+        let key = KeyPlan::new(&record.description, &source, &records).map_err(schema_error)?;
+        let value = ValuePlan::new(&record.description, &source, &records).map_err(schema_error)?;
         Ok((key, value))
     }
 
@@ -185,8 +186,9 @@ impl Versions {
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
             let writes_avro = writes_avro(&self.settings);
-            let events =
-                EventPlan::for_table(outbox, &record.description, writes_avro).map_err(StageError::Halt)?;
+            let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+            let events = EventPlan::for_table(outbox, &record.description, writes_avro, &records)
+                .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
         } else if let Some(value_id) = record.value_schema_id {
             let (key, value) = self.plans(&record)?;

@@ -14,6 +14,7 @@ mod text;
 
 use crate::description::PgType;
 use crate::error::Reason;
+use crate::record_settings::RecordSettings;
 
 pub(crate) use text::placeholder;
 
@@ -30,7 +31,7 @@ pub(crate) struct TypeRow {
 }
 
 /// Looks a type up.
-pub(crate) fn row(pg_type: &PgType) -> TypeRow {
+pub(crate) fn row(pg_type: &PgType, records: &RecordSettings) -> TypeRow {
     use AvroType::{Int16, Plain, VariableScaleDecimal};
     use DefaultRule::{Hidden, Shown};
     use Encoding::{Fixed, Scaled};
@@ -62,7 +63,7 @@ pub(crate) fn row(pg_type: &PgType) -> TypeRow {
         PgType::TimestampTz { precision }          => (named("string", TIME_ZONED_TIMESTAMP), Scaled(calendar::write_timestamptz, i16::from(*precision)), Shown,  Halts),
 
         // An array is its element's row with brackets, unless the element has none.
-        PgType::Array(element) if has_row(element) => return array_row(element),
+        PgType::Array(element) if has_row(element) => return array_row(element, records),
         PgType::Array(_) | PgType::Other           => (Plain("string"),                       Fixed(text::write),                                         Hidden, Placeholder),
     };
     TypeRow { avro, encoding, default, unchanged }
@@ -82,8 +83,8 @@ fn has_row(element: &PgType) -> bool {
 }
 
 /// Elements are always nullable. (Debezium says that an enum's can't be null, and fails when one is.)
-fn array_row(element: &PgType) -> TypeRow {
-    let element = row(element);
+fn array_row(element: &PgType, records: &RecordSettings) -> TypeRow {
+    let element = row(element, records);
     let unchanged = match element.unchanged {
         Unchanged::Placeholder => Unchanged::PlaceholderElement,
         Unchanged::Halts | Unchanged::PlaceholderElement => Unchanged::Halts,
