@@ -8,7 +8,7 @@ use crate::description::ColumnDescription;
 use crate::error::{EncodeError, SchemaError};
 use crate::plan::{ColumnPlan, SchemaId};
 use crate::record_settings::RecordSettings;
-use crate::schema::{self, Field};
+use crate::schema::{self, Absence, Field};
 
 /// One column's schema and how its bytes become bytes.
 #[derive(Debug, Clone)]
@@ -24,8 +24,11 @@ impl BarePlan {
     /// None at present: every type has a schema.
     pub fn new(column: &ColumnDescription, records: &RecordSettings) -> Result<BarePlan, SchemaError> {
         let column = ColumnDescription { default: None, ..column.clone() };
-        let field = Field::new(&column, false, records);
-        Ok(BarePlan { schema_json: schema::bare_json(&field), plan: ColumnPlan::new(&column, &field) })
+        let field = Field::new(&column, Absence::Never, records);
+        Ok(BarePlan {
+            schema_json: schema::bare_json(&field, records),
+            plan: ColumnPlan::new(&column, &field, records),
+        })
     }
 
     /// The schema to register.

@@ -22,6 +22,7 @@ mod binary;
 mod encode;
 mod plan;
 mod schema;
+mod type_schema;
 
 mod bare;
 mod json;
@@ -41,3 +42,4 @@ pub use record_settings::{
     MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
 };
 pub use schema::FORMAT_VERSION;
+pub use types::is_placeholder;

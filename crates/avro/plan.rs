@@ -72,17 +72,24 @@ pub(crate) struct ColumnPlan {
     encoding: Encoding,
     /// Complete Avro bytes of the placeholder for an unchanged TOAST value, if the type has one.
     placeholder: Option<Vec<u8>>,
+    /// What stands in `before` for a column that the old tuple doesn't carry; none if there is nothing.
+    absent: Option<Vec<u8>>,
 }
 
 impl ColumnPlan {
-    pub(crate) fn new(column: &ColumnDescription, field: &Field) -> ColumnPlan {
+    pub(crate) fn new(column: &ColumnDescription, field: &Field, records: &RecordSettings) -> ColumnPlan {
         ColumnPlan {
             name: column.name.clone(),
             type_name: column.type_name.clone(),
             in_identity: column.in_identity,
             null: field.null,
             encoding: field.row.encoding.clone(),
-            placeholder: types::placeholder(field.row.unchanged),
+            placeholder: types::placeholder(&field.row.unchanged, records),
+            absent: match field.null {
+                NullBranch::First => Some(vec![0]),
+                NullBranch::Last => Some(vec![2]),
+                NullBranch::None => field.made_up.clone(),
+            },
         }
     }
 
@@ -107,6 +114,18 @@ impl ColumnPlan {
                 }),
             },
             Column::Binary(_) => Err(self.error(Reason::BinaryFormat)),
+        }
+    }
+
+    /// Appends what stands for a column that the old tuple doesn't carry.
+    #[inline]
+    pub(crate) fn write_absent(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match &self.absent {
+            Some(bytes) => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+            None => self.write_null(out),
         }
     }
 
@@ -176,11 +195,12 @@ impl KeyPlan {
             return Ok(None);
         }
         let fields = schema::key_fields(table, records)?;
-        let column =
-            |(index, field): (&usize, &Field)| (*index, ColumnPlan::new(&table.columns[*index], field));
+        let column = |(index, field): (&usize, &Field)| {
+            (*index, ColumnPlan::new(&table.columns[*index], field, records))
+        };
         let name = |(index, field): (&usize, &Field)| (field.name.clone(), table.columns[*index].clone());
         Ok(Some(KeyPlan {
-            schema_json: schema::key_json(table, &fields, source),
+            schema_json: schema::key_json(table, &fields, source, records),
             columns: table.key.iter().zip(&fields).map(column).collect(),
             names: table.key.iter().zip(&fields).map(name).collect(),
             tuple_len: table.columns.len(),
@@ -338,10 +358,14 @@ impl ValuePlan {
         records: &RecordSettings,
     ) -> Result<ValuePlan, SchemaError> {
         let fields = schema::value_fields(table, records)?;
-        let columns =
-            table.columns.iter().zip(&fields).map(|(column, field)| ColumnPlan::new(column, field)).collect();
+        let columns = table
+            .columns
+            .iter()
+            .zip(&fields)
+            .map(|(column, field)| ColumnPlan::new(column, field, records))
+            .collect();
         Ok(ValuePlan {
-            schema_json: schema::envelope_json(table, &fields, source),
+            schema_json: schema::envelope_json(table, &fields, source, records),
             columns,
             constants: Constants::new(table, source),
         })
