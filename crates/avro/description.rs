@@ -173,20 +173,30 @@ pub enum PgType {
 /// (`FirstGenbkiObjectId` in access/transam.h).
 const FIRST_ASSIGNED_OID: u32 = 10_000;
 
-/// Array types of pg_type.dat with their elements' types.
+/// Types of pg_type.dat with the types of their arrays and their names.
 #[rustfmt::skip]
-const ARRAYS: &[(u32, u32)] = &[
-    (143, 142), (199, 114), (271, 5069), (629, 628), (651, 650), (719, 718), (775, 774), (791, 790),
-    (1000, 16), (1001, 17), (1002, 18), (1003, 19), (1005, 21), (1006, 22), (1007, 23), (1008, 24),
-    (1009, 25), (1010, 27), (1011, 28), (1012, 29), (1013, 30), (1014, 1042), (1015, 1043), (1016, 20),
-    (1017, 600), (1018, 601), (1019, 602), (1020, 603), (1021, 700), (1022, 701), (1027, 604), (1028, 26),
-    (1034, 1033), (1040, 829), (1041, 869), (1115, 1114), (1182, 1082), (1183, 1083), (1185, 1184),
-    (1187, 1186), (1231, 1700), (1270, 1266), (1561, 1560), (1563, 1562), (2201, 1790), (2207, 2202),
-    (2208, 2203), (2209, 2204), (2210, 2205), (2211, 2206), (2949, 2970), (2951, 2950), (3221, 3220),
-    (3643, 3614), (3644, 3642), (3645, 3615), (3735, 3734), (3770, 3769), (3807, 3802), (3905, 3904),
-    (3907, 3906), (3909, 3908), (3911, 3910), (3913, 3912), (3927, 3926), (4073, 4072), (4090, 4089),
-    (4097, 4096), (4192, 4191), (5039, 5038), (6150, 4451), (6151, 4532), (6152, 4533), (6153, 4534),
-    (6155, 4535), (6157, 4536),
+const BUILTINS: &[(u32, u32, &str)] = &[
+    (16, 1000, "bool"), (17, 1001, "bytea"), (18, 1002, "char"), (19, 1003, "name"), (20, 1016, "int8"),
+    (21, 1005, "int2"), (22, 1006, "int2vector"), (23, 1007, "int4"), (24, 1008, "regproc"),
+    (25, 1009, "text"), (26, 1028, "oid"), (27, 1010, "tid"), (28, 1011, "xid"), (29, 1012, "cid"),
+    (30, 1013, "oidvector"), (114, 199, "json"), (142, 143, "xml"), (600, 1017, "point"),
+    (601, 1018, "lseg"), (602, 1019, "path"), (603, 1020, "box"), (604, 1027, "polygon"),
+    (628, 629, "line"), (650, 651, "cidr"), (700, 1021, "float4"), (701, 1022, "float8"),
+    (718, 719, "circle"), (774, 775, "macaddr8"), (790, 791, "money"), (829, 1040, "macaddr"),
+    (869, 1041, "inet"), (1033, 1034, "aclitem"), (1042, 1014, "bpchar"), (1043, 1015, "varchar"),
+    (1082, 1182, "date"), (1083, 1183, "time"), (1114, 1115, "timestamp"), (1184, 1185, "timestamptz"),
+    (1186, 1187, "interval"), (1266, 1270, "timetz"), (1560, 1561, "bit"), (1562, 1563, "varbit"),
+    (1700, 1231, "numeric"), (1790, 2201, "refcursor"), (2202, 2207, "regprocedure"),
+    (2203, 2208, "regoper"), (2204, 2209, "regoperator"), (2205, 2210, "regclass"), (2206, 2211, "regtype"),
+    (2950, 2951, "uuid"), (2970, 2949, "txid_snapshot"), (3220, 3221, "pg_lsn"), (3614, 3643, "tsvector"),
+    (3615, 3645, "tsquery"), (3642, 3644, "gtsvector"), (3734, 3735, "regconfig"),
+    (3769, 3770, "regdictionary"), (3802, 3807, "jsonb"), (3904, 3905, "int4range"),
+    (3906, 3907, "numrange"), (3908, 3909, "tsrange"), (3910, 3911, "tstzrange"), (3912, 3913, "daterange"),
+    (3926, 3927, "int8range"), (4072, 4073, "jsonpath"), (4089, 4090, "regnamespace"),
+    (4096, 4097, "regrole"), (4191, 4192, "regcollation"), (4451, 6150, "int4multirange"),
+    (4532, 6151, "nummultirange"), (4533, 6152, "tsmultirange"), (4534, 6153, "tstzmultirange"),
+    (4535, 6155, "datemultirange"), (4536, 6157, "int8multirange"), (5038, 5039, "pg_snapshot"),
+    (5069, 271, "xid8"),
 ];
 
 impl PgType {
@@ -196,12 +206,21 @@ impl PgType {
         if let Some(scalar) = PgType::scalar(oid, type_modifier) {
             return Some(scalar);
         }
-        let Some((_, element)) = ARRAYS.iter().find(|(array, _)| *array == oid) else {
+        let Some((element, ..)) = BUILTINS.iter().find(|(_, array, _)| *array == oid) else {
             return (oid < FIRST_ASSIGNED_OID).then_some(PgType::Verbatim);
         };
         // An array column's modifier is that of its elements.
         let element = PgType::scalar(*element, type_modifier).unwrap_or(PgType::Verbatim);
         Some(PgType::Array(element.into()))
+    }
+
+    /// The name of a type that every database has under this oid.
+    pub fn builtin_name(oid: u32) -> Option<String> {
+        BUILTINS.iter().find_map(|(scalar, array, name)| match oid {
+            _ if oid == *scalar => Some((*name).to_owned()),
+            _ if oid == *array => Some(format!("{name}[]")),
+            _ => None,
+        })
     }
 
     /// Oids from Postgres' pg_type.dat.
@@ -322,6 +341,9 @@ mod tests {
             assert_eq!(PgType::builtin(oid, modifier), Some(expected), "{oid}");
         }
         assert_eq!(PgType::builtin(16_385, -1), None);
+        assert_eq!(PgType::builtin_name(869).as_deref(), Some("inet"));
+        assert_eq!(PgType::builtin_name(1007).as_deref(), Some("int4[]"));
+        assert_eq!(PgType::builtin_name(16_385), None);
         assert_eq!(PgType::builtin(1083, i32::MAX), Some(PgType::Time { precision: 6 }));
     }
 }

@@ -7,7 +7,7 @@ use headwater_pgoutput::{Column, Tuple};
 use serde::{Deserialize, Serialize};
 
 use crate::binary;
-use crate::description::{ColumnDescription, TableDescription};
+use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::{EncodeError, Reason, SchemaError};
 use crate::json;
 use crate::record_settings::RecordSettings;
@@ -60,6 +60,11 @@ pub(crate) enum NullBranch {
     First,
     /// `[T, "null"]`: the default must be of the first branch.
     Last,
+}
+
+/// Columns whose type only the database knows, so that their values are text without a meaning of their own.
+pub fn columns_of_unknown_types(table: &TableDescription) -> impl Iterator<Item = &ColumnDescription> {
+    table.columns.iter().filter(|column| column.pg_type == PgType::Other)
 }
 
 /// One column: what its errors need and how its bytes become bytes.

@@ -61,7 +61,7 @@ fn describe_column(
     let pg_type = resolve_type(column.type_oid, column.type_modifier, types, 0);
     let type_name = match types.get(&column.type_oid) {
         Some(known) => known.name.clone(),
-        None => format!("type {}", column.type_oid),
+        None => PgType::builtin_name(column.type_oid).unwrap_or_else(|| format!("type {}", column.type_oid)),
     };
     ColumnDescription {
         name: column.name.clone(),

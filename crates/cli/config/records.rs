@@ -105,6 +105,16 @@ pub fn make(records: Records, exceptions: Vec<Exception>, findings: &mut Finding
             }
         }
     }
+    let placeholders =
+        exceptions.iter().map(|exception| (&exception.unavailable_value_placeholder, Exception::NAME));
+    for (field, section) in placeholders.chain([(&records.unavailable_value_placeholder, Records::NAME)]) {
+        if let Some((text, origin)) =
+            field.located().filter(|(text, _)| !headwater_avro::is_placeholder(text))
+        {
+            let message = format!("\"{text}\" has no hexadecimal digits, two for each byte, after hex:");
+            findings.problems.add(origin, &format!("{section}.unavailable_value_placeholder"), message);
+        }
+    }
     let all = make_all(records);
     let tables: Vec<_> =
         exceptions.into_iter().map(|exception| make_exception(exception, findings)).collect();

@@ -463,6 +463,13 @@ fn records_written_wrongly() {
         ]
     );
     assert_eq!(
+        with("[records]\nunavailable_value_placeholder = \"hex:0g\"\n"),
+        [
+            "headwater.toml:22: records.unavailable_value_placeholder: \"hex:0g\" has no hexadecimal digits, two for \
+             each byte, after hex:",
+        ]
+    );
+    assert_eq!(
         with("[[table]]\ndecimal_handling = \"string\"\n"),
         ["headwater.toml: table.tables: is missing; write tables = \"public.audit_*\" below [table]"]
     );
