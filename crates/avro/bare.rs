@@ -7,7 +7,8 @@ use crate::binary;
 use crate::description::ColumnDescription;
 use crate::error::{EncodeError, SchemaError};
 use crate::plan::{ColumnPlan, SchemaId};
-use crate::schema::{self, Field};
+use crate::record_settings::RecordSettings;
+use crate::schema::{self, Absence, Field};
 
 /// One column's schema and how its bytes become bytes.
 #[derive(Debug, Clone)]
@@ -21,10 +22,13 @@ impl BarePlan {
     ///
     /// # Errors
     /// None at present: every type has a schema.
-    pub fn new(column: &ColumnDescription) -> Result<BarePlan, SchemaError> {
+    pub fn new(column: &ColumnDescription, records: &RecordSettings) -> Result<BarePlan, SchemaError> {
         let column = ColumnDescription { default: None, ..column.clone() };
-        let field = Field::new(&column, false);
-        Ok(BarePlan { schema_json: schema::bare_json(&field), plan: ColumnPlan::new(&column, &field) })
+        let field = Field::new(&column, Absence::Never, records);
+        Ok(BarePlan {
+            schema_json: schema::bare_json(&field, records),
+            plan: ColumnPlan::new(&column, &field, records),
+        })
     }
 
     /// The schema to register.
@@ -70,13 +74,13 @@ mod tests {
 
     #[test]
     fn a_column_stands_alone() {
-        let key = BarePlan::new(&column(PgType::Text, true)).unwrap();
+        let key = BarePlan::new(&column(PgType::Text, true), &RecordSettings::default()).unwrap();
         assert_eq!(key.schema_json(), r#""string""#);
         let mut out = Vec::new();
         key.encode_into(SchemaId(1), Column::Text(b"o-1"), &mut out).unwrap();
         assert_eq!(out, [0, 0, 0, 0, 1, 6, b'o', b'-', b'1']);
 
-        let value = BarePlan::new(&column(PgType::Json, false)).unwrap();
+        let value = BarePlan::new(&column(PgType::Json, false), &RecordSettings::default()).unwrap();
         assert_eq!(
             value.schema_json(),
             r#"["null",{"type":"string","connect.version":1,"connect.name":"io.debezium.data.Json"}]"#

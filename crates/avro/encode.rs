@@ -109,7 +109,10 @@ impl ValuePlan {
     #[inline]
     fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match change.before {
-            Some(before) if change.op != Op::Create => self.write_row(before, None, out)?,
+            Some(before) if change.op != Op::Create && change.before_is_full => {
+                self.write_row(before, None, out)?
+            }
+            Some(before) if change.op != Op::Create => self.write_identity(before, out)?,
             _ => out.push(NULL),
         }
         match change.after {
@@ -139,6 +142,20 @@ impl ValuePlan {
                 (column, _) => column,
             };
             plan.write(column, out)?;
+        }
+        Ok(())
+    }
+
+    /// An old row of which only the identity was sent.
+    #[inline]
+    fn write_identity(&self, tuple: &Tuple<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        check_len(tuple, self.columns.len())?;
+        out.push(VALUE);
+        for (plan, column) in self.columns.iter().zip(tuple.columns()) {
+            match column {
+                Column::Null if !plan.in_identity => plan.write_absent(out)?,
+                column => plan.write(column, out)?,
+            }
         }
         Ok(())
     }

@@ -17,6 +17,19 @@ pub enum SchemaError {
         /// The Avro name of both.
         adjusted: String,
     },
+    /// A column's type is one that only the database knows, and such types are refused.
+    #[error(
+        "column \"{column}\" of {table} is of type {type_name}, which has no Avro form of its own; leave it out of \
+         the publication, or set unknown_types = \"text\" to have its text"
+    )]
+    UnknownType {
+        /// `schema.table`
+        table: String,
+        /// The column.
+        column: String,
+        /// Its Postgres type.
+        type_name: String,
+    },
     /// The description names a key column that it doesn't have.
     #[error("the key of {table} names column number {index}, but the table has {columns}")]
     KeyOutOfRange {
@@ -87,12 +100,17 @@ pub enum Reason {
     #[error("the value is out of the range of {0}")]
     OutOfRange(&'static str),
     /// NaN or an infinity where decimals are exact.
-    #[error("NaN and infinity have no exact decimal form")]
+    #[error(
+        "NaN and infinity have no exact decimal form; decimal_handling = \"string\" or \"double\" has one"
+    )]
     NotFinite,
+    /// An interval without end, where a number is asked for.
+    #[error("infinity has no form in the column's schema; write it as text: interval_handling = \"string\"")]
+    Infinite,
     /// More digits than the column's declared type keeps.
     #[error("the value has more fractional digits than the column's type")]
     TooManyFractionalDigits,
     /// An array of two or more dimensions; the Avro schema has one.
-    #[error("an array of more than one dimension has no form in the column's schema")]
+    #[error("an array of more than one dimension has no form as a list; array_handling = \"text\" has one")]
     MultiDimensional,
 }

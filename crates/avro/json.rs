@@ -112,7 +112,7 @@ pub(crate) fn write_value(pg_type: &PgType, text: &[u8], out: &mut Vec<u8>) {
             b"f" => Some(&b"false"[..]),
             _ => None,
         },
-        PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Float4 | PgType::Float8 => {
+        PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid | PgType::Float4 | PgType::Float8 => {
             is_json_number(text).then_some(text)
         }
         _ => None,

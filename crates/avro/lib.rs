@@ -15,12 +15,14 @@
 mod description;
 mod error;
 mod name_adjustment;
+mod record_settings;
 mod types;
 
 mod binary;
 mod encode;
 mod plan;
 mod schema;
+mod type_schema;
 
 mod bare;
 mod json;
@@ -34,5 +36,10 @@ pub use error::{EncodeError, Reason, SchemaError};
 pub use json::{write_json_change, write_json_row};
 pub use name_adjustment::{field_name, namespace, topic_name};
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};
-pub use plan::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan};
+pub use plan::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
+pub use record_settings::{
+    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
+    MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+};
 pub use schema::FORMAT_VERSION;
+pub use types::is_placeholder;

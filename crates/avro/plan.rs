@@ -7,9 +7,10 @@ use headwater_pgoutput::{Column, Tuple};
 use serde::{Deserialize, Serialize};
 
 use crate::binary;
-use crate::description::{ColumnDescription, TableDescription};
+use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::{EncodeError, Reason, SchemaError};
 use crate::json;
+use crate::record_settings::RecordSettings;
 use crate::schema::{self, FORMAT_VERSION, Field};
 use crate::types::{self, Encoding};
 
@@ -61,6 +62,11 @@ pub(crate) enum NullBranch {
     Last,
 }
 
+/// Columns whose type only the database knows, so that their values are text without a meaning of their own.
+pub fn columns_of_unknown_types(table: &TableDescription) -> impl Iterator<Item = &ColumnDescription> {
+    table.columns.iter().filter(|column| column.pg_type == PgType::Other)
+}
+
 /// One column: what its errors need and how its bytes become bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct ColumnPlan {
@@ -71,17 +77,24 @@ pub(crate) struct ColumnPlan {
     encoding: Encoding,
     /// Complete Avro bytes of the placeholder for an unchanged TOAST value, if the type has one.
     placeholder: Option<Vec<u8>>,
+    /// What stands in `before` for a column that the old tuple doesn't carry; none if there is nothing.
+    absent: Option<Vec<u8>>,
 }
 
 impl ColumnPlan {
-    pub(crate) fn new(column: &ColumnDescription, field: &Field) -> ColumnPlan {
+    pub(crate) fn new(column: &ColumnDescription, field: &Field, records: &RecordSettings) -> ColumnPlan {
         ColumnPlan {
             name: column.name.clone(),
             type_name: column.type_name.clone(),
             in_identity: column.in_identity,
             null: field.null,
             encoding: field.row.encoding.clone(),
-            placeholder: types::placeholder(field.row.unchanged),
+            placeholder: types::placeholder(&field.row.unchanged, records),
+            absent: match field.null {
+                NullBranch::First => Some(vec![0]),
+                NullBranch::Last => Some(vec![2]),
+                NullBranch::None => field.made_up.clone(),
+            },
         }
     }
 
@@ -106,6 +119,18 @@ impl ColumnPlan {
                 }),
             },
             Column::Binary(_) => Err(self.error(Reason::BinaryFormat)),
+        }
+    }
+
+    /// Appends what stands for a column that the old tuple doesn't carry.
+    #[inline]
+    pub(crate) fn write_absent(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match &self.absent {
+            Some(bytes) => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+            None => self.write_null(out),
         }
     }
 
@@ -166,16 +191,21 @@ impl KeyPlan {
     ///
     /// # Errors
     /// [`SchemaError`] if the key names columns that aren't there, or if two of them get the same Avro name.
-    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<Option<KeyPlan>, SchemaError> {
+    pub fn new(
+        table: &TableDescription,
+        source: &SourceSettings,
+        records: &RecordSettings,
+    ) -> Result<Option<KeyPlan>, SchemaError> {
         if table.key.is_empty() {
             return Ok(None);
         }
-        let fields = schema::key_fields(table)?;
-        let column =
-            |(index, field): (&usize, &Field)| (*index, ColumnPlan::new(&table.columns[*index], field));
+        let fields = schema::key_fields(table, records)?;
+        let column = |(index, field): (&usize, &Field)| {
+            (*index, ColumnPlan::new(&table.columns[*index], field, records))
+        };
         let name = |(index, field): (&usize, &Field)| (field.name.clone(), table.columns[*index].clone());
         Ok(Some(KeyPlan {
-            schema_json: schema::key_json(table, &fields, source),
+            schema_json: schema::key_json(table, &fields, source, records),
             columns: table.key.iter().zip(&fields).map(column).collect(),
             names: table.key.iter().zip(&fields).map(name).collect(),
             tuple_len: table.columns.len(),
@@ -327,12 +357,20 @@ impl ValuePlan {
     ///
     /// # Errors
     /// [`SchemaError`] if two columns get the same Avro name.
-    pub fn new(table: &TableDescription, source: &SourceSettings) -> Result<ValuePlan, SchemaError> {
-        let fields = schema::value_fields(table)?;
-        let columns =
-            table.columns.iter().zip(&fields).map(|(column, field)| ColumnPlan::new(column, field)).collect();
+    pub fn new(
+        table: &TableDescription,
+        source: &SourceSettings,
+        records: &RecordSettings,
+    ) -> Result<ValuePlan, SchemaError> {
+        let fields = schema::value_fields(table, records)?;
+        let columns = table
+            .columns
+            .iter()
+            .zip(&fields)
+            .map(|(column, field)| ColumnPlan::new(column, field, records))
+            .collect();
         Ok(ValuePlan {
-            schema_json: schema::envelope_json(table, &fields, source),
+            schema_json: schema::envelope_json(table, &fields, source, records),
             columns,
             constants: Constants::new(table, source),
         })

@@ -10,11 +10,13 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use crate::description::{ColumnDescription, TableDescription};
+use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::SchemaError;
 use crate::name_adjustment::{field_name, namespace, topic_name};
 use crate::plan::{NullBranch, SourceSettings};
-use crate::types::{self, AvroType, DefaultRule, TypeRow};
+use crate::record_settings::{AbsentBefore, RecordSettings, TypeStyle, UnknownTypes};
+use crate::type_schema::{Defined, default_json, nullable_json, type_json, without_connect};
+use crate::types::{self, TypeRow};
 
 /// `source.version` of every record: the version of this format, not of the program. It changes only with the
 /// meaning of a field, because a record that is sent again must have the same bytes after an upgrade.
@@ -28,39 +30,73 @@ pub(crate) struct Field {
     pub(crate) null: NullBranch,
     /// Avro default as JSON, unless the default is null or there is none.
     default: Option<String>,
+    /// Debezium's made-up value for a column that an old row doesn't carry; none where null can stand for it.
+    pub(crate) made_up: Option<Vec<u8>>,
+}
+
+/// Whether a column can be absent from an old row, and what its schema says of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It is always there.
+    Never,
+    /// Null stands for it.
+    IsNull,
+    /// A made-up value stands for it, if it is NOT NULL.
+    IsMadeUp,
 }
 
 impl Field {
-    pub(crate) fn new(column: &ColumnDescription, can_be_absent: bool) -> Field {
-        let row = types::row(&column.pg_type);
-        let default =
-            column.default.as_deref().filter(|_| !can_be_absent).and_then(|text| default_json(text, &row));
+    pub(crate) fn new(column: &ColumnDescription, absence: Absence, records: &RecordSettings) -> Field {
+        let row = types::row(&column.pg_type, records);
+        let shown = column.default.as_deref().filter(|_| absence != Absence::IsNull);
+        let default = shown.and_then(|text| default_json(text, &row));
         let null = match &default {
-            _ if column.not_null && !can_be_absent => NullBranch::None,
+            _ if column.not_null && absence != Absence::IsNull => NullBranch::None,
             None => NullBranch::First,
             Some(_) => NullBranch::Last,
         };
-        Field { name: field_name(&column.name), row, null, default }
+        let made_up = (absence == Absence::IsMadeUp && null == NullBranch::None).then(|| {
+            let text = shown.filter(|_| default.is_some());
+            made_up(text.unwrap_or_else(|| types::made_up(&column.pg_type, records.types)), &row)
+        });
+        Field { name: field_name(&column.name), made_up: made_up.flatten(), row, null, default }
     }
+}
+
+fn made_up(text: &str, row: &TypeRow) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    row.encoding.write(text.as_bytes(), &mut bytes).ok().map(|()| bytes)
 }
 
 /// The fields of `Value`.
 ///
-/// A column that an old tuple may lack is nullable and has no default of its own: a reader would take the default
-/// for the absent value.
-pub(crate) fn value_fields(table: &TableDescription) -> Result<Vec<Field>, SchemaError> {
+/// Unless the settings ask for Debezium's way, a column that an old tuple may lack is nullable and has no default of
+/// its own: a reader would take the default for the absent value.
+pub(crate) fn value_fields(
+    table: &TableDescription,
+    records: &RecordSettings,
+) -> Result<Vec<Field>, SchemaError> {
     let full = table.has_full_identity();
-    let fields = table.columns.iter().enumerate();
-    let fields =
-        fields.map(|(index, column)| Field::new(column, !full && !table.key.contains(&index))).collect();
+    let absent = match records.absent_before {
+        AbsentBefore::Null => Absence::IsNull,
+        AbsentBefore::Debezium => Absence::IsMadeUp,
+    };
+    let field = |(index, column): (usize, &ColumnDescription)| {
+        let always = full || table.key.contains(&index);
+        new_field(table, column, if always { Absence::Never } else { absent }, records)
+    };
+    let fields = table.columns.iter().enumerate().map(field).collect::<Result<Vec<_>, _>>()?;
     check_names(table, &fields)?;
     Ok(fields)
 }
 
 /// The fields of `Key`.
-pub(crate) fn key_fields(table: &TableDescription) -> Result<Vec<Field>, SchemaError> {
+pub(crate) fn key_fields(
+    table: &TableDescription,
+    records: &RecordSettings,
+) -> Result<Vec<Field>, SchemaError> {
     let field = |&index: &usize| match table.columns.get(index) {
-        Some(column) => Ok(Field::new(column, false)),
+        Some(column) => new_field(table, column, Absence::Never, records),
         None => {
             Err(SchemaError::KeyOutOfRange { table: full_name(table), index, columns: table.columns.len() })
         }
@@ -68,7 +104,24 @@ pub(crate) fn key_fields(table: &TableDescription) -> Result<Vec<Field>, SchemaE
     table.key.iter().map(field).collect()
 }
 
-fn check_names(table: &TableDescription, fields: &Vec<Field>) -> Result<(), SchemaError> {
+/// Refuses a type that nobody knows, where the settings ask for that.
+fn new_field(
+    table: &TableDescription,
+    column: &ColumnDescription,
+    absence: Absence,
+    records: &RecordSettings,
+) -> Result<Field, SchemaError> {
+    if column.pg_type == PgType::Other && records.unknown_types == UnknownTypes::Halt {
+        return Err(SchemaError::UnknownType {
+            table: full_name(table),
+            column: column.name.clone(),
+            type_name: column.type_name.clone(),
+        });
+    }
+    Ok(Field::new(column, absence, records))
+}
+
+fn check_names(table: &TableDescription, fields: &[Field]) -> Result<(), SchemaError> {
     let mut owners = HashMap::new();
     for (column, field) in table.columns.iter().zip(fields) {
         if let Some(first) = owners.insert(field.name.as_str(), &column.name) {
@@ -88,7 +141,12 @@ fn full_name(table: &TableDescription) -> String {
 }
 
 /// The schema of a record's value.
-pub(crate) fn envelope_json(table: &TableDescription, fields: &[Field], source: &SourceSettings) -> String {
+pub(crate) fn envelope_json(
+    table: &TableDescription,
+    fields: &[Field],
+    source: &SourceSettings,
+    records: &RecordSettings,
+) -> String {
     let namespace = record_namespace(table, source);
     let mut json = String::with_capacity(4096);
     let _ = write!(
@@ -117,26 +175,39 @@ pub(crate) fn envelope_json(table: &TableDescription, fields: &[Field], source: 
         source = SOURCE_JSON,
         block = TRANSACTION_BLOCK_JSON
     );
-    json
+    in_style(json, records)
 }
 
 /// The schema of a record's key.
-pub(crate) fn key_json(table: &TableDescription, fields: &[Field], source: &SourceSettings) -> String {
+pub(crate) fn key_json(
+    table: &TableDescription,
+    fields: &[Field],
+    source: &SourceSettings,
+    records: &RecordSettings,
+) -> String {
     let namespace = record_namespace(table, source);
     let mut json = format!(r#"{{"type":"record","name":"Key","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
     let _ = write!(json, r#"],"connect.name":"{namespace}.Key"}}"#);
-    json
+    in_style(json, records)
 }
 
 /// The schema of a value that is one column and no row.
-pub(crate) fn bare_json(field: &Field) -> String {
+pub(crate) fn bare_json(field: &Field, records: &RecordSettings) -> String {
     let (mut json, mut defined) = (String::new(), Defined::default());
     match field.null {
         NullBranch::None => type_json(&field.row.avro, None, &mut defined, &mut json),
         NullBranch::First | NullBranch::Last => nullable_json(&field.row.avro, &mut defined, &mut json),
     }
-    json
+    in_style(json, records)
+}
+
+/// Avro's own style is the same schema without what Connect adds to it.
+fn in_style(json: String, records: &RecordSettings) -> String {
+    match records.types {
+        TypeStyle::Connect => json,
+        TypeStyle::Avro => without_connect(&json),
+    }
 }
 
 /// Debezium's namespace of a table's records: its topic, adjusted.
@@ -198,167 +269,5 @@ fn fields_json(fields: &[Field], json: &mut String) {
             (None, _) => json.push_str(r#","default":null"#),
         }
         json.push('}');
-    }
-}
-
-fn nullable_json(avro: &AvroType, defined: &mut Defined, json: &mut String) {
-    json.push_str(r#"["null","#);
-    type_json(avro, None, defined, json);
-    json.push(']');
-}
-
-/// Named types that the document has defined; from then on they are referred to by name.
-#[derive(Default)]
-struct Defined {
-    variable_scale_decimal: bool,
-}
-
-fn type_json(avro: &AvroType, connect_default: Option<&str>, defined: &mut Defined, json: &mut String) {
-    let default =
-        connect_default.map(|default| format!(r#","connect.default":{default}"#)).unwrap_or_default();
-    let _ = match avro {
-        AvroType::Plain(base) if default.is_empty() => write!(json, r#""{base}""#),
-        AvroType::Plain(base) => write!(json, r#"{{"type":"{base}"{default}}}"#),
-        AvroType::Int16 => write!(json, r#"{{"type":"int"{default},"connect.type":"int16"}}"#),
-        AvroType::Named { base, connect_name } => {
-            write!(
-                json,
-                r#"{{"type":"{base}","connect.version":1{default},"connect.name":"{connect_name}"}}"#
-            )
-        }
-        AvroType::Enum { allowed } => write!(
-            json,
-            concat!(
-                r#"{{"type":"string","connect.version":1,"connect.parameters":{{"allowed":{allowed}}}"#,
-                r#"{default},"connect.name":"io.debezium.data.Enum"}}"#
-            ),
-            allowed = json_string(allowed),
-            default = default
-        ),
-        &AvroType::Decimal { precision, scale } => {
-            // Avro's decimal needs 0 <= scale <= precision; where that doesn't hold, Connect's name must do.
-            let logical = u16::try_from(scale).is_ok_and(|scale| scale <= precision);
-            write!(
-                json,
-                concat!(
-                    r#"{{"type":"bytes","scale":{s},"precision":{p},"connect.version":1,"#,
-                    r#""connect.parameters":{{"scale":"{s}","connect.decimal.precision":"{p}"}}{default},"#,
-                    r#""connect.name":"org.apache.kafka.connect.data.Decimal"{logical}}}"#
-                ),
-                s = scale,
-                p = precision,
-                default = default,
-                logical = if logical { r#","logicalType":"decimal""# } else { "" }
-            )
-        }
-        AvroType::VariableScaleDecimal if defined.variable_scale_decimal => {
-            write!(json, r#""io.debezium.data.VariableScaleDecimal""#)
-        }
-        AvroType::VariableScaleDecimal => {
-            defined.variable_scale_decimal = true;
-            write!(json, "{VARIABLE_SCALE_DECIMAL_JSON}")
-        }
-        AvroType::Array(element) => {
-            json.push_str(r#"{"type":"array","items":"#);
-            nullable_json(element, defined, json);
-            write!(json, "}}")
-        }
-    };
-}
-
-const VARIABLE_SCALE_DECIMAL_JSON: &str = concat!(
-    r#"{"type":"record","name":"VariableScaleDecimal","namespace":"io.debezium.data","fields":["#,
-    r#"{"name":"scale","type":"int"},{"name":"value","type":"bytes"}],"#,
-    r#""connect.doc":"Variable scaled decimal","connect.version":1,"#,
-    r#""connect.name":"io.debezium.data.VariableScaleDecimal"}"#
-);
-
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// A column's constant default as JSON: what the column would hold, read back from its own encoding, so that the
-/// two can't differ. One that the type can't hold doesn't show.
-fn default_json(text: &str, row: &TypeRow) -> Option<String> {
-    if row.default == DefaultRule::Hidden {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    row.encoding.write(text.as_bytes(), &mut bytes).ok()?;
-    Some(match &row.avro {
-        AvroType::Plain("boolean") => (bytes == [1]).to_string(),
-        AvroType::Plain("float") => {
-            let value = f32::from_le_bytes(bytes.try_into().ok()?);
-            serde_json::Number::from_f64(value.to_string().parse().ok()?)?.to_string()
-        }
-        AvroType::Plain("double") => {
-            serde_json::Number::from_f64(f64::from_le_bytes(bytes.try_into().ok()?))?.to_string()
-        }
-        AvroType::Int16 | AvroType::Plain("int" | "long") | AvroType::Named { base: "int" | "long", .. } => {
-            long(&bytes).0.to_string()
-        }
-        AvroType::Plain("string") | AvroType::Named { base: "string", .. } | AvroType::Enum { .. } => {
-            json_string(std::str::from_utf8(length_prefixed(&bytes)?).ok()?)
-        }
-        // Avro writes bytes in JSON as the characters U+0000 to U+00FF.
-        AvroType::Decimal { .. } => {
-            json_string(&length_prefixed(&bytes)?.iter().copied().map(char::from).collect::<String>())
-        }
-        AvroType::Plain(_) | AvroType::Named { .. } | AvroType::VariableScaleDecimal | AvroType::Array(_) => {
-            return None;
-        }
-    })
-}
-
-/// A number and the bytes it took.
-fn long(bytes: &[u8]) -> (i64, usize) {
-    let length = bytes.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    let groups = bytes.iter().take(length).rev();
-    let zigzag = groups.fold(0_u64, |value, byte| value << 7 | u64::from(byte & 0x7f));
-    ((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64), length)
-}
-
-fn length_prefixed(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.get(long(bytes).1..)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::description::PgType;
-
-    fn default_of(pg_type: PgType, text: &str) -> Option<String> {
-        default_json(text, &types::row(&pg_type))
-    }
-
-    #[test]
-    fn defaults_as_debezium_wrote_them() {
-        let labels = vec!["sad".to_owned(), "ok".to_owned()];
-        for (pg_type, text, json) in [
-            (PgType::Int4, "42", Some("42")),
-            (PgType::Int8, "-9223372036854775808", Some("-9223372036854775808")),
-            (PgType::Bool, "true", Some("true")),
-            (PgType::Bool, "f", Some("false")),
-            (PgType::Float8, "1.5", Some("1.5")),
-            (PgType::Float4, "0.1", Some("0.1")),
-            (PgType::Float8, "NaN", None),
-            (PgType::Numeric { precision: 10, scale: 2 }, "9.99", Some("\"\\u0003ç\"")),
-            (PgType::NumericUnconstrained, "1", None),
-            (PgType::Text, "h\"i", Some("\"h\\\"i\"")),
-            (PgType::Date, "2020-02-29", Some("18321")),
-            (PgType::Timestamp { precision: 6 }, "2020-02-29 12:00:00.123456", Some("1582977600123456")),
-            (
-                PgType::TimestampTz { precision: 6 },
-                "2020-02-29 12:00:00+00",
-                Some("\"2020-02-29T12:00:00.000000Z\""),
-            ),
-            (PgType::Json, "{}", Some("\"{}\"")),
-            (PgType::Enum { labels }, "ok", Some("\"ok\"")),
-            (PgType::Bytea, "\\xff", None),
-            (PgType::Int4, "now()", None),
-            (PgType::Array(Box::new(PgType::Int4)), "{1,2}", None),
-        ] {
-            assert_eq!(default_of(pg_type.clone(), text).as_deref(), json, "{pg_type:?} {text}");
-        }
     }
 }

@@ -46,6 +46,8 @@ pub struct CatalogType {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// The extension that it belongs to.
+    pub extension: Option<String>,
     /// What sort of type.
     pub kind: TypeKind,
 }
@@ -159,7 +161,12 @@ const TYPES: &str = "
          WHERE below.oid <> 0)
     SELECT t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typbasetype, t.typtypmod, t.typelem,
            EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid),
-           ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder)
+           ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder),
+           (SELECT x.extname::text
+              FROM pg_catalog.pg_depend d
+              JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+             WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid
+               AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e')
       FROM wanted
       JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
       JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
@@ -181,7 +188,13 @@ pub async fn types(client: &Client, oids: &[u32]) -> Result<Vec<CatalogType>, Er
                 _ if row.try_get(7)? => TypeKind::Array { element_oid: row.try_get(6)? },
                 _ => TypeKind::Base,
             };
-            Ok(CatalogType { oid: row.try_get(0)?, namespace: row.try_get(1)?, name: row.try_get(2)?, kind })
+            Ok(CatalogType {
+                oid: row.try_get(0)?,
+                namespace: row.try_get(1)?,
+                name: row.try_get(2)?,
+                extension: row.try_get(9)?,
+                kind,
+            })
         })
         .collect()
 }

@@ -61,7 +61,7 @@ fn describe_column(
     let pg_type = resolve_type(column.type_oid, column.type_modifier, types, 0);
     let type_name = match types.get(&column.type_oid) {
         Some(known) => known.name.clone(),
-        None => format!("type {}", column.type_oid),
+        None => PgType::builtin_name(column.type_oid).unwrap_or_else(|| format!("type {}", column.type_oid)),
     };
     ColumnDescription {
         name: column.name.clone(),
@@ -88,10 +88,26 @@ fn resolve_type(oid: u32, modifier: i32, types: &HashMap<u32, &CatalogType>, dep
             PgType::Other | PgType::Array(_) => PgType::Other,
             element => PgType::Array(Box::new(element)),
         },
-        TypeKind::Base | TypeKind::Composite | TypeKind::Range | TypeKind::Multirange | TypeKind::Pseudo => {
-            PgType::Other
-        }
+        TypeKind::Base => extension_type(known, modifier).unwrap_or(PgType::Other),
+        TypeKind::Composite | TypeKind::Range | TypeKind::Multirange | TypeKind::Pseudo => PgType::Verbatim,
     }
+}
+
+/// The types of extensions that have rows of their own. A name alone says nothing: anybody can create a type
+/// `vector`.
+fn extension_type(known: &CatalogType, modifier: i32) -> Option<PgType> {
+    Some(match (known.extension.as_deref()?, known.name.as_str()) {
+        ("citext", "citext") | ("isn", "isbn") => PgType::Text,
+        ("hstore", "hstore") => PgType::Hstore,
+        ("ltree", "ltree") => PgType::Ltree,
+        ("postgis", "geometry") => PgType::Geometry,
+        ("postgis", "geography") => PgType::Geography,
+        ("vector", "vector") => PgType::Vector,
+        ("vector", "halfvec") => PgType::Halfvec,
+        // The modifier is the number of dimensions.
+        ("vector", "sparsevec") => PgType::Sparsevec { dimensions: u32::try_from(modifier).ok() },
+        _ => return None,
+    })
 }
 
 /// The record key: the primary key in its own order where every old tuple carries it, else the replica identity's
@@ -126,7 +142,12 @@ fn constant_default(column: &CatalogColumn, pg_type: &PgType) -> Option<String> 
     if expression.starts_with("nextval(") {
         return matches!(pg_type, PgType::Int2 | PgType::Int4 | PgType::Int8).then(|| "0".to_owned());
     }
-    let (literal, rest) = match expression.strip_prefix('\'') {
+    // Bit strings are written B'101'.
+    let unprefixed = match pg_type {
+        PgType::Bits { .. } => expression.strip_prefix('B').unwrap_or(expression),
+        _ => expression,
+    };
+    let (literal, rest) = match unprefixed.strip_prefix('\'') {
         Some(quoted) => split_quoted(quoted)?,
         None => {
             let end = expression.find("::").unwrap_or(expression.len());
@@ -270,6 +291,8 @@ mod tests {
         check("'DRAFT'::\"Status\"", PgType::Other, Some("DRAFT"));
         check("9.99", PgType::NumericUnconstrained, Some("9.99"));
         check("nextval('t_id_seq'::regclass)", PgType::Int8, Some("0"));
+        check("B'101'::\"bit\"", PgType::Bits { length: 3, varying: false }, Some("101"));
+        check("'1 day'::interval", PgType::Interval, Some("1 day"));
         check("now()", PgType::TimestampTz { precision: 6 }, None);
         check("CURRENT_TIMESTAMP", PgType::TimestampTz { precision: 6 }, None);
         check("NULL::text", PgType::Text, None);
@@ -285,10 +308,21 @@ mod tests {
             oid,
             namespace: "public".to_owned(),
             name: format!("d{oid}"),
+            extension: None,
             kind: TypeKind::Domain { base_oid, type_modifier: -1 },
         };
-        let kind =
-            |oid, kind| CatalogType { oid, namespace: "public".to_owned(), name: format!("t{oid}"), kind };
+        let kind = |oid, kind| CatalogType {
+            oid,
+            namespace: "public".to_owned(),
+            name: format!("t{oid}"),
+            extension: None,
+            kind,
+        };
+        let of_extension = |oid, extension: Option<&str>, name: &str| CatalogType {
+            name: name.to_owned(),
+            extension: extension.map(str::to_owned),
+            ..kind(oid, TypeKind::Base)
+        };
         let types = [
             domain(90_001, 90_002),
             domain(90_002, INT4),
@@ -297,13 +331,26 @@ mod tests {
             kind(90_005, TypeKind::Composite),
             kind(90_006, TypeKind::Array { element_oid: 90_005 }),
             domain(90_007, 90_007),
+            of_extension(90_008, Some("hstore"), "hstore"),
+            kind(90_009, TypeKind::Array { element_oid: 90_008 }),
+            of_extension(90_010, None, "vector"),
+            of_extension(90_011, Some("vector"), "sparsevec"),
+            of_extension(90_012, Some("postgis"), "box3d"),
+            kind(90_013, TypeKind::Array { element_oid: 90_012 }),
+            domain(90_014, 90_011),
         ];
         let types: HashMap<u32, &CatalogType> = types.iter().map(|each| (each.oid, each)).collect();
+        assert_eq!(resolve_type(90_011, 40_000, &types, 0), PgType::Sparsevec { dimensions: Some(40_000) });
         let labels = PgType::Enum { labels: vec!["a".to_owned()] };
         for (oid, expected) in [
             (90_001, PgType::Int4),
             (90_004, PgType::Array(Box::new(labels))),
-            (90_006, PgType::Other),
+            (90_006, PgType::Array(Box::new(PgType::Verbatim))),
+            (90_009, PgType::Array(Box::new(PgType::Hstore))),
+            (90_010, PgType::Other),
+            (90_011, PgType::Sparsevec { dimensions: None }),
+            (90_013, PgType::Other),
+            (90_014, PgType::Sparsevec { dimensions: None }),
             (90_007, PgType::Other),
             (99_999, PgType::Other),
         ] {

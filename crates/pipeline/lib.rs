@@ -5,6 +5,8 @@
 
 pub mod settings;
 
+pub mod records;
+
 mod source;
 
 mod budget;

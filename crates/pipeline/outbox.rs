@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-use headwater_avro::{BarePlan, ColumnDescription, PgType, SchemaError, SchemaId, TableDescription};
+use headwater_avro::{
+    BarePlan, ColumnDescription, PgType, RecordSettings, SchemaError, SchemaId, TableDescription,
+};
 use headwater_pgoutput::{Column, Tuple};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -79,6 +81,7 @@ impl EventPlan {
         settings: &OutboxTable,
         table: &TableDescription,
         writes_avro: bool,
+        records: &RecordSettings,
     ) -> Result<EventPlan, Halt> {
         let name = format!("{}.{}", table.schema, table.table);
         let find = |column: &str| {
@@ -95,15 +98,20 @@ impl EventPlan {
             headers.push((find(column)?, header.clone()));
         }
         let (aggregateid, payload) = (find(&settings.aggregateid_column)?, find(&settings.payload_column)?);
-        let encoding =
-            encoding(&settings.route, writes_avro, &table.columns[aggregateid], &table.columns[payload])
-                .map_err(|error| {
-                    Halt::new(
-                        ExitCode::OutboxInvalid,
-                        format!("the outbox table {name}: {error}"),
-                        "set payload = \"raw\" for this table",
-                    )
-                })?;
+        let encoding = encoding(
+            &settings.route,
+            writes_avro,
+            records,
+            &table.columns[aggregateid],
+            &table.columns[payload],
+        )
+        .map_err(|error| {
+            Halt::new(
+                ExitCode::OutboxInvalid,
+                format!("the outbox table {name}: {error}"),
+                "set payload = \"raw\" for this table",
+            )
+        })?;
         Ok(EventPlan {
             route: settings.route.clone(),
             id: find(&settings.id_column)?,
@@ -126,9 +134,14 @@ impl EventPlan {
             default: None,
             in_identity: false,
         };
-        let encoding =
-            encoding(route, writes_avro, &column(PgType::Text, true), &column(PgType::Json, false))
-                .expect("text and JSON have Avro schemas");
+        let encoding = encoding(
+            route,
+            writes_avro,
+            &RecordSettings::default(),
+            &column(PgType::Text, true),
+            &column(PgType::Json, false),
+        )
+        .expect("text and JSON have Avro schemas");
         EventPlan {
             route: route.clone(),
             id: 0,
@@ -187,6 +200,7 @@ impl EventPlan {
 fn encoding(
     route: &OutboxRoute,
     writes_avro: bool,
+    records: &RecordSettings,
     key: &ColumnDescription,
     value: &ColumnDescription,
 ) -> Result<EventEncoding, SchemaError> {
@@ -196,8 +210,8 @@ fn encoding(
     Ok(match route.payload {
         PayloadFormat::Raw => EventEncoding::Raw,
         PayloadFormat::Avro => EventEncoding::Avro(Box::new(AvroEvent {
-            key: BarePlan::new(key)?,
-            value: BarePlan::new(value)?,
+            key: BarePlan::new(key, records)?,
+            value: BarePlan::new(value, records)?,
         })),
     })
 }

@@ -256,6 +256,7 @@ mod tests {
             },
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
+            records: crate::records::RecordRules::default(),
             outbox_messages: OutboxRoute::default(),
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,

@@ -9,6 +9,8 @@ use std::time::Duration;
 use headwater_avro::registry::RegistrySettings;
 use headwater_pg::ConnectSettings;
 
+use crate::records::RecordRules;
+
 /// Everything `run` needs. Build it with [`Settings`]' public fields; [`Settings::validate`] checks what types can't.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,6 +36,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Names and shape of the topics of tables.
     pub topics: TopicSettings,
+    /// How rows become records, table by table.
+    pub records: RecordRules,
     /// Where the checkpoint and the schema history live.
     pub checkpoint: CheckpointSettings,
     /// Outbox tables; their rows go to event topics.

@@ -4,9 +4,10 @@
 //! registry, and then only after the result is stored. Whatever has to be asked is asked through the resolver's task,
 //! and deliveries are served meanwhile.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use headwater_avro::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan};
+use headwater_avro::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +25,8 @@ pub(crate) struct Versions {
     settings: Settings,
     database: String,
     history: SchemaHistory,
+    /// Columns of unknown types that were warned of: table and column.
+    warned: HashSet<(String, String)>,
     pub(crate) tables: TableCache,
     pub(crate) questions: mpsc::Sender<Question>,
 }
@@ -35,7 +38,14 @@ impl Versions {
         history: SchemaHistory,
         questions: mpsc::Sender<Question>,
     ) -> Versions {
-        Versions { settings, database, history, tables: TableCache::default(), questions }
+        Versions {
+            settings,
+            database,
+            history,
+            warned: HashSet::new(),
+            tables: TableCache::default(),
+            questions,
+        }
     }
 
     /// Makes the plan for an announced relation: from history where it is known, else from catalog and registry, and
@@ -54,6 +64,9 @@ impl Versions {
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
         };
         let plan = self.plan(record)?;
+        if let Form::Avro { .. } = plan.form {
+            self.warn_of_unknown_types(&plan);
+        }
         self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
@@ -159,10 +172,25 @@ impl Versions {
     fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
         let source =
             SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let key = KeyPlan::new(&record.description, &source).map_err(schema_error)?;
-        let value = ValuePlan::new(&record.description, &source).map_err(schema_error)?;
+        let key = KeyPlan::new(&record.description, &source, &records).map_err(schema_error)?;
+        let value = ValuePlan::new(&record.description, &source, &records).map_err(schema_error)?;
         Ok((key, value))
+    }
+
+    /// Once per column, not once per version of its table.
+    fn warn_of_unknown_types(&mut self, plan: &TablePlan) {
+        for column in columns_of_unknown_types(&plan.description) {
+            if self.warned.insert((plan.name.clone(), column.name.clone())) {
+                tracing::warn!(
+                    table = plan.name,
+                    column = column.name,
+                    r#type = column.type_name,
+                    "a column's type has no Avro form of its own: its values are Postgres' text (unknown_types)"
+                );
+            }
+        }
     }
 
     fn register(
@@ -185,8 +213,9 @@ impl Versions {
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
             let writes_avro = writes_avro(&self.settings);
-            let events =
-                EventPlan::for_table(outbox, &record.description, writes_avro).map_err(StageError::Halt)?;
+            let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+            let events = EventPlan::for_table(outbox, &record.description, writes_avro, &records)
+                .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
         } else if let Some(value_id) = record.value_schema_id {
             let (key, value) = self.plans(&record)?;

@@ -10,8 +10,8 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, SchemaId, SourceSettings, TableDescription,
-    ValuePlan,
+    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, RecordSettings, SchemaId, SourceSettings,
+    TableDescription, ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity};
 
@@ -85,8 +85,8 @@ fn encode(value: &ValuePlan, key: &KeyPlan, message: &Message<'_>, out: &mut Vec
 fn inventory_row(criterion: &mut Criterion) {
     let (table, source) =
         (inventory(), SourceSettings { prefix: "shop".to_owned(), database: "shop".to_owned() });
-    let value = ValuePlan::new(&table, &source).expect("a schema");
-    let key = KeyPlan::new(&table, &source).expect("a schema").expect("a key");
+    let value = ValuePlan::new(&table, &source, &RecordSettings::default()).expect("a schema");
+    let key = KeyPlan::new(&table, &source, &RecordSettings::default()).expect("a schema").expect("a key");
     let body = insert_message();
     let message = Message::decode(&body).expect("an insert");
     let mut out = Vec::with_capacity(4096);

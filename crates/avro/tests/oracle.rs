@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use headwater_avro::{
-    Change, EncodeError, Op, PgType, Reason, TableDescription, ValuePlan, write_json_change, write_json_row,
+    AbsentBefore, ArrayHandling, BinaryHandling, Change, DecimalHandling, EncodeError, HstoreHandling,
+    IntervalHandling, Op, PgType, Reason, RecordSettings, TableDescription, TimePrecision, TypeStyle,
+    UnknownTypes, ValuePlan, write_json_change, write_json_row,
 };
 use headwater_pgoutput::{Lsn, ReplicaIdentity};
 use num_bigint::BigInt;
@@ -28,7 +30,11 @@ struct Compiled {
 
 impl Compiled {
     fn new(pg_type: &PgType) -> Compiled {
-        let plan = value_plan(&one_column(pg_type));
+        Compiled::with(pg_type, &RecordSettings::default())
+    }
+
+    fn with(pg_type: &PgType, records: &RecordSettings) -> Compiled {
+        let plan = ValuePlan::new(&one_column(pg_type), &support::source(), records).expect("a schema");
         let schema = support::parse(plan.schema_json());
         Compiled { pg_type: pg_type.clone(), plan, schema }
     }
@@ -51,7 +57,20 @@ fn round_trip(pg_type: &PgType, cell: Cell<'_>) -> Result<Value, EncodeError> {
     Compiled::new(pg_type).round_trip(cell)
 }
 
-static COMPILED: LazyLock<Vec<Compiled>> = LazyLock::new(|| all_types().iter().map(Compiled::new).collect());
+/// Every type in every mode; a type that is the same in several modes comes once.
+static COMPILED: LazyLock<Vec<Compiled>> = LazyLock::new(|| {
+    let mut seen = std::collections::HashSet::new();
+    let mut all = Vec::new();
+    for records in all_modes() {
+        for pg_type in all_types() {
+            let compiled = Compiled::with(&pg_type, &records);
+            if seen.insert((format!("{pg_type:?}"), compiled.plan.schema_json().to_owned())) {
+                all.push(compiled);
+            }
+        }
+    }
+    all
+});
 
 fn value(pg_type: &PgType, postgres_text: &str) -> Value {
     round_trip(pg_type, text(postgres_text)).unwrap_or_else(|error| panic!("{postgres_text}: {error}"))
@@ -246,7 +265,7 @@ proptest! {
 
     /// Whatever is taken is good Avro; whatever isn't is an error that names the column.
     #[test]
-    fn any_bytes(bytes: Vec<u8>, almost in "[-0-9:. +BC{}\",\\\\xNaULinfty\\[\\]=]{0,40}") {
+    fn any_bytes(bytes: Vec<u8>, almost in "[-0-9:. +BC{}\",\\\\xNaULinfty\\[\\]=();<>/$>daysmon]{0,40}") {
         for compiled in COMPILED.iter() {
             for bytes in [bytes.as_slice(), almost.as_bytes()] {
                 if let Err(error) = compiled.round_trip(Cell::Text(bytes)) {
@@ -272,6 +291,19 @@ fn truncated_texts() {
         "[-1:1]={a,\"b \\\"q\\\"\",NULL,\"\"}",
         "{{1,2},{3,4}}",
         "\\x00ff10",
+        "-$92,233,720,368,547,758.08",
+        "-1 years -2 mons +3 days -04:05:06.5",
+        "\"a\"=>\"1\", \"b\"=>NULL, \"c d\"=>\"x\\\"y\"",
+        "[(0,0),(1.5,1),(2,-Infinity)]",
+        "((0,0),(1,1),(2,0))",
+        "(1,1),(0,0)",
+        "<(0,0),5>",
+        "{1,2,3}",
+        "{(1,1),(0,0);(2,2),(1,1)}",
+        "0101000020730C00001C7C613255DE6540787AA52C435C42C0",
+        "[1,2.5,-3e-5]",
+        "{1:201,9:209}/3000",
+        "010110",
         "-Infinity",
         "ü🦀",
     ];
@@ -290,47 +322,235 @@ fn all_types() -> Vec<PgType> {
         PgType::Int2,
         PgType::Int4,
         PgType::Int8,
+        PgType::Oid,
         PgType::Float4,
         PgType::Float8,
         PgType::Numeric { precision: 10, scale: 2 },
         PgType::Numeric { precision: 3, scale: -2 },
         PgType::Numeric { precision: 2, scale: 5 },
         PgType::NumericUnconstrained,
+        PgType::Money,
         PgType::Text,
         PgType::Bytea,
         PgType::Date,
         PgType::Time { precision: 0 },
         PgType::Time { precision: 6 },
+        PgType::TimeTz { precision: 6 },
         PgType::Timestamp { precision: 3 },
         PgType::Timestamp { precision: 6 },
         PgType::TimestampTz { precision: 0 },
         PgType::TimestampTz { precision: 6 },
+        PgType::Interval,
         PgType::Uuid,
         PgType::Json,
+        PgType::Xml,
+        PgType::Bits { length: 1, varying: false },
+        PgType::Bits { length: 70, varying: true },
         PgType::Enum { labels: vec!["a,b\"".to_owned(), "ü".to_owned()] },
+        PgType::Network,
+        PgType::Range,
+        PgType::Tsvector,
+        PgType::Point,
+        PgType::Line,
+        PgType::Lseg,
+        PgType::Box,
+        PgType::Path,
+        PgType::Polygon,
+        PgType::Circle,
+        PgType::Hstore,
+        PgType::Ltree,
+        PgType::Geometry,
+        PgType::Geography,
+        PgType::Vector,
+        PgType::Halfvec,
+        PgType::Sparsevec { dimensions: None },
+        PgType::Sparsevec { dimensions: Some(100_000) },
+        PgType::Verbatim,
         PgType::Other,
     ];
     let arrays: Vec<_> = scalars.iter().map(|element| PgType::Array(Box::new(element.clone()))).collect();
     scalars.into_iter().chain(arrays).collect()
 }
 
+/// Every word of every mode at least once, in both styles.
+fn all_modes() -> Vec<RecordSettings> {
+    let mut modes = Vec::new();
+    for (_, types) in TypeStyle::WORDS {
+        for turn in 0..TimePrecision::WORDS.len() {
+            modes.push(RecordSettings {
+                types: *types,
+                decimal_handling: pick(DecimalHandling::WORDS, turn),
+                time_precision: pick(TimePrecision::WORDS, turn),
+                interval_handling: pick(IntervalHandling::WORDS, turn),
+                binary_handling: pick(BinaryHandling::WORDS, turn),
+                hstore_handling: pick(HstoreHandling::WORDS, turn),
+                array_handling: if turn == 5 { ArrayHandling::Text } else { ArrayHandling::List },
+                money_fraction_digits: [2, 0, 40, 1, 3, 4][turn],
+                unknown_types: if turn % 2 == 1 { UnknownTypes::Bytes } else { UnknownTypes::Text },
+                absent_before: pick(AbsentBefore::WORDS, turn),
+                unavailable_value_placeholder: ["gone", "hex:00ff"][turn % 2].to_owned(),
+            });
+        }
+    }
+    modes
+}
+
+fn pick<T: Copy>(words: &[(&str, T)], turn: usize) -> T {
+    words[turn % words.len()].1
+}
+
 #[test]
-fn null_is_null_in_every_type() {
-    for pg_type in all_types() {
-        assert_eq!(round_trip(&pg_type, Cell::Null), Ok(Value::Null), "{pg_type:?}");
+fn null_is_null_and_unchanged_is_never_null_in_every_mode() {
+    for compiled in COMPILED.iter() {
+        assert_eq!(compiled.round_trip(Cell::Null), Ok(Value::Null), "{:?}", compiled.pg_type);
+        match compiled.round_trip(Cell::Unchanged) {
+            Ok(value) => assert_ne!(value, Value::Null, "{:?}", compiled.pg_type),
+            Err(error) => assert!(matches!(error, EncodeError::UnchangedWithoutOldValue { .. }), "{error}"),
+        }
+    }
+}
+
+/// Also with NOT NULL columns, whose made-up values must be of their types.
+#[test]
+fn one_table_with_all_types_twice_is_one_valid_schema_in_every_mode() {
+    for records in all_modes() {
+        let columns = all_types().into_iter().chain(all_types()).enumerate();
+        let mut columns: Vec<_> =
+            columns.map(|(index, pg_type)| column(&format!("c{index}"), pg_type)).collect();
+        columns.iter_mut().step_by(2).for_each(|column| column.not_null = true);
+        columns.push(column("id", PgType::Int4));
+        let key = columns.len() - 1;
+        let table = table("everything", &[key], columns);
+        let plan = ValuePlan::new(&table, &support::source(), &records).expect("a schema");
+        let mut cells = vec![Cell::Null; table.columns.len()];
+        cells[key] = text("1");
+        let row = Row::new(&cells);
+        let tuple = row.tuple();
+        let change = Change {
+            op: Op::Delete,
+            before: Some(&tuple),
+            before_is_full: false,
+            after: None,
+            source: &CHANGE_SOURCE,
+        };
+        let mut out = Vec::new();
+        plan.encode_into(SCHEMA_ID, &change, &mut out).expect("only the key was sent");
+        let before = support::field(&support::decode(&support::parse(plan.schema_json()), &out), "before");
+        for (at, _) in table.columns.iter().enumerate().filter(|(at, _)| *at != key) {
+            let is_null = support::field(&before, &format!("c{at}")) == Value::Null;
+            let made_up = records.absent_before == AbsentBefore::Debezium && table.columns[at].not_null;
+            assert_eq!(is_null, !made_up, "{:?}", table.columns[at].pg_type);
+        }
+    }
+}
+
+/// `types = "avro"`: what consumers get from each type.
+#[test]
+fn avros_own_logical_types() {
+    let records = RecordSettings { types: TypeStyle::Avro, ..RecordSettings::default() };
+    let check = |pg_type: PgType, postgres_text: &str, schema: &str, expected: Value| {
+        let compiled = Compiled::with(&pg_type, &records);
+        let json: serde_json::Value = serde_json::from_str(compiled.plan.schema_json()).expect("JSON");
+        assert!(!compiled.plan.schema_json().contains("connect."), "{pg_type:?}");
+        assert_eq!(
+            json["fields"][0]["type"][1]["fields"][0]["type"][1],
+            serde_json::from_str::<serde_json::Value>(schema).expect("JSON"),
+            "{pg_type:?}"
+        );
+        assert_eq!(compiled.round_trip(text(postgres_text)), Ok(expected), "{pg_type:?}");
+    };
+    let string = |text: &str| Value::String(text.to_owned());
+    let decimal = |bytes: &[u8]| Value::Decimal(apache_avro::Decimal::from(bytes));
+    let numeric = |precision, scale| PgType::Numeric { precision, scale };
+    let decimal_schema = |precision, scale| {
+        format!(r#"{{"type":"bytes","scale":{scale},"precision":{precision},"logicalType":"decimal"}}"#)
+    };
+    check(PgType::Int2, "-5", r#"{"type":"int"}"#, Value::Int(-5));
+    check(numeric(10, 2), "1.10", &decimal_schema(10, 2), decimal(&[110]));
+    check(numeric(3, -2), "12300", &decimal_schema(5, 0), decimal(&[0x30, 0x0c]));
+    check(numeric(2, 5), "0.00012", &decimal_schema(5, 5), decimal(&[12]));
+    check(PgType::Money, "-$0.01", &decimal_schema(19, 2), decimal(&[0xff]));
+    check(PgType::NumericUnconstrained, "1.50", r#""string""#, string("1.50"));
+    check(PgType::NumericUnconstrained, "NaN", r#""string""#, string("NaN"));
+    let uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    let parsed = apache_avro::Uuid::parse_str(uuid).expect("a UUID");
+    check(PgType::Uuid, uuid, r#"{"type":"string","logicalType":"uuid"}"#, Value::Uuid(parsed));
+    check(PgType::Date, "1970-01-02", r#"{"type":"int","logicalType":"date"}"#, Value::Date(1));
+    let micros = |us| Value::TimeMicros(us);
+    check(
+        PgType::Time { precision: 3 },
+        "00:00:01",
+        r#"{"type":"long","logicalType":"time-micros"}"#,
+        micros(1_000_000),
+    );
+    check(
+        PgType::Timestamp { precision: 0 },
+        "1970-01-01 00:00:01",
+        r#"{"type":"long","logicalType":"local-timestamp-micros"}"#,
+        Value::LocalTimestampMicros(1_000_000),
+    );
+    check(
+        PgType::TimestampTz { precision: 6 },
+        "1970-01-01 02:00:00.000001+02",
+        r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+        Value::TimestampMicros(1),
+    );
+    check(PgType::TimeTz { precision: 6 }, "12:00:00+02", r#""string""#, string("12:00:00+02"));
+    check(PgType::Interval, "1 day", r#""string""#, string("P0Y0M1DT0H0M0S"));
+    check(PgType::Bits { length: 1, varying: false }, "1", r#""boolean""#, Value::Boolean(true));
+    check(PgType::Bits { length: 8, varying: true }, "0010", r#""string""#, string("0010"));
+    check(PgType::Json, "{}", r#"{"type":"string"}"#, string("{}"));
+    check(PgType::Enum { labels: vec!["a".to_owned()] }, "a", r#""string""#, string("a"));
+    check(
+        PgType::Vector,
+        "[1,2]",
+        r#"{"type":"array","items":"double"}"#,
+        Value::Array(vec![Value::Double(1.0), Value::Double(2.0)]),
+    );
+    check(
+        PgType::Array(Box::new(PgType::Date)),
+        "{1970-01-01,NULL}",
+        r#"{"type":"array","items":["null",{"type":"int","logicalType":"date"}]}"#,
+        Value::Array(vec![Value::Date(0), Value::Null]),
+    );
+    let value = Value::Union(1, Box::new(string("1")));
+    check(
+        PgType::Hstore,
+        "\"a\"=>\"1\"",
+        r#"{"type":"map","values":["null","string"]}"#,
+        Value::Map([("a".to_owned(), value)].into()),
+    );
+}
+
+/// Postgres separates elements of these types by other characters than the comma.
+#[test]
+fn arrays_with_other_delimiters() {
+    let boxes = value(&PgType::Array(Box::new(PgType::Box)), "{(1,1),(0,0);(2,2),(1,1)}");
+    assert!(matches!(&boxes, Value::Array(items) if items.len() == 2), "{boxes:?}");
+    let point = "0101000020E61000001C7C613255DE6540787AA52C435C42C0";
+    let points = value(&PgType::Array(Box::new(PgType::Geometry)), &format!("{{{point}:NULL:{point}}}"));
+    let Value::Array(points) = points else { panic!("no array") };
+    assert_eq!((points.len(), &points[1]), (3, &Value::Null));
+    assert_eq!(support::field(&points[0], "srid"), Value::Int(4326));
+    let money = value(&PgType::Array(Box::new(PgType::Money)), "{\"$1,234.56\",$0.01}");
+    assert!(matches!(&money, Value::Array(items) if items.len() == 2), "{money:?}");
+}
+
+#[test]
+fn array_handling_text_keeps_dimensions_and_bounds() {
+    let records = RecordSettings { array_handling: ArrayHandling::Text, ..RecordSettings::default() };
+    let compiled = Compiled::with(&PgType::Array(Box::new(PgType::Int4)), &records);
+    for array in ["{{1,2},{3,4}}", "[0:1]={1,2}", "{}"] {
+        assert_eq!(compiled.round_trip(text(array)), Ok(Value::String(array.to_owned())));
     }
 }
 
 #[test]
-fn one_table_with_all_types_twice_is_one_valid_schema() {
-    let columns = all_types().into_iter().chain(all_types()).enumerate();
-    let columns: Vec<_> = columns.map(|(index, pg_type)| column(&format!("c{index}"), pg_type)).collect();
-    let table = table("everything", &[], columns);
-    let plan = value_plan(&table);
-    let row = Row::new(&vec![Cell::Null; table.columns.len()]);
-    let mut out = Vec::new();
-    plan.encode_into(SCHEMA_ID, &support::create(&row.tuple()), &mut out).expect("nulls");
-    support::decode(&support::parse(plan.schema_json()), &out);
+fn an_unknown_type_is_refused_where_asked_for() {
+    let records = RecordSettings { unknown_types: UnknownTypes::Halt, ..RecordSettings::default() };
+    let refused = ValuePlan::new(&one_column(&PgType::Other), &support::source(), &records);
+    assert!(refused.expect_err("halt").to_string().contains("\"c\" of zoo.t is of type"));
+    assert!(ValuePlan::new(&one_column(&PgType::Verbatim), &support::source(), &records).is_ok());
 }
 
 #[test]

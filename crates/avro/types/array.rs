@@ -5,8 +5,9 @@
 //! element = NULL | characters without any of  " \ { } ,  or blanks | '"' characters, " and \ behind a \ '"'
 //! ```
 //!
+//! The comma is another character for some types: `;` for box, `:` for PostGIS' types (`pg_type.typdelim`).
 //! A lower bound other than 1 has no place in Avro and is left out. An array of more dimensions is refused: neither
-//! a flat list nor nulls (Debezium's answer) would be the value.
+//! a flat list nor nulls (Debezium's answer) would be the value. `array_handling = "text"` has a form for both.
 
 use crate::binary;
 use crate::error::Reason;
@@ -15,9 +16,9 @@ use crate::types::Encoding;
 const MALFORMED: Reason = Reason::Malformed("a one-dimensional array");
 
 /// One block with all elements (unless there are none), then the empty block that ends an array.
-pub(super) fn write(text: &[u8], element: &Encoding, out: &mut Vec<u8>) -> Result<(), Reason> {
+pub(super) fn write(text: &[u8], element: &Encoding, delimiter: u8, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut count: i64 = 0;
-    for item in Elements::new(text)? {
+    for item in Elements::new(text, delimiter)? {
         item?;
         count += 1;
     }
@@ -25,7 +26,7 @@ pub(super) fn write(text: &[u8], element: &Encoding, out: &mut Vec<u8>) -> Resul
         binary::write_long(count, out);
     }
     let mut unescaped = Vec::new();
-    for item in Elements::new(text)? {
+    for item in Elements::new(text, delimiter)? {
         match item? {
             Element::Null => {
                 binary::write_long(0, out);
@@ -68,17 +69,18 @@ fn unescape(text: &[u8], into: &mut Vec<u8>) {
 
 /// Walks the elements; after an error it ends.
 struct Elements<'a> {
-    /// What follows the opening brace or the last comma; empty at the end.
+    /// What follows the opening brace or the last delimiter; empty at the end.
     rest: &'a [u8],
+    delimiter: u8,
 }
 
 impl<'a> Elements<'a> {
-    fn new(text: &'a [u8]) -> Result<Elements<'a>, Reason> {
+    fn new(text: &'a [u8], delimiter: u8) -> Result<Elements<'a>, Reason> {
         let rest = without_bounds(text)?.strip_prefix(b"{").ok_or(MALFORMED)?;
         match rest {
-            b"}" => Ok(Elements { rest: &[] }),
+            b"}" => Ok(Elements { rest: &[], delimiter }),
             [] => Err(MALFORMED),
-            _ => Ok(Elements { rest }),
+            _ => Ok(Elements { rest, delimiter }),
         }
     }
 
@@ -92,7 +94,8 @@ impl<'a> Elements<'a> {
                 Ok(if escaped { Element::Escaped(text) } else { Element::Plain(text) })
             }
             bare => {
-                let length = bare.iter().position(|byte| matches!(byte, b',' | b'}')).ok_or(MALFORMED)?;
+                let length =
+                    bare.iter().position(|&byte| byte == self.delimiter || byte == b'}').ok_or(MALFORMED)?;
                 let text = &bare[..length];
                 if text.is_empty() || text.iter().any(|byte| matches!(byte, b'"' | b'\\' | b'{')) {
                     return Err(MALFORMED);
@@ -103,10 +106,10 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Over the comma before the next element or the brace that must be last.
+    /// Over the delimiter before the next element or the brace that must be last.
     fn step_over(&mut self, rest: &'a [u8]) -> Result<(), Reason> {
         self.rest = match rest {
-            [b',', next @ ..] if !next.is_empty() => next,
+            [delimiter, next @ ..] if *delimiter == self.delimiter && !next.is_empty() => next,
             b"}" => &[],
             _ => return Err(MALFORMED),
         };
@@ -166,7 +169,7 @@ mod tests {
 
     fn elements(text: &str) -> Result<Vec<Option<String>>, Reason> {
         let mut unescaped = Vec::new();
-        Elements::new(text.as_bytes())?
+        Elements::new(text.as_bytes(), b',')?
             .map(|element| {
                 Ok(match element? {
                     Element::Null => None,

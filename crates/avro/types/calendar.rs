@@ -14,33 +14,34 @@ use crate::binary;
 use crate::error::Reason;
 
 /// What Debezium writes for a date of `infinity`: 5877611-06-21, beyond the last date of Postgres.
-const DATE_INFINITY: i64 = 2_146_033_979;
+pub(super) const DATE_INFINITY: i64 = 2_146_033_979;
 /// And for `-infinity`: -5877611-06-22, before the first one.
-const DATE_MINUS_INFINITY: i64 = -2_147_472_691;
+pub(super) const DATE_MINUS_INFINITY: i64 = -2_147_472_691;
 /// What Debezium writes for a timestamp of `infinity`.
-const TIMESTAMP_INFINITY: i64 = i64::MAX;
+pub(super) const TIMESTAMP_INFINITY: i64 = i64::MAX;
 /// And for `-infinity`.
-const TIMESTAMP_MINUS_INFINITY: i64 = i64::MIN;
+pub(super) const TIMESTAMP_MINUS_INFINITY: i64 = i64::MIN;
 
-const SECONDS_PER_DAY: i64 = 86_400;
+pub(super) const SECONDS_PER_DAY: i64 = 86_400;
 
 /// `int`: days since 1970-01-01.
 pub(super) fn write_date(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
-    const MALFORMED: Reason = Reason::Malformed("a date");
     let days = match text {
         b"infinity" => DATE_INFINITY,
         b"-infinity" => DATE_MINUS_INFINITY,
-        _ => {
-            let (text, era) = era(text);
-            let (date, rest) = Date::parse(text, era).ok_or(MALFORMED)?;
-            if !rest.is_empty() {
-                return Err(MALFORMED);
-            }
-            date.days()
-        }
+        _ => date(text)?.days(),
     };
     binary::write_long(days, out);
     Ok(())
+}
+
+/// A finite date.
+pub(super) fn date(text: &[u8]) -> Result<Date, Reason> {
+    let (text, era) = era(text);
+    match Date::parse(text, era) {
+        Some((date, [])) => Ok(date),
+        _ => Err(Reason::Malformed("a date")),
+    }
 }
 
 /// `int`: milliseconds since midnight.
@@ -74,11 +75,7 @@ pub(super) fn write_timestamp_us(text: &[u8], out: &mut Vec<u8>) -> Result<(), R
     let us = match timestamp(text)? {
         Timestamp::Infinity => TIMESTAMP_INFINITY,
         Timestamp::MinusInfinity => TIMESTAMP_MINUS_INFINITY,
-        Timestamp::Finite { seconds, micros } => seconds
-            .checked_mul(1_000_000)
-            .and_then(|us| us.checked_add(micros))
-            .filter(|us| (TIMESTAMP_MINUS_INFINITY + 1..TIMESTAMP_INFINITY).contains(us))
-            .ok_or(Reason::OutOfRange("microseconds in 64 bits"))?,
+        Timestamp::Finite { seconds, micros } => micros_of(seconds, micros)?,
     };
     binary::write_long(us, out);
     Ok(())
@@ -127,6 +124,23 @@ pub(super) fn write_timestamptz(text: &[u8], precision: i16, out: &mut Vec<u8>) 
     Ok(())
 }
 
+/// Microseconds since 1970-01-01 00:00:00 UTC of a finite timestamp with time zone.
+pub(super) fn utc_micros(text: &[u8]) -> Result<i64, Reason> {
+    let (text, era) = era(text);
+    let (date, time, rest) = date_and_time(text, era).ok_or(MALFORMED_TIMESTAMP)?;
+    let offset = offset_seconds(rest).ok_or(MALFORMED_TIMESTAMP)?;
+    micros_of(date.days() * SECONDS_PER_DAY + time.seconds - offset, time.micros)
+}
+
+/// Seconds and microseconds above them in one number, which is none of the infinities'.
+fn micros_of(seconds: i64, micros: i64) -> Result<i64, Reason> {
+    seconds
+        .checked_mul(1_000_000)
+        .and_then(|us| us.checked_add(micros))
+        .filter(|us| (TIMESTAMP_MINUS_INFINITY + 1..TIMESTAMP_INFINITY).contains(us))
+        .ok_or(Reason::OutOfRange("microseconds in 64 bits"))
+}
+
 /// A year of four digits and as many fractional digits as the column has: nothing is left to write anew. Most are.
 #[inline]
 fn is_iso_but_for_the_t(date_and_time: &[u8], precision: i16) -> bool {
@@ -142,10 +156,10 @@ fn whole_ms(micros: i64) -> Result<i64, Reason> {
 
 /// A day of the proleptic Gregorian calendar; the year is astronomical (0 is 1 BC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Date {
-    year: i64,
-    month: i64,
-    day: i64,
+pub(super) struct Date {
+    pub(super) year: i64,
+    pub(super) month: i64,
+    pub(super) day: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +198,7 @@ impl Date {
     /// Days since 1970-01-01. Years are counted from March, so that the leap day is a year's last; 400 of them
     /// have 146,097 days.
     #[inline]
-    fn days(self) -> i64 {
+    pub(super) fn days(self) -> i64 {
         let year = if self.month <= 2 { self.year - 1 } else { self.year };
         let (cycle, year_of_cycle) = (year.div_euclid(400), year.rem_euclid(400));
         let month_from_march = (self.month + 9) % 12;
@@ -194,7 +208,7 @@ impl Date {
     }
 
     /// The inverse of [`Date::days`].
-    fn from_days(days: i64) -> Date {
+    pub(super) fn from_days(days: i64) -> Date {
         let days = days + DAYS_FROM_MARCH_OF_YEAR_0;
         let (cycle, day_of_cycle) = (days.div_euclid(146_097), days.rem_euclid(146_097));
         let leap_days = day_of_cycle / 1460 - day_of_cycle / 36_524 + day_of_cycle / 146_096;
@@ -233,13 +247,13 @@ fn days_of_month(year: i64, month: i64) -> i64 {
 
 /// A time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Time {
-    seconds: i64,
+pub(super) struct Time {
+    pub(super) seconds: i64,
     /// The fraction, 0 to 999,999.
-    micros: i64,
+    pub(super) micros: i64,
 }
 
-fn time(text: &[u8]) -> Result<Time, Reason> {
+pub(super) fn time(text: &[u8]) -> Result<Time, Reason> {
     match Time::parse(text) {
         Some((time, [])) => Ok(time),
         _ => Err(Reason::Malformed("a time of day")),
@@ -249,7 +263,7 @@ fn time(text: &[u8]) -> Result<Time, Reason> {
 impl Time {
     /// The time and what follows it.
     #[inline]
-    fn parse(text: &[u8]) -> Option<(Time, &[u8])> {
+    pub(super) fn parse(text: &[u8]) -> Option<(Time, &[u8])> {
         let [h1, h2, b':', m1, m2, b':', s1, s2, rest @ ..] = text else { return None };
         let (hour, minute, second) = (two_digits(*h1, *h2)?, two_digits(*m1, *m2)?, two_digits(*s1, *s2)?);
         let (micros, rest) = match rest {
@@ -264,7 +278,7 @@ impl Time {
 
 /// One to six fractional digits as microseconds, and what follows them.
 #[inline]
-fn micros(text: &[u8]) -> Option<(i64, &[u8])> {
+pub(super) fn micros(text: &[u8]) -> Option<(i64, &[u8])> {
     let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     if !(1..=6).contains(&digits) {
         return None;
@@ -277,7 +291,7 @@ fn micros(text: &[u8]) -> Option<(i64, &[u8])> {
 const POWERS_OF_TEN: [i64; 7] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000];
 
 #[inline]
-fn two_digits(tens: u8, ones: u8) -> Option<i64> {
+pub(super) fn two_digits(tens: u8, ones: u8) -> Option<i64> {
     (tens.is_ascii_digit() && ones.is_ascii_digit())
         .then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))
 }
@@ -291,7 +305,7 @@ fn date_and_time(text: &[u8], era: Era) -> Option<(Date, Time, &[u8])> {
 
 /// East of Greenwich is positive.
 #[inline]
-fn offset_seconds(text: &[u8]) -> Option<i64> {
+pub(super) fn offset_seconds(text: &[u8]) -> Option<i64> {
     let (sign, digits) = match text {
         b"+00" => return Some(0),
         [b'+', digits @ ..] => (1, digits),
@@ -309,7 +323,7 @@ fn offset_seconds(text: &[u8]) -> Option<i64> {
     Some(sign * (hour * 3600 + minute * 60 + second))
 }
 
-enum Timestamp {
+pub(super) enum Timestamp {
     Infinity,
     MinusInfinity,
     /// Seconds since 1970-01-01 00:00:00, floored, and the microseconds above them.
@@ -320,7 +334,7 @@ enum Timestamp {
 }
 
 #[inline]
-fn timestamp(text: &[u8]) -> Result<Timestamp, Reason> {
+pub(super) fn timestamp(text: &[u8]) -> Result<Timestamp, Reason> {
     match text {
         b"infinity" => return Ok(Timestamp::Infinity),
         b"-infinity" => return Ok(Timestamp::MinusInfinity),
@@ -336,8 +350,8 @@ fn timestamp(text: &[u8]) -> Result<Timestamp, Reason> {
     }
 }
 
-/// Text of at most 40 bytes: `+10000000-01-01T23:59:59.999999Z` has 32, and Postgres stops far below.
-struct ShortText {
+/// Text of at most 40 bytes: `+292278994-08-16T23:59:59.999999Z` has 33, and no finite value comes near.
+pub(super) struct ShortText {
     bytes: [u8; 40],
     length: usize,
 }
@@ -349,32 +363,32 @@ impl Default for ShortText {
 }
 
 impl ShortText {
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
     #[inline]
-    fn byte(&mut self, byte: u8) {
+    pub(super) fn byte(&mut self, byte: u8) {
         self.bytes[self.length] = byte;
         self.length += 1;
     }
 
     #[inline]
-    fn two_digits(&mut self, value: i64) {
+    pub(super) fn two_digits(&mut self, value: i64) {
         self.byte(b'0' + (value / 10) as u8);
         self.byte(b'0' + (value % 10) as u8);
     }
 
     /// At least four digits; more have a sign, and so has a negative year.
     #[inline]
-    fn year(&mut self, year: i64) {
+    pub(super) fn year(&mut self, year: i64) {
         if year < 0 {
             self.byte(b'-');
         } else if year > 9999 {
             self.byte(b'+');
         }
         let year = year.abs();
-        let mut power = 10_000_000;
+        let mut power = 1_000_000_000;
         while power > 1000 && year < power {
             power /= 10;
         }
@@ -385,7 +399,7 @@ impl ShortText {
     }
 
     #[inline]
-    fn fraction(&mut self, micros: i64, precision: i16) -> Result<(), Reason> {
+    pub(super) fn fraction(&mut self, micros: i64, precision: i16) -> Result<(), Reason> {
         let digits = precision.clamp(0, 6) as usize;
         let unit = POWERS_OF_TEN[6 - digits];
         if micros % unit != 0 {

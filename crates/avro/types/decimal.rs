@@ -34,6 +34,28 @@ pub(super) fn write_variable(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reaso
     decimal.write(0, out)
 }
 
+/// `string`: the digits as they are; Debezium's words for what is no number.
+pub(super) fn write_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+    let text = match text {
+        b"NaN" => b"NAN",
+        b"Infinity" => &b"POSITIVE_INFINITY"[..],
+        b"-Infinity" => b"NEGATIVE_INFINITY",
+        _ => Decimal::parse(text).map(|_| text)?,
+    };
+    binary::write_bytes(text, out);
+    Ok(())
+}
+
+/// `string`: the digits as they are, and Postgres' words for what is no number.
+pub(super) fn write_postgres_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+    match Decimal::parse(text) {
+        Ok(_) | Err(Reason::NotFinite) => {}
+        Err(reason) => return Err(reason),
+    }
+    binary::write_bytes(text, out);
+    Ok(())
+}
+
 /// `-?digits(.digits)?`, all digits checked.
 #[derive(Clone, Copy)]
 struct Decimal<'a> {

@@ -2,10 +2,6 @@
 
 use crate::binary;
 use crate::error::Reason;
-use crate::types::Unchanged;
-
-/// Debezium's default `unavailable.value.placeholder`.
-const PLACEHOLDER: &[u8] = b"__debezium_unavailable_value";
 
 /// A string, verbatim. An Avro string is UTF-8; readers fail on anything else, so it is refused here.
 pub(super) fn write(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -16,18 +12,16 @@ pub(super) fn write(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The bytes that stand for an unchanged TOAST value, where the type has any.
-pub(crate) fn placeholder(unchanged: Unchanged) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match unchanged {
-        Unchanged::Placeholder => binary::write_bytes(PLACEHOLDER, &mut bytes),
-        Unchanged::PlaceholderElement => {
-            binary::write_long(1, &mut bytes); // one element in this block
-            binary::write_long(1, &mut bytes); // which isn't null
-            binary::write_bytes(PLACEHOLDER, &mut bytes);
-            binary::write_long(0, &mut bytes); // and no more blocks
-        }
-        Unchanged::Halts => return None,
+/// A string that is a UUID: readers of Avro's logical type fail on anything else.
+pub(super) fn write_uuid(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+    let is_uuid = text.len() == 36
+        && text.iter().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if !is_uuid {
+        return Err(Reason::Malformed("a UUID"));
     }
-    Some(bytes)
+    binary::write_bytes(text, out);
+    Ok(())
 }

@@ -15,6 +15,7 @@ use headwater_pg::Secret;
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
+use super::records::{Exception, Records};
 use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
 
 /// What a key of the configuration holds after reading.
@@ -104,6 +105,7 @@ macro_rules! sections {
         }
     )* };
 }
+pub(super) use sections;
 
 macro_rules! key_name {
     ($field:ident) => {
@@ -113,6 +115,7 @@ macro_rules! key_name {
         $written
     };
 }
+pub(super) use key_name;
 
 macro_rules! default_text {
     () => {
@@ -122,6 +125,7 @@ macro_rules! default_text {
         Some($default)
     };
 }
+pub(super) use default_text;
 
 sections! {
     /// The database whose changes are captured.
@@ -290,6 +294,8 @@ pub struct AsWritten {
     pub kafka: Kafka,
     pub schema_registry: SchemaRegistry,
     pub topics: Topics,
+    pub records: Records,
+    pub table: Vec<Exception>,
     pub outbox: Vec<Outbox>,
     pub outbox_messages: OutboxMessages,
     pub checkpoint: Checkpoint,
@@ -304,6 +310,8 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Kafka>(),
     section::<SchemaRegistry>(),
     section::<Topics>(),
+    section::<Records>(),
+    section::<Exception>(),
     section::<Outbox>(),
     section::<OutboxMessages>(),
     section::<Checkpoint>(),
@@ -336,6 +344,8 @@ impl AsWritten {
             kafka: read_section(&mut tree, problems),
             schema_registry: read_section(&mut tree, problems),
             topics: read_section(&mut tree, problems),
+            records: read_section(&mut tree, problems),
+            table: read_list(&mut tree, problems),
             outbox: read_list(&mut tree, problems),
             outbox_messages: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
@@ -389,7 +399,7 @@ fn read_list<S: Section>(tree: &mut Table, problems: &mut Problems) -> Vec<S> {
     sections
 }
 
-fn read_field<T: Value>(
+pub(super) fn read_field<T: Value>(
     table: &mut Table,
     section: &str,
     name: &str,
@@ -412,7 +422,7 @@ fn read_field<T: Value>(
     }
 }
 
-fn refuse_unknown(rest: Table, section: &str, keys: &[Key], problems: &mut Problems) {
+pub(super) fn refuse_unknown(rest: Table, section: &str, keys: &[Key], problems: &mut Problems) {
     for (name, entry) in rest {
         let key = format!("{section}.{name}");
         let elsewhere = all_keys().find(|(other, key)| *other != section && key.name == name);

@@ -17,6 +17,7 @@ mod layers;
 mod password;
 mod problem;
 mod quantity;
+mod records;
 mod settings;
 mod url;
 mod value;

@@ -20,6 +20,7 @@ use super::connection;
 use super::layers::variable_of;
 use super::password;
 use super::problem::{Origin, Problems, did_you_mean};
+use super::records;
 use super::value::{self, Names, Properties, SinkType};
 
 /// What was found to be wrong, and what to warn of, while settings are made.
@@ -48,6 +49,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         kafka,
         schema_registry,
         topics,
+        records,
+        table,
         outbox,
         outbox_messages,
         checkpoint,
@@ -57,6 +60,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     } = written;
     let postgres = connection::make(postgres, findings);
     let topics = make_topics(topics, findings);
+    let records = records::make(records, table, findings);
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
     let outbox_messages = make_outbox_messages(outbox_messages);
@@ -79,6 +83,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             max_row_bytes: limits.max_row_bytes,
             shutdown_timeout: limits.shutdown_timeout,
             topics: topics?,
+            records: records?,
             checkpoint: checkpoint?,
             outbox: outbox.into_iter().collect::<Option<Vec<_>>>()?,
             outbox_messages: outbox_messages?,

@@ -427,3 +427,62 @@ fn other_sinks_need_neither_kafka_nor_registry() {
                 [topics]\nprefix = \"shop\"\n[sink]\ntype = \"stdout\"\n";
     assert!(matches!(load_text(text).settings.sink, SinkSettings::Stdout));
 }
+
+#[test]
+fn records_for_all_tables_and_for_some() {
+    use headwater_avro::{BinaryHandling, DecimalHandling, RecordSettings, TypeStyle};
+    let config = load_text(COMPLETE);
+    assert_eq!(config.settings.records.records_for("public", "t"), RecordSettings::default());
+
+    let text = format!(
+        "{COMPLETE}\n[records]\ntypes = \"avro\"\ndecimal_handling = \"double\"\n\n\
+         [[table]]\ntables = [\"public.audit_*\", \"other.t\"]\ndecimal_handling = \"string\"\n\n\
+         [[table]]\ntables = \"public.audit_2\"\nbinary_handling = \"hex\"\n"
+    );
+    let variables = [("HEADWATER_RECORDS__BINARY_HANDLING", "base64")];
+    let config = load_with(&text, &variables, &["records.money_fraction_digits=4"]).expect("loads");
+    let found = |schema, table| {
+        let records = config.settings.records.records_for(schema, table);
+        assert_eq!((records.types, records.money_fraction_digits), (TypeStyle::Avro, 4));
+        (records.decimal_handling, records.binary_handling)
+    };
+    assert_eq!(found("public", "t"), (DecimalHandling::Double, BinaryHandling::Base64));
+    assert_eq!(found("public", "audit_1"), (DecimalHandling::String, BinaryHandling::Base64));
+    assert_eq!(found("public", "audit_2"), (DecimalHandling::String, BinaryHandling::Hex));
+    assert_eq!(found("other", "t"), (DecimalHandling::String, BinaryHandling::Base64));
+}
+
+#[test]
+fn records_written_wrongly() {
+    let with = |lines: &str| problems(&format!("{COMPLETE}\n{lines}"), &[], &[]);
+    assert_eq!(
+        with("[records]\ndecimal_handling = \"exact\"\nmoney_fraction_digits = 41\n"),
+        [
+            "headwater.toml:22: records.decimal_handling: \"exact\" is not one of precise, double, string",
+            "headwater.toml:23: records.money_fraction_digits: at most 40",
+        ]
+    );
+    assert_eq!(
+        with("[records]\nunavailable_value_placeholder = \"hex:0g\"\n"),
+        [
+            "headwater.toml:22: records.unavailable_value_placeholder: \"hex:0g\" has no hexadecimal digits, two for \
+             each byte, after hex:",
+        ]
+    );
+    assert_eq!(
+        with("[[table]]\ndecimal_handling = \"string\"\n"),
+        ["headwater.toml: table.tables: is missing; write tables = \"public.audit_*\" below [table]"]
+    );
+    assert_eq!(
+        with("[[table]]\ntables = \"orders\"\n"),
+        [
+            "headwater.toml:22: table.tables: \"orders\" is not schema.table; write for example \"public.orders\""
+        ]
+    );
+    assert_eq!(
+        with("[table]\ntables = \"public.orders\"\n"),
+        [
+            "headwater.toml:21: table: is one table; write [[table]] with two brackets, since there may be several"
+        ]
+    );
+}

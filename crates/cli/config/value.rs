@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_avro::{
+    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
+    TimePrecision, TypeStyle, UnknownTypes,
+};
 use headwater_pg::Secret;
 
 use super::layers::{Entry, Node};
@@ -76,6 +80,14 @@ impl Value for i32 {
                 .map_err(|_| format!("\"{text}\" is not a whole number in range")),
             other => Err(format!("is {}; write a whole number, without quotes", other.kind())),
         }
+    }
+}
+
+impl Value for u8 {
+    const KIND: &'static str = "number";
+    fn read(node: Node) -> Result<Self, String> {
+        let number = i32::read(node)?;
+        u8::try_from(number).map_err(|_| format!("\"{number}\" is not between 0 and 255"))
     }
 }
 
@@ -211,4 +223,32 @@ words! {
         /// The column's text as it is.
         Raw = "raw",
     }
+}
+
+/// Reads choices that a library declares with their words.
+macro_rules! words_of {
+    ($( $Type:ident ),* $(,)?) => { $(
+        impl Value for $Type {
+            const KIND: &'static str = "word";
+            fn read(node: Node) -> Result<Self, String> {
+                let text = String::read(node)?;
+                $Type::WORDS.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
+                    let known: Vec<_> = $Type::WORDS.iter().map(|(word, _)| *word).collect();
+                    format!("\"{text}\" is not one of {}", known.join(", "))
+                })
+            }
+        }
+    )* };
+}
+
+words_of! {
+    AbsentBefore,
+    ArrayHandling,
+    BinaryHandling,
+    DecimalHandling,
+    HstoreHandling,
+    IntervalHandling,
+    TimePrecision,
+    TypeStyle,
+    UnknownTypes,
 }

@@ -6,8 +6,8 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, SchemaId, SourceSettings, TableDescription,
-    ValuePlan,
+    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, RecordSettings, SchemaId, SourceSettings,
+    TableDescription, ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity, Tuple};
 
@@ -96,11 +96,13 @@ pub fn create<'a>(after: &'a Tuple<'a>) -> Change<'a> {
 }
 
 pub fn value_plan(table: &TableDescription) -> ValuePlan {
-    ValuePlan::new(table, &source()).expect("a table with a schema")
+    ValuePlan::new(table, &source(), &RecordSettings::default()).expect("a table with a schema")
 }
 
 pub fn key_plan(table: &TableDescription) -> KeyPlan {
-    KeyPlan::new(table, &source()).expect("a table with a schema").expect("a table with a key")
+    KeyPlan::new(table, &source(), &RecordSettings::default())
+        .expect("a table with a schema")
+        .expect("a table with a key")
 }
 
 pub fn parse(schema_json: &str) -> Schema {

@@ -1,0 +1,173 @@
+//! The choices of how a table's rows become records. The names and words are Debezium's, shortened.
+//!
+//! [`RecordSettings`] is complete; a [`RecordOverrides`] holds what some tables have otherwise. Both come out of one
+//! table below: a new choice is one line there (and one in the command's table of settings).
+
+/// Declares choices among words, spelt as in the configuration.
+macro_rules! choices {
+    ($( $(#[$doc:meta])* $Type:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal ),* $(,)? } )*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $Type { $( $(#[$variant_doc])* $Variant ),* }
+
+        impl $Type {
+            /// Every choice with its word.
+            pub const WORDS: &'static [(&'static str, $Type)] = &[$( ($word, $Type::$Variant) ),*];
+        }
+    )* };
+}
+
+choices! {
+    /// Which Avro forms values get.
+    TypeStyle {
+        /// Debezium's, with the attributes that Kafka Connect adds to Avro.
+        Connect = "connect",
+        /// Avro's own logical types, without Connect's attributes.
+        Avro = "avro",
+    }
+    /// `decimal.handling.mode`: numeric and money.
+    DecimalHandling {
+        /// Exact: bytes with a scale.
+        Precise = "precise",
+        /// The nearest double.
+        Double = "double",
+        /// Text.
+        String = "string",
+    }
+    /// `time.precision.mode`: date, time and timestamp.
+    TimePrecision {
+        /// Milliseconds for up to three fractional digits, else microseconds.
+        Adaptive = "adaptive",
+        /// As adaptive, but times of day are always in microseconds.
+        AdaptiveTimeMicroseconds = "adaptive_time_microseconds",
+        /// Connect's logical types: milliseconds, finer digits are cut off.
+        Connect = "connect",
+        /// ISO 8601 text.
+        Isostring = "isostring",
+        /// Microseconds, whatever the column's precision.
+        Microseconds = "microseconds",
+        /// Nanoseconds, whatever the column's precision.
+        Nanoseconds = "nanoseconds",
+    }
+    /// `interval.handling.mode`.
+    IntervalHandling {
+        /// Microseconds; a month counts 30.4375 days.
+        Numeric = "numeric",
+        /// ISO 8601 text.
+        String = "string",
+    }
+    /// `binary.handling.mode`: bytea, and types that are written as bytes.
+    BinaryHandling {
+        /// Bytes.
+        Bytes = "bytes",
+        /// Base64 text.
+        Base64 = "base64",
+        /// Base64 text in the alphabet for URLs.
+        Base64UrlSafe = "base64-url-safe",
+        /// Hexadecimal text.
+        Hex = "hex",
+    }
+    /// `hstore.handling.mode`.
+    HstoreHandling {
+        /// A JSON object as text.
+        Json = "json",
+        /// A map of nullable strings.
+        Map = "map",
+    }
+    /// What becomes of arrays.
+    ArrayHandling {
+        /// An Avro array; a value of several dimensions has no form in it and is refused.
+        List = "list",
+        /// Postgres' text, dimensions and bounds included.
+        Text = "text",
+    }
+    /// Columns of types that neither Debezium nor this program knows.
+    UnknownTypes {
+        /// Their text.
+        Text = "text",
+        /// Their text as bytes, as Debezium's `include.unknown.datatypes` has them.
+        Bytes = "bytes",
+        /// Refused.
+        Halt = "halt",
+    }
+    /// Columns that an old row doesn't carry.
+    AbsentBefore {
+        /// Null; such columns are nullable in the schema.
+        Null = "null",
+        /// Debezium's made-up values where the column is NOT NULL.
+        Debezium = "debezium",
+    }
+}
+
+/// Declares the settings: the complete struct, its defaults, and the struct in which each may be absent.
+macro_rules! record_settings {
+    ($( $(#[$doc:meta])* $name:ident: $Type:ty = $default:expr, )*) => {
+        /// How a table's rows become records.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct RecordSettings { $( $(#[$doc])* pub $name: $Type, )* }
+
+        impl Default for RecordSettings {
+            fn default() -> RecordSettings {
+                RecordSettings { $( $name: $default, )* }
+            }
+        }
+
+        /// What some tables have otherwise.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct RecordOverrides { $( $(#[$doc])* pub $name: Option<$Type>, )* }
+
+        impl RecordOverrides {
+            /// Puts what is there in the place of what was.
+            pub fn apply_to(&self, settings: &mut RecordSettings) {
+                $( if let Some(value) = &self.$name { settings.$name.clone_from(value); } )*
+            }
+        }
+    };
+}
+
+record_settings! {
+    /// Which Avro forms values get.
+    types: TypeStyle = TypeStyle::Connect,
+    /// numeric and money.
+    decimal_handling: DecimalHandling = DecimalHandling::Precise,
+    /// date, time and timestamp.
+    time_precision: TimePrecision = TimePrecision::Adaptive,
+    /// interval.
+    interval_handling: IntervalHandling = IntervalHandling::Numeric,
+    /// bytea, and types that are written as bytes.
+    binary_handling: BinaryHandling = BinaryHandling::Bytes,
+    /// hstore.
+    hstore_handling: HstoreHandling = HstoreHandling::Json,
+    /// Arrays.
+    array_handling: ArrayHandling = ArrayHandling::List,
+    /// Digits behind the point of a precise money value; Postgres' have two. At most [`MONEY_FRACTION_DIGITS_MAX`].
+    money_fraction_digits: u8 = 2,
+    /// Types that nobody knows.
+    unknown_types: UnknownTypes = UnknownTypes::Text,
+    /// Columns that an old row doesn't carry.
+    absent_before: AbsentBefore = AbsentBefore::Null,
+    /// What stands for an unchanged TOAST value whose old value isn't at hand; after `hex:` it is bytes in
+    /// hexadecimal.
+    unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
+}
+
+/// The precision of Debezium's decimal for money is 64, and a money value has 17 digits before the point.
+pub const MONEY_FRACTION_DIGITS_MAX: u8 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_replace_what_they_name() {
+        let mut settings = RecordSettings::default();
+        RecordOverrides::default().apply_to(&mut settings);
+        assert_eq!(settings, RecordSettings::default());
+        let overrides =
+            RecordOverrides { decimal_handling: Some(DecimalHandling::String), ..RecordOverrides::default() };
+        overrides.apply_to(&mut settings);
+        let expected =
+            RecordSettings { decimal_handling: DecimalHandling::String, ..RecordSettings::default() };
+        assert_eq!(settings, expected);
+    }
+}
