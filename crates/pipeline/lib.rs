@@ -25,11 +25,19 @@ mod resolver;
 
 mod describe;
 
+mod record_key;
+
 mod row_writer;
 
 mod outbox;
 
 mod event;
+
+mod side_topic;
+
+mod transaction_topic;
+
+mod message_topic;
 
 mod record;
 

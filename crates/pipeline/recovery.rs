@@ -223,7 +223,9 @@ mod tests {
     use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, SslMode, TlsSettings};
     use headwater_pgoutput::{Lsn, RelationId};
 
-    use crate::settings::{CheckpointSettings, OutboxRoute, SinkSettings, TopicSettings};
+    use crate::settings::{
+        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
+    };
 
     fn settings() -> Settings {
         Settings {
@@ -244,6 +246,7 @@ mod tests {
             adopt_slot: false,
             status_interval: Duration::from_secs(10),
             heartbeat_interval: None,
+            heartbeat_sql: None,
             max_in_flight_bytes: 1 << 20,
             max_row_bytes: 1 << 20,
             shutdown_timeout: Duration::from_secs(8),
@@ -253,11 +256,14 @@ mod tests {
                 partitions: 1,
                 replication_factor: 1,
                 config: Default::default(),
+                tables: Default::default(),
             },
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
             records: crate::records::RecordRules::default(),
             outbox_messages: OutboxRoute::default(),
+            messages: MessageSettings { include: Vec::new(), exclude: Vec::new(), topic: "m".to_owned() },
+            transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }

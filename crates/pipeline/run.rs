@@ -387,6 +387,7 @@ async fn stream(
         postgres: settings.postgres.clone(),
         slot: settings.slot.clone(),
         heartbeat_interval: settings.heartbeat_interval,
+        heartbeat_sql: settings.heartbeat_sql.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
     };

@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use headwater_avro::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
+use headwater_avro::{
+    KeyPlan, SchemaId, SourceSettings, Subject, TableDescription, TruncateHandling, ValuePlan,
+    columns_of_unknown_types,
+};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +19,7 @@ use crate::error::StageError;
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
+use crate::record_key::{apply_key, partition_columns};
 use crate::resolver::Question;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
@@ -59,6 +63,9 @@ impl Versions {
         let Some((table, at)) = self.tables.unresolved(relation) else {
             return Err(crate::transaction::unknown_relation(relation, lsn));
         };
+        if !self.settings.takes_table(&table.namespace, &table.name) {
+            return self.tables.insert(relation, left_out(table)).map_err(StageError::Halt);
+        }
         let record = match self.history.look_up(&table, at) {
             Lookup::Known(record) => self.known_version(record, out)?,
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
@@ -145,7 +152,7 @@ impl Versions {
         }
         let asked = topic.clone();
         record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
-        let (key, value) = self.plans(record)?;
+        let Plans { key, value, .. } = self.plans(record)?;
         let key_json = key.as_ref().map(KeyPlan::schema_json);
         let fingerprint = schema_fingerprint(key_json, value.schema_json());
         if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
@@ -169,14 +176,34 @@ impl Versions {
         Ok(())
     }
 
-    fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
-        let source =
-            SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
+    /// The name of an announced relation and what becomes of its TRUNCATE: nothing need be resolved to leave one out,
+    /// and those of an outbox are cleaning up.
+    pub(crate) fn truncate_handling(&self, relation: RelationId) -> Option<(String, TruncateHandling)> {
+        let (schema, table) = self.tables.name_of(relation)?;
+        let is_outbox = self.settings.outbox.iter().any(|each| each.schema == schema && each.table == table);
+        let configured = self.settings.records.records_for(schema, table).truncate;
+        let handling = if is_outbox || !self.settings.takes_table(schema, table) {
+            TruncateHandling::Skip
+        } else {
+            configured
+        };
+        Some((format!("{schema}.{table}"), handling))
+    }
+
+    /// What every record says of its origin.
+    pub(crate) fn source(&self) -> SourceSettings {
+        SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() }
+    }
+
+    fn plans(&self, record: &HistoryRecord) -> Result<Plans, StageError> {
+        let source = self.source();
         let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let key = KeyPlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        let value = ValuePlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        Ok((key, value))
+        let mut table = record.description.clone();
+        apply_key(&mut table, &records).map_err(StageError::Halt)?;
+        let key = KeyPlan::new(&table, &source, &records).map_err(schema_error)?;
+        let value = ValuePlan::new(&table, &source, &records).map_err(schema_error)?;
+        Ok(Plans { partition_by: partition_columns(&table, &records).map_err(StageError::Halt)?, key, value })
     }
 
     /// Once per column, not once per version of its table.
@@ -218,12 +245,13 @@ impl Versions {
                 .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
         } else if let Some(value_id) = record.value_schema_id {
-            let (key, value) = self.plans(&record)?;
+            let Plans { key, value, partition_by } = self.plans(&record)?;
             Form::Avro {
                 key: key.map(|plan| (plan, SchemaId(record.key_schema_id.unwrap_or_default()))),
                 value,
                 value_id: SchemaId(value_id),
                 partitions: record.partitions,
+                partition_by,
                 keyless_partition: partition_for_key(record.topic.as_bytes(), record.partitions),
             }
         } else {
@@ -244,6 +272,31 @@ impl Versions {
             .iter()
             .find(|outbox| outbox.schema == table.namespace && outbox.table == table.name)
     }
+}
+
+/// Nothing is asked and nothing stored for a table that is left out.
+fn left_out(table: TableSchema) -> TablePlan {
+    TablePlan {
+        name: format!("{}.{}", table.namespace, table.name),
+        topic: String::new(),
+        description: TableDescription {
+            relation: table.id,
+            schema: table.namespace,
+            table: table.name,
+            replica_identity: table.replica_identity,
+            columns: Vec::new(),
+            key: Vec::new(),
+        },
+        form: Form::LeftOut,
+        counts: Counts::default(),
+    }
+}
+
+/// What is compiled from a version's description and the configuration.
+struct Plans {
+    key: Option<KeyPlan>,
+    value: ValuePlan,
+    partition_by: Vec<usize>,
 }
 
 /// Only Kafka has a registry; the local sinks write lines.

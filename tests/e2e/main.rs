@@ -7,6 +7,7 @@
 mod harness;
 
 mod basic_changes;
+mod beside_rows;
 mod checker_itself;
 mod commands;
 mod connections;
@@ -21,6 +22,7 @@ mod observed;
 mod open_transaction;
 mod outbox;
 mod postgres_away;
+mod record_keys;
 mod refusals;
 mod registry_away;
 mod savepoints;

@@ -89,6 +89,7 @@ pub const CHANGE_SOURCE: ChangeSource<'static> = ChangeSource {
     commit_unix_micros: 1_795_244_653_774_208,
     xid: 1_406_414,
     origin: None,
+    place: None,
 };
 
 pub fn create<'a>(after: &'a Tuple<'a>) -> Change<'a> {
