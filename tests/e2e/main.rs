@@ -11,6 +11,7 @@ mod checker_itself;
 mod commands;
 mod connections;
 mod frozen_broker;
+mod golden;
 mod graceful_stop;
 mod idle;
 mod kafka_stopped;
