@@ -29,4 +29,5 @@ mod schema_history;
 mod slot_creation;
 mod stored;
 mod takeover;
+mod types_in_use;
 mod values;
