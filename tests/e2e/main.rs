@@ -22,6 +22,7 @@ mod observed;
 mod open_transaction;
 mod outbox;
 mod postgres_away;
+mod random_types;
 mod refusals;
 mod registry_away;
 mod savepoints;
