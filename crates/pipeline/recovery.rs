@@ -70,7 +70,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
         ),
         StageError::Schema { .. } => (
             ExitCode::TableUnsuitable,
-            "rename the columns, or leave the table out of the publication".to_owned(),
+            "correct what it names, or leave the table out of the publication".to_owned(),
         ),
         StageError::Encode { source, table, .. } => encode(&source, &table),
         StageError::RowTooLarge { .. } => (
