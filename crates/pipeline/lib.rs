@@ -53,6 +53,8 @@ mod checkpoint;
 
 mod run;
 
+mod own_slot;
+
 mod start;
 
 pub mod first_start;
