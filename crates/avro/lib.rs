@@ -29,6 +29,10 @@ mod json;
 mod plain;
 pub mod registry;
 
+mod same_bytes;
+mod schema_diff;
+mod subject;
+
 pub use bare::BarePlan;
 pub use description::{ColumnDescription, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op};
@@ -39,7 +43,11 @@ pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json
 pub use plan::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+    MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings, TimePrecision, TypeStyle,
+    UnknownTypes,
 };
+pub use same_bytes::first_difference;
 pub use schema::FORMAT_VERSION;
+pub use schema_diff::field_changes;
+pub use subject::{RecordPart, SubjectStrategy};
 pub use types::is_placeholder;

@@ -25,6 +25,8 @@ mod resolver;
 
 mod describe;
 
+pub mod present;
+
 mod row_writer;
 
 mod outbox;

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use headwater_avro::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
+use headwater_avro::{KeyPlan, RecordPart, SchemaId, ValuePlan, columns_of_unknown_types};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +16,7 @@ use crate::error::StageError;
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
+use crate::present;
 use crate::resolver::Question;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
@@ -151,13 +152,11 @@ impl Versions {
         if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
             return Ok(());
         }
-        let name = record.name();
         record.key_schema_id = match key_json {
-            Some(json) => Some(self.register(&name, Subject::for_key(&topic), json, out)?),
+            Some(json) => Some(self.register(record, RecordPart::Key, json, out)?),
             None => None,
         };
-        record.value_schema_id =
-            Some(self.register(&name, Subject::for_value(&topic), value.schema_json(), out)?);
+        record.value_schema_id = Some(self.register(record, RecordPart::Value, value.schema_json(), out)?);
         record.schema_fingerprint = fingerprint;
         Ok(())
     }
@@ -170,13 +169,8 @@ impl Versions {
     }
 
     fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
-        let source =
-            SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
-        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let key = KeyPlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        let value = ValuePlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        Ok((key, value))
+        present::plans(&self.settings, &self.database, &record.description).map_err(schema_error)
     }
 
     /// Once per column, not once per version of its table.
@@ -194,17 +188,19 @@ impl Versions {
     }
 
     fn register(
-        &mut self,
-        table: &str,
-        subject: Subject,
+        &self,
+        record: &HistoryRecord,
+        part: RecordPart,
         schema_json: &str,
         out: &mut Outlet,
     ) -> Result<u32, StageError> {
-        let (table, schema_json) = (table.to_owned(), schema_json.to_owned());
+        let subject = present::subject(&self.settings, &record.topic, part, schema_json);
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let id = ask(&self.questions, out, |answer| Question::Register {
-            table,
+            table: record.name(),
             subject: subject.0,
-            schema_json,
+            schema_json: schema_json.to_owned(),
+            on_incompatible: records.on_incompatible,
             answer,
         })?;
         Ok(id.0)

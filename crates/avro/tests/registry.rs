@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headwater_avro::registry::{Password, Registry, RegistryError, RegistrySettings, RegistrySettingsError};
-use headwater_avro::{SchemaId, Subject};
+use headwater_avro::{SchemaId, Subject, SubjectStrategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -86,6 +86,9 @@ fn settings(urls: &[&str]) -> RegistrySettings {
         ca_file: None,
         client_cert: None,
         timeout: Duration::from_millis(500),
+        auto_register: true,
+        key_subject: SubjectStrategy::TopicName,
+        value_subject: SubjectStrategy::TopicName,
     }
 }
 

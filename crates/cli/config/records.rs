@@ -5,7 +5,8 @@
 
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+    MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings, TimePrecision, TypeStyle,
+    UnknownTypes,
 };
 use headwater_pipeline::records::{RecordRules, TableRule};
 
@@ -83,6 +84,9 @@ record_keys! {
     /// What stands for an unchanged TOAST value that is not at hand. After `hex:` it is bytes in hexadecimal, for
     /// bytea columns.
     unavailable_value_placeholder: String = "__debezium_unavailable_value",
+    /// What becomes of a schema that the registry refuses as incompatible (409): `halt` with the registry's words, or
+    /// `set_compatibility_none`, which sets the level of that one subject to NONE, warns and registers again.
+    on_incompatible: OnIncompatible = "halt",
 }
 
 /// Makes the rules; what is wrong is noted in `findings`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    TimePrecision, TypeStyle, UnknownTypes,
+    OnIncompatible, SubjectStrategy, TimePrecision, TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -248,6 +248,8 @@ words_of! {
     DecimalHandling,
     HstoreHandling,
     IntervalHandling,
+    OnIncompatible,
+    SubjectStrategy,
     TimePrecision,
     TypeStyle,
     UnknownTypes,
