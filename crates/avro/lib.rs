@@ -25,6 +25,7 @@ mod schema;
 mod type_schema;
 
 mod bare;
+mod enum_labels;
 mod json;
 mod plain;
 pub mod registry;
@@ -36,6 +37,7 @@ mod subject;
 pub use bare::BarePlan;
 pub use description::{ColumnDescription, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op};
+pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
 pub use json::{write_json_change, write_json_row};
 pub use name_adjustment::{field_name, namespace, topic_name};

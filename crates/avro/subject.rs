@@ -1,6 +1,6 @@
 //! Under which name a registry keeps a schema's versions: Confluent's three strategies.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::plan::Subject;
 use crate::record_settings::choices;
@@ -26,12 +26,6 @@ pub enum RecordPart {
     Value,
 }
 
-#[derive(Deserialize)]
-struct Named {
-    namespace: Option<String>,
-    name: Option<String>,
-}
-
 impl SubjectStrategy {
     /// The subject of a schema. One that is no record has no name to go by and keeps its topic's subject.
     pub fn subject(self, topic: &str, part: RecordPart, schema_json: &str) -> Subject {
@@ -46,13 +40,14 @@ impl SubjectStrategy {
     }
 }
 
-/// A primitive's schema can be a mere string, and has no name.
+/// Primitives, unions and arrays have none.
 fn record_name(schema_json: &str) -> Option<String> {
-    let Named { namespace, name } = serde_json::from_str(schema_json).ok()?;
-    let name = name?;
-    Some(match namespace {
+    let schema: Value = serde_json::from_str(schema_json).ok()?;
+    let text = |attribute: &str| schema.get(attribute).and_then(Value::as_str);
+    let name = text("name")?;
+    Some(match text("namespace") {
         Some(namespace) if !name.contains('.') => format!("{namespace}.{name}"),
-        _ => name,
+        _ => name.to_owned(),
     })
 }
 

@@ -236,12 +236,12 @@ fn publication_statements(server_version: u32) -> String {
         "SELECT pg_catalog.format('CREATE PUBLICATION %I%s WITH (publish_via_partition_root = %s%s)', p.pubname,
                   CASE WHEN p.puballtables THEN ' FOR ALL TABLES'
                        ELSE coalesce(' FOR ' || pg_catalog.concat_ws(', ', {schemas}, listed.tables), '') END,
-                  p.pubviaroot, {generated}),
+                  CASE WHEN p.pubviaroot THEN 'true' ELSE 'false' END, {generated}),
                 pg_catalog.format('CREATE PUBLICATION %I%s WITH (publish_via_partition_root = %s%s)', p.pubname,
                   coalesce(' FOR TABLE ' || (
                     SELECT string_agg(pg_catalog.format('%I.%I', t.schemaname, t.tablename), ', ')
                       FROM pg_catalog.pg_publication_tables t WHERE t.pubname = p.pubname), ''),
-                  p.pubviaroot, {generated})
+                  CASE WHEN p.pubviaroot THEN 'true' ELSE 'false' END, {generated})
            FROM pg_catalog.pg_publication p
            LEFT JOIN LATERAL (
                 SELECT string_agg(pg_catalog.format('TABLE %I.%I', n.nspname, c.relname) || {list}, ', ') AS tables

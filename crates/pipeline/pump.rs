@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use headwater_avro::EncodeError;
 use headwater_pg::{Frame, WalBatch};
 use headwater_pgoutput::{Logical, Lsn, RelationId};
 
@@ -202,12 +203,32 @@ impl Pump {
     }
 
     fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        let ordinal = self.ordinal;
+        match self.write_change(lsn, relation, changed) {
+            Err(StageError::Encode {
+                source: EncodeError::UnexpectedNull { column, type_name },
+                table,
+                commit_lsn,
+                lsn,
+            }) if self.ordinal == ordinal => {
+                if self.versions.null_met(relation, (commit_lsn, ordinal), &column, &mut self.out)? {
+                    return self.change(lsn, relation, changed);
+                }
+                let source = EncodeError::UnexpectedNull { column, type_name };
+                Err(StageError::Encode { source, table, commit_lsn, lsn })
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn write_change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
         if self.reader.open().is_some_and(|open| open.skipped) {
             return Ok(());
         }
         if self.versions.tables.plan_for(relation).is_none() {
             self.versions.resolve(relation, lsn, &mut self.out)?;
         }
+        self.learn_labels(relation, changed)?;
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
         let mut row = RowWriter {
@@ -229,6 +250,19 @@ impl Pump {
             }
             Row::Updated(..) => plan.counts.outbox_update += 1,
             Row::Deleted(_) => plan.counts.outbox_delete += 1,
+        }
+        Ok(())
+    }
+
+    /// A label that was added to an enum comes without any Relation message: a new version of the table begins with the
+    /// first row that holds it, before any of the row's records is offered.
+    fn learn_labels(&mut self, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
+        {
+            let Some(unseen) = changed.unseen_label(&plan.labels) else { break };
+            count(&self.out, plan);
+            let commit_lsn = self.reader.open().expect("a row is inside a transaction").commit_lsn;
+            self.versions.label_added(relation, (commit_lsn, self.ordinal), &unseen, &mut self.out)?;
         }
         Ok(())
     }

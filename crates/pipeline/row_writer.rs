@@ -1,6 +1,6 @@
 //! From one changed row to its records: change, tombstone, or the three records of a changed key.
 
-use headwater_avro::{Change, ChangeSource, EncodeError, Op};
+use headwater_avro::{Change, ChangeSource, EncodeError, EnumLabels, Op, UnseenLabel};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, OldTuple, Tuple};
 
@@ -28,6 +28,18 @@ pub(crate) enum Row<'a> {
     Deleted(OldTuple<'a>),
 }
 
+impl Row<'_> {
+    /// A label in it, old or new, that the schema does not list.
+    pub(crate) fn unseen_label(&self, labels: &EnumLabels) -> Option<UnseenLabel> {
+        let (old, new) = match self {
+            Row::Inserted(new) => (None, Some(new)),
+            Row::Updated(old, new) => (old.as_ref(), Some(new)),
+            Row::Deleted(old) => (Some(old), None),
+        };
+        new.and_then(|new| labels.unseen(new)).or_else(|| labels.unseen(old?.tuple()))
+    }
+}
+
 /// Writes the records of one row.
 pub(crate) struct RowWriter<'a> {
     pub(crate) lsn: Lsn,
@@ -43,15 +55,17 @@ impl RowWriter<'_> {
     pub(crate) fn write(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
         match changed {
             Row::Inserted(new) => {
+                self.record(plan, Op::Create, None, Some(new), None)?;
                 plan.counts.create += 1;
-                self.record(plan, Op::Create, None, Some(new), None)
+                Ok(())
             }
             Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => {
                 self.key_change(plan, old, new)
             }
             Row::Updated(old, new) => {
+                self.record(plan, Op::Update, old.as_ref(), Some(new), None)?;
                 plan.counts.update += 1;
-                self.record(plan, Op::Update, old.as_ref(), Some(new), None)
+                Ok(())
             }
             Row::Deleted(old) => self.delete(plan, old, None),
         }
@@ -95,8 +109,8 @@ impl RowWriter<'_> {
         old: &OldTuple<'_>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        plan.counts.delete += 1;
         self.record(plan, Op::Delete, Some(old), None, header)?;
+        plan.counts.delete += 1;
         let keyed = matches!(plan.form, Form::Avro { key: Some(_), .. });
         if !keyed || !self.tombstones {
             return Ok(());

@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use headwater_avro::{KeyPlan, RecordPart, SchemaId, ValuePlan, columns_of_unknown_types};
+use headwater_avro::{
+    EnumLabels, KeyPlan, RecordPart, SchemaId, TableDescription, UnseenLabel, ValuePlan,
+    columns_of_unknown_types,
+};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
@@ -110,7 +113,11 @@ impl Versions {
         if let Some(same) =
             in_force.as_ref().filter(|old| old.table == *table && old.description == description)
         {
-            return self.known_version(same.clone(), out);
+            // Noted, because the catalog may say something else when this message comes again.
+            let met = HistoryRecord { last_met: Some(at), ..same.clone() };
+            let record = self.known_version(met, out)?;
+            self.keep(&record, out)?;
+            return Ok(record);
         }
         let mut record = HistoryRecord {
             version: HistoryRecord::VERSION,
@@ -123,6 +130,7 @@ impl Versions {
             schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: None,
+            last_met: None,
         };
         self.furnish(&mut record, out)?;
         if let Some(old) = in_force {
@@ -131,6 +139,77 @@ impl Versions {
         self.keep(&record, out)?;
         tracing::info!(table = record.name(), topic = record.topic, commit_lsn = %at.0, "a new version of a table");
         Ok(record)
+    }
+
+    /// A row holds a label that its table's schema does not list: a version of the table begins with that row.
+    pub(crate) fn label_added(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        unseen: &UnseenLabel,
+        out: &mut Outlet,
+    ) -> Result<(), StageError> {
+        let questions = self.questions.clone();
+        self.amend(relation, at, out, |before, out| {
+            let table = before.table.clone();
+            let now = ask(&questions, out, |answer| Question::Describe { table, answer })?;
+            tracing::info!(
+                table = before.name(),
+                column = before.description.columns[unseen.column].name,
+                commit_lsn = %at.0,
+                "an enum has a new label"
+            );
+            Ok(before.description.with_labels(&now, unseen))
+        })
+    }
+
+    /// A row holds NULL in a column that is NOT NULL in its table's schema: the constraint was dropped while nobody
+    /// read, so no Relation message told of it. A version begins with that row. False if that is no explanation.
+    pub(crate) fn null_met(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        column: &str,
+        out: &mut Outlet,
+    ) -> Result<bool, StageError> {
+        let Some(plan) = self.tables.plan_for(relation) else { return Ok(false) };
+        let columns = &plan.description.columns;
+        let Some(index) = columns.iter().position(|known| known.name == column && known.not_null) else {
+            return Ok(false);
+        };
+        self.amend(relation, at, out, |before, _| {
+            tracing::info!(table = before.name(), column, commit_lsn = %at.0, "a column is no longer NOT NULL");
+            let mut description = before.description.clone();
+            description.columns[index].not_null = false;
+            Ok(description)
+        })?;
+        Ok(true)
+    }
+
+    /// Begins a version in the midst of the stream: the one that is stored for this point if the row came before, else
+    /// one that differs from the present one as `amended` says.
+    fn amend(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        out: &mut Outlet,
+        amended: impl FnOnce(&HistoryRecord, &mut Outlet) -> Result<TableDescription, StageError>,
+    ) -> Result<(), StageError> {
+        let (before, begins_here) = self.history.in_force(relation, at).expect("a plan has a stored version");
+        let before = before.clone();
+        let present = self.tables.plan_for(relation).map(|plan| &plan.description);
+        let record = if begins_here && present.is_some_and(|present| *present != before.description) {
+            self.known_version(before, out)?
+        } else {
+            let description = amended(&before, out)?;
+            let mut record =
+                HistoryRecord { commit_lsn: at.0, ordinal: at.1, description, last_met: None, ..before };
+            self.furnish(&mut record, out)?;
+            self.keep(&record, out)?;
+            record
+        };
+        let plan = self.plan(record)?;
+        self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
     /// Gives a version its topic, partitions and schema ids under the present configuration. Ids are asked for only
@@ -225,10 +304,18 @@ impl Versions {
         } else {
             Form::Lines
         };
+        let labels = match form {
+            Form::Avro { .. } => {
+                let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+                EnumLabels::of(&record.description, &records)
+            }
+            Form::Lines | Form::Event(..) => EnumLabels::default(),
+        };
         Ok(TablePlan {
             name: record.name(),
             topic: record.topic,
             description: record.description,
+            labels,
             form,
             counts: Counts::default(),
         })
