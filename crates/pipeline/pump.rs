@@ -225,10 +225,10 @@ impl Pump {
         if self.reader.open().is_some_and(|open| open.skipped) {
             return Ok(());
         }
-        if self.versions.tables.plan_for(relation).is_none() {
-            self.versions.resolve(relation, lsn, &mut self.out)?;
+        match self.versions.tables.plan_for(relation) {
+            Some(plan) if plan.labels.is_empty() => {}
+            _ => self.make_ready(lsn, relation, changed)?,
         }
-        self.learn_labels(relation, changed)?;
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
         let mut row = RowWriter {
@@ -254,9 +254,13 @@ impl Pump {
         Ok(())
     }
 
-    /// A label that was added to an enum comes without any Relation message: a new version of the table begins with the
-    /// first row that holds it, before any of the row's records is offered.
-    fn learn_labels(&mut self, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+    /// Makes the plan that a row needs: the first one of an announced table; and, since a label that was added to an
+    /// enum comes without any Relation message, the one that begins with the first row that holds it, before any of the
+    /// row's records is offered.
+    fn make_ready(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        if self.versions.tables.plan_for(relation).is_none() {
+            self.versions.resolve(relation, lsn, &mut self.out)?;
+        }
         while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
         {
             let Some(unseen) = changed.unseen_label(&plan.labels) else { break };

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use headwater_avro::registry::{Registry, RegistryError, Verdict};
-use headwater_avro::{OnIncompatible, field_changes};
+use headwater_avro::{OnIncompatible, field_changes, first_difference};
 use headwater_pipeline::present::{PresentTable, RecordSchema, Schemas};
 use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::{Halt, Settings};
@@ -118,7 +118,7 @@ async fn table_plan(
         Schemas::Record { key, value } => {
             for (part, schema) in [("key", key.as_ref()), ("value", Some(value))] {
                 if let Some(schema) = schema {
-                    let mut subject = subject_plan(registry, part, schema).await?;
+                    let mut subject = subject_plan(registry, auto_registers(settings), part, schema).await?;
                     subject.note = note(settings, table, subject.state);
                     plan.subjects.push(subject);
                 }
@@ -132,8 +132,6 @@ async fn table_plan(
 fn note(settings: &Settings, table: &PresentTable, state: State) -> Option<&'static str> {
     let relation = &table.relation.table;
     let records = settings.records.records_for(&relation.namespace, &relation.name);
-    let auto_register =
-        matches!(&settings.sink, SinkSettings::Kafka { registry, .. } if registry.auto_register);
     match state {
         State::Same => None,
         State::Incompatible if records.on_incompatible == OnIncompatible::SetCompatibilityNone => {
@@ -147,8 +145,13 @@ fn note(settings: &Settings, table: &PresentTable, state: State) -> Option<&'sta
     }
 }
 
+fn auto_registers(settings: &Settings) -> bool {
+    matches!(&settings.sink, SinkSettings::Kafka { registry, .. } if registry.auto_register)
+}
+
 async fn subject_plan(
     registry: &Registry,
+    auto_register: bool,
     part: &'static str,
     schema: &RecordSchema,
 ) -> Result<SubjectPlan, RegistryError> {
@@ -164,7 +167,9 @@ async fn subject_plan(
     };
     let Some(latest) = registry.latest(&schema.subject).await? else { return Ok(plan) };
     plan.version = Some(latest.version);
-    if registry.find(&schema.subject, &schema.json).await?.is_some() {
+    // What needn't be registered is used under the latest version's id.
+    let usable = !auto_register && first_difference(&schema.json, &latest.schema).is_none();
+    if usable || registry.find(&schema.subject, &schema.json).await?.is_some() {
         plan.state = State::Same;
         return Ok(plan);
     }
