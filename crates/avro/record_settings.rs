@@ -16,6 +16,7 @@ macro_rules! choices {
         }
     )* };
 }
+pub(crate) use choices;
 
 choices! {
     /// Which Avro forms values get.
@@ -113,6 +114,13 @@ choices! {
         /// Debezium's made-up values where the column is NOT NULL.
         Debezium = "debezium",
     }
+    /// What becomes of a schema that the registry refuses as incompatible.
+    OnIncompatible {
+        /// Nothing goes on.
+        Halt = "halt",
+        /// The subject's compatibility level is set to NONE.
+        SetCompatibilityNone = "set_compatibility_none",
+    }
 }
 
 /// Declares the settings: the complete struct, its defaults, and the struct in which each may be absent.
@@ -173,6 +181,8 @@ record_settings! {
     /// What stands for an unchanged TOAST value whose old value isn't at hand; after `hex:` it is bytes in
     /// hexadecimal.
     unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
+    /// Schemas that the registry refuses as incompatible.
+    on_incompatible: OnIncompatible = OnIncompatible::Halt,
 }
 
 /// Names of columns, in their order.

@@ -67,6 +67,8 @@ enum Command {
     Tail(commands::tail::Arguments),
     /// Show slot, lag and counts of a running instance.
     Status(commands::status::Arguments),
+    /// Show the Avro schemas of tables, and what a change would do to them before it is made.
+    Schema(commands::schema::Arguments),
     /// Print the reference of all settings, docs/CONFIG.md.
     #[command(hide = true)]
     ConfigReference,
@@ -106,6 +108,7 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Init(arguments) => commands::init::run(shared, &arguments),
         Command::Tail(arguments) => commands::tail::run(shared, &arguments),
         Command::Status(arguments) => commands::status::run(shared, &arguments),
+        Command::Schema(arguments) => commands::schema::run(shared, &arguments),
         Command::ConfigReference => commands::config_reference::run(),
     }
 }

@@ -90,7 +90,15 @@ fn resolve_topic(
     let EventEncoding::Avro(plans) = &events.encoding else { return Ok(place) };
     let mut register = |subject: Subject, schema_json: &str| {
         let (table, schema_json) = (origin.name.to_owned(), schema_json.to_owned());
-        ask(questions, out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
+        let on_incompatible = events.on_incompatible;
+        let subject = subject.0;
+        ask(questions, out, |answer| Question::Register {
+            table,
+            subject,
+            schema_json,
+            on_incompatible,
+            answer,
+        })
     };
     place.key_id = register(Subject::for_key(topic), plans.key.schema_json())?;
     place.value_id = register(Subject::for_value(topic), plans.value.schema_json())?;

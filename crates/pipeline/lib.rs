@@ -27,6 +27,8 @@ mod describe;
 
 mod record_key;
 
+pub mod present;
+
 mod row_writer;
 
 mod outbox;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use headwater_avro::TruncateHandling;
+use headwater_avro::{EncodeError, TruncateHandling};
 use headwater_pg::{Frame, WalBatch};
 use headwater_pgoutput::{Logical, Lsn, RelationId};
 
@@ -210,10 +210,32 @@ impl Pump {
     }
 
     fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        let ordinal = self.writer.ordinal;
+        match self.write_change(lsn, relation, changed) {
+            Err(StageError::Encode {
+                source: EncodeError::UnexpectedNull { column, type_name },
+                table,
+                commit_lsn,
+                lsn,
+            }) if self.writer.ordinal == ordinal => {
+                if self.versions.null_met(relation, (commit_lsn, ordinal), &column, &mut self.writer.out)? {
+                    return self.change(lsn, relation, changed);
+                }
+                let source = EncodeError::UnexpectedNull { column, type_name };
+                Err(StageError::Encode { source, table, commit_lsn, lsn })
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn write_change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
         if self.reader.open().is_some_and(|open| open.skipped) {
             return Ok(());
         }
-        self.resolve(relation, lsn)?;
+        match self.versions.tables.plan_for(relation) {
+            Some(plan) if plan.labels.is_empty() => {}
+            _ => self.make_ready(lsn, relation, changed)?,
+        }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
         let mut row = self.writer.row(lsn, transaction);
@@ -244,6 +266,26 @@ impl Pump {
             Some(_) => Ok(()),
             None => self.versions.resolve(relation, lsn, &mut self.writer.out),
         }
+    }
+
+    /// Makes the plan that a row needs: the first one of an announced table; and, since a label that was added to an
+    /// enum comes without any Relation message, the one that begins with the first row that holds it, before any of the
+    /// row's records is offered.
+    fn make_ready(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        self.resolve(relation, lsn)?;
+        while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
+        {
+            let Some(unseen) = changed.unseen_label(&plan.labels) else { break };
+            count(&self.writer.out, plan);
+            let commit_lsn = self.reader.open().expect("a row is inside a transaction").commit_lsn;
+            self.versions.label_added(
+                relation,
+                (commit_lsn, self.writer.ordinal),
+                &unseen,
+                &mut self.writer.out,
+            )?;
+        }
+        Ok(())
     }
 
     fn logical_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {

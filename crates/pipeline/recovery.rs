@@ -184,7 +184,14 @@ fn registry(error: &RegistryError, table: &str, subject: &str) -> (ExitCode, Str
             ExitCode::SchemaIncompatible,
             format!(
                 "the registry keeps {subject} from changing as {table} did. Allow this change (PUT /config/{subject} with \
-                 {{\"compatibility\": \"NONE\"}}, start headwater, set it back), or undo the ALTER TABLE"
+                 {{\"compatibility\": \"NONE\"}}, start headwater, set it back), set on_incompatible = \"set_compatibility_none\" for the table, or undo the ALTER TABLE"
+            ),
+        ),
+        RegistryError::NotRegistered { .. } => (
+            ExitCode::SchemaIncompatible,
+            format!(
+                "register the schema under {subject}: `headwater schema show {table}` prints it with the request that does so. \
+                 Or set schema_registry.auto_register = true"
             ),
         ),
         RegistryError::Rejected { .. } => (
@@ -299,7 +306,11 @@ mod tests {
             (StageError::Stuck { seconds: 20 }, None),
             (registry(RegistryError::Unavailable { url: text(), reason: text() }), None),
             (
-                registry(RegistryError::Incompatible { subject, reason: text() }),
+                registry(RegistryError::Incompatible { subject: subject.clone(), reason: text() }),
+                Some(ExitCode::SchemaIncompatible),
+            ),
+            (
+                registry(RegistryError::NotRegistered { subject: subject.clone(), reason: text() }),
                 Some(ExitCode::SchemaIncompatible),
             ),
             (

@@ -1,6 +1,6 @@
 //! From one changed row to its records: change, tombstone, or the three records of a changed key.
 
-use headwater_avro::{Change, ChangeSource, EncodeError, Op, TransactionPlace};
+use headwater_avro::{Change, ChangeSource, EncodeError, EnumLabels, Op, TransactionPlace, UnseenLabel};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use tokio::sync::mpsc;
@@ -32,6 +32,18 @@ pub(crate) enum Row<'a> {
     Inserted(Tuple<'a>),
     Updated(Option<OldTuple<'a>>, Tuple<'a>),
     Deleted(OldTuple<'a>),
+}
+
+impl Row<'_> {
+    /// A label in it, old or new, that the schema does not list.
+    pub(crate) fn unseen_label(&self, labels: &EnumLabels) -> Option<UnseenLabel> {
+        let (old, new) = match self {
+            Row::Inserted(new) => (None, Some(new)),
+            Row::Updated(old, new) => (old.as_ref(), Some(new)),
+            Row::Deleted(old) => (Some(old), None),
+        };
+        new.and_then(|new| labels.unseen(new)).or_else(|| labels.unseen(old?.tuple()))
+    }
 }
 
 /// What writing takes from one row to the next; owned by the pump.
@@ -94,15 +106,17 @@ impl<'a> RowWriter<'a> {
     pub(crate) fn write(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
         match changed {
             Row::Inserted(new) => {
+                self.record(plan, Op::Create, None, Some(new), None)?;
                 plan.counts.create += 1;
-                self.record(plan, Op::Create, None, Some(new), None)
+                Ok(())
             }
             Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => {
                 self.key_change(plan, old, new)
             }
             Row::Updated(old, new) => {
+                self.record(plan, Op::Update, old.as_ref(), Some(new), None)?;
                 plan.counts.update += 1;
-                self.record(plan, Op::Update, old.as_ref(), Some(new), None)
+                Ok(())
             }
             Row::Deleted(old) => self.delete(plan, old, None),
         }
@@ -148,8 +162,8 @@ impl<'a> RowWriter<'a> {
         old: &OldTuple<'_>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        plan.counts.delete += 1;
         self.record(plan, Op::Delete, Some(old), None, header)?;
+        plan.counts.delete += 1;
         let keyed = matches!(plan.form, Form::Avro { key: Some(_), .. });
         if !keyed || !self.writer.tombstones {
             return Ok(());
@@ -188,6 +202,10 @@ impl<'a> RowWriter<'a> {
             self.offer(&plan.topic, partition, key, Some(&value), header)
         });
         (self.writer.scratch.key, self.writer.scratch.value) = (key, value);
+        if result.as_ref().is_err_and(|error| matches!(error, StageError::Encode { .. })) {
+            // The row may be written again under another version of its table.
+            self.writer.transactions.iter_mut().for_each(|topic| topic.uncount(&plan.name));
+        }
         result
     }
 

@@ -1,6 +1,6 @@
 //! A topic beside those of tables: of transactions, of logical messages. Made sure of at its first record.
 
-use headwater_avro::{SchemaId, Subject};
+use headwater_avro::{OnIncompatible, SchemaId, Subject};
 use headwater_kafka::partition_for_key;
 
 use crate::error::StageError;
@@ -59,6 +59,7 @@ impl SideTopic {
                     table,
                     subject: subject.0,
                     schema_json,
+                    on_incompatible: OnIncompatible::Halt,
                     answer,
                 })
             };

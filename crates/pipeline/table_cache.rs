@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use headwater_avro::{KeyPlan, SchemaId, TableDescription, ValuePlan};
+use headwater_avro::{EnumLabels, KeyPlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::{ExitCode, Halt};
@@ -18,6 +18,8 @@ pub(crate) struct TablePlan {
     pub(crate) name: String,
     pub(crate) topic: String,
     pub(crate) description: TableDescription,
+    /// The labels of enums that the schema lists.
+    pub(crate) labels: EnumLabels,
     pub(crate) form: Form,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,

@@ -72,6 +72,14 @@ impl TransactionTopic {
         Ok(self.counts.count(table))
     }
 
+    /// Takes back the last change, which could not be written.
+    pub(crate) fn uncount(&mut self, table: &str) {
+        if let Some((_, count)) = self.counts.tables.iter_mut().find(|(name, _)| name == table) {
+            *count -= 1;
+            self.counts.total -= 1;
+        }
+    }
+
     /// Writes END, if BEGIN was written.
     pub(crate) fn end(&mut self, row: &mut RowWriter<'_>) -> Result<(), StageError> {
         if !std::mem::take(&mut self.begun) {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use headwater_avro::{
-    KeyPlan, SchemaId, SourceSettings, Subject, TableDescription, TruncateHandling, ValuePlan,
+    EnumLabels, RecordPart, SchemaId, SourceSettings, TableDescription, TruncateHandling, UnseenLabel,
     columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
@@ -19,7 +19,7 @@ use crate::error::StageError;
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
-use crate::record_key::{apply_key, partition_columns};
+use crate::present::{self, Plans, Unsuitable};
 use crate::resolver::Question;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
@@ -116,7 +116,11 @@ impl Versions {
         if let Some(same) =
             in_force.as_ref().filter(|old| old.table == *table && old.description == description)
         {
-            return self.known_version(same.clone(), out);
+            // Noted, because the catalog may say something else when this message comes again.
+            let met = HistoryRecord { last_met: Some(at), ..same.clone() };
+            let record = self.known_version(met, out)?;
+            self.keep(&record, out)?;
+            return Ok(record);
         }
         let mut record = HistoryRecord {
             version: HistoryRecord::VERSION,
@@ -129,6 +133,7 @@ impl Versions {
             schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: None,
+            last_met: None,
         };
         self.furnish(&mut record, out)?;
         if let Some(old) = in_force {
@@ -137,6 +142,77 @@ impl Versions {
         self.keep(&record, out)?;
         tracing::info!(table = record.name(), topic = record.topic, commit_lsn = %at.0, "a new version of a table");
         Ok(record)
+    }
+
+    /// A row holds a label that its table's schema does not list: a version of the table begins with that row.
+    pub(crate) fn label_added(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        unseen: &UnseenLabel,
+        out: &mut Outlet,
+    ) -> Result<(), StageError> {
+        let questions = self.questions.clone();
+        self.amend(relation, at, out, |before, out| {
+            let table = before.table.clone();
+            let now = ask(&questions, out, |answer| Question::Describe { table, answer })?;
+            tracing::info!(
+                table = before.name(),
+                column = before.description.columns[unseen.column].name,
+                commit_lsn = %at.0,
+                "an enum has a new label"
+            );
+            Ok(before.description.with_labels(&now, unseen))
+        })
+    }
+
+    /// A row holds NULL in a column that is NOT NULL in its table's schema: the constraint was dropped while nobody
+    /// read, so no Relation message told of it. A version begins with that row. False if that is no explanation.
+    pub(crate) fn null_met(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        column: &str,
+        out: &mut Outlet,
+    ) -> Result<bool, StageError> {
+        let Some(plan) = self.tables.plan_for(relation) else { return Ok(false) };
+        let columns = &plan.description.columns;
+        let Some(index) = columns.iter().position(|known| known.name == column && known.not_null) else {
+            return Ok(false);
+        };
+        self.amend(relation, at, out, |before, _| {
+            tracing::info!(table = before.name(), column, commit_lsn = %at.0, "a column is no longer NOT NULL");
+            let mut description = before.description.clone();
+            description.columns[index].not_null = false;
+            Ok(description)
+        })?;
+        Ok(true)
+    }
+
+    /// Begins a version in the midst of the stream: the one that is stored for this point if the row came before, else
+    /// one that differs from the present one as `amended` says.
+    fn amend(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        out: &mut Outlet,
+        amended: impl FnOnce(&HistoryRecord, &mut Outlet) -> Result<TableDescription, StageError>,
+    ) -> Result<(), StageError> {
+        let (before, begins_here) = self.history.in_force(relation, at).expect("a plan has a stored version");
+        let before = before.clone();
+        let present = self.tables.plan_for(relation).map(|plan| &plan.description);
+        let record = if begins_here && present.is_some_and(|present| *present != before.description) {
+            self.known_version(before, out)?
+        } else {
+            let description = amended(&before, out)?;
+            let mut record =
+                HistoryRecord { commit_lsn: at.0, ordinal: at.1, description, last_met: None, ..before };
+            self.furnish(&mut record, out)?;
+            self.keep(&record, out)?;
+            record
+        };
+        let plan = self.plan(record)?;
+        self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
     /// Gives a version its topic, partitions and schema ids under the present configuration. Ids are asked for only
@@ -153,18 +229,16 @@ impl Versions {
         let asked = topic.clone();
         record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
         let Plans { key, value, .. } = self.plans(record)?;
-        let key_json = key.as_ref().map(KeyPlan::schema_json);
+        let key_json = key.as_ref().map(headwater_avro::KeyPlan::schema_json);
         let fingerprint = schema_fingerprint(key_json, value.schema_json());
         if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
             return Ok(());
         }
-        let name = record.name();
         record.key_schema_id = match key_json {
-            Some(json) => Some(self.register(&name, Subject::for_key(&topic), json, out)?),
+            Some(json) => Some(self.register(record, RecordPart::Key, json, out)?),
             None => None,
         };
-        record.value_schema_id =
-            Some(self.register(&name, Subject::for_value(&topic), value.schema_json(), out)?);
+        record.value_schema_id = Some(self.register(record, RecordPart::Value, value.schema_json(), out)?);
         record.schema_fingerprint = fingerprint;
         Ok(())
     }
@@ -196,14 +270,10 @@ impl Versions {
     }
 
     fn plans(&self, record: &HistoryRecord) -> Result<Plans, StageError> {
-        let source = self.source();
-        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
-        let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let mut table = record.description.clone();
-        apply_key(&mut table, &records).map_err(StageError::Halt)?;
-        let key = KeyPlan::new(&table, &source, &records).map_err(schema_error)?;
-        let value = ValuePlan::new(&table, &source, &records).map_err(schema_error)?;
-        Ok(Plans { partition_by: partition_columns(&table, &records).map_err(StageError::Halt)?, key, value })
+        present::plans(&self.settings, &self.database, &record.description).map_err(|why| match why {
+            Unsuitable::Schema(source) => StageError::Schema { table: record.name(), source },
+            Unsuitable::Settings(halt) => StageError::Halt(halt),
+        })
     }
 
     /// Once per column, not once per version of its table.
@@ -221,17 +291,19 @@ impl Versions {
     }
 
     fn register(
-        &mut self,
-        table: &str,
-        subject: Subject,
+        &self,
+        record: &HistoryRecord,
+        part: RecordPart,
         schema_json: &str,
         out: &mut Outlet,
     ) -> Result<u32, StageError> {
-        let (table, schema_json) = (table.to_owned(), schema_json.to_owned());
+        let subject = present::subject(&self.settings, &record.topic, part, schema_json);
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let id = ask(&self.questions, out, |answer| Question::Register {
-            table,
+            table: record.name(),
             subject: subject.0,
-            schema_json,
+            schema_json: schema_json.to_owned(),
+            on_incompatible: records.on_incompatible,
             answer,
         })?;
         Ok(id.0)
@@ -257,10 +329,18 @@ impl Versions {
         } else {
             Form::Lines
         };
+        let labels = match form {
+            Form::Avro { .. } => {
+                let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+                EnumLabels::of(&record.description, &records)
+            }
+            Form::Lines | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
+        };
         Ok(TablePlan {
             name: record.name(),
             topic: record.topic,
             description: record.description,
+            labels,
             form,
             counts: Counts::default(),
         })
@@ -287,16 +367,10 @@ fn left_out(table: TableSchema) -> TablePlan {
             columns: Vec::new(),
             key: Vec::new(),
         },
+        labels: EnumLabels::default(),
         form: Form::LeftOut,
         counts: Counts::default(),
     }
-}
-
-/// What is compiled from a version's description and the configuration.
-struct Plans {
-    key: Option<KeyPlan>,
-    value: ValuePlan,
-    partition_by: Vec<usize>,
 }
 
 /// Only Kafka has a registry; the local sinks write lines.

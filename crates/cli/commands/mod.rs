@@ -10,6 +10,8 @@ pub mod tail;
 
 pub mod status;
 
+pub mod schema;
+
 pub mod config_reference;
 
 use std::error::Error;

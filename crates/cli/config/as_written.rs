@@ -10,6 +10,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_avro::SubjectStrategy;
 use headwater_pg::Secret;
 
 use super::layers::{Entry, Node, Table};
@@ -197,6 +198,16 @@ sections! {
         key_file: PathBuf,
         /// How long one request may take before it is tried again.
         timeout: Duration = "10s",
+        /// Whether schemas are registered. If not, each must be there before its first row: in any version of its
+        /// subject, or as a latest version under which the bytes mean the same. `headwater schema show` prints what
+        /// to register; `run` looks at its start as well.
+        auto_register: bool = "true",
+        /// The subject of a key's schema, as Confluent's strategies: `topic_name` is `<topic>-key`, `record_name` the
+        /// record's full name, `topic_record_name` both with `-` between. A schema that is no record (an outbox
+        /// event's) keeps its topic's.
+        key_subject_strategy: SubjectStrategy = "topic_name",
+        /// The same for values: `topic_name` is `<topic>-value`.
+        value_subject_strategy: SubjectStrategy = "topic_name",
     }
 
     /// The topics that rows are written to: `<prefix>.<schema>.<table>`.

@@ -27,6 +27,7 @@ use layers::{Node, Table};
 use problem::{Origin, Problem, Problems};
 use settings::Findings;
 
+pub use connection::from_flag;
 pub use settings::qualified_name;
 
 /// A configuration that can be run.

@@ -5,8 +5,8 @@
 
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, HstoreHandling,
-    IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision,
-    TruncateHandling, TypeStyle, UnknownTypes,
+    IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings,
+    TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
 use headwater_pipeline::records::{RecordRules, TableRule};
 
@@ -98,6 +98,9 @@ record_keys! {
     /// What stands for an unchanged TOAST value that is not at hand. After `hex:` it is bytes in hexadecimal, for
     /// bytea columns.
     unavailable_value_placeholder: String = "__debezium_unavailable_value",
+    /// What becomes of a schema that the registry refuses as incompatible (409): `halt` with the registry's words, or
+    /// `set_compatibility_none`, which sets the level of that one subject to NONE, warns and registers again.
+    on_incompatible: OnIncompatible = "halt",
 }
 
 /// Makes the rules; what is wrong is noted in `findings`.

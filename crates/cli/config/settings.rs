@@ -389,6 +389,9 @@ fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -
         cert_file,
         key_file,
         timeout,
+        auto_register,
+        key_subject_strategy,
+        value_subject_strategy,
     } = written;
     let url_origin = url.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     let urls = findings.require(url, "schema_registry.url", "url = \"http://registry:8081\"");
@@ -421,6 +424,9 @@ fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -
         ca_file: ca_file.value(),
         client_cert,
         timeout: timeout.value()?,
+        auto_register: auto_register.value()?,
+        key_subject: key_subject_strategy.value()?,
+        value_subject: value_subject_strategy.value()?,
     })
 }
 

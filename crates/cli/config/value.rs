@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, HstoreHandling,
-    IntervalHandling, KeylessKey, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
+    IntervalHandling, KeylessKey, OnIncompatible, SubjectStrategy, TimePrecision, TruncateHandling,
+    TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -261,6 +262,8 @@ words_of! {
     DecimalHandling,
     HstoreHandling,
     IntervalHandling,
+    OnIncompatible,
+    SubjectStrategy,
     TimePrecision,
     TypeStyle,
     UnknownTypes,
