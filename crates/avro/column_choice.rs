@@ -62,7 +62,9 @@ impl Mask {
             ("fixed", Some(text)) => Ok(Mask::Fixed(text.to_owned())),
             ("truncate", Some(length)) => match length.parse() {
                 Ok(length) => Ok(Mask::Truncate(length)),
-                Err(_) => Err(format!("\"{length}\" is no number of characters; write for example truncate:10")),
+                Err(_) => {
+                    Err(format!("\"{length}\" is no number of characters; write for example truncate:10"))
+                }
             },
             _ => Err(format!(
                 "\"{kind}\" is no mask; there are hash, truncate:<characters>, fixed:<text>, null and none"

@@ -169,12 +169,7 @@ impl ValuePlan {
 
     /// An old row; if it isn't full, only the identity was sent.
     #[inline]
-    fn write_old_row(
-        &self,
-        tuple: &Tuple<'_>,
-        is_full: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
+    fn write_old_row(&self, tuple: &Tuple<'_>, is_full: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.write_columns(tuple, out, |_, plan, column, out| match column {
             Column::Null if !is_full && !plan.in_identity => plan.write_absent(out),
             column => plan.write(column, out),

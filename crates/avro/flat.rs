@@ -175,7 +175,9 @@ impl FlatPlan {
                     Content::Millis => write_number(source.commit_unix_micros.div_euclid(1000), out),
                     Content::Micros => write_number(source.commit_unix_micros, out),
                     Content::Nanos => write_number(source.commit_unix_micros.saturating_mul(1000), out),
-                    Content::Origin => write_origin(source.origin, |(name, _), out| write_text(name, out), out),
+                    Content::Origin => {
+                        write_origin(source.origin, |(name, _), out| write_text(name, out), out)
+                    }
                     Content::OriginLsn => {
                         write_origin(source.origin, |(_, lsn), out| write_number(signed(lsn), out), out)
                     }
@@ -205,11 +207,7 @@ fn write_number(number: i64, out: &mut Vec<u8>) {
     binary::write_long(number, out);
 }
 
-fn write_origin(
-    origin: Option<(&str, Lsn)>,
-    write: impl Fn((&str, Lsn), &mut Vec<u8>),
-    out: &mut Vec<u8>,
-) {
+fn write_origin(origin: Option<(&str, Lsn)>, write: impl Fn((&str, Lsn), &mut Vec<u8>), out: &mut Vec<u8>) {
     match origin {
         Some(origin) => write(origin, out),
         None => out.push(NULL),

@@ -56,7 +56,8 @@ impl LinePlan {
     }
 
     fn whole(table: &TableDescription) -> LinePlan {
-        let column = |column: &ColumnDescription| Some(LineColumn { name: column.name.clone(), masking: None });
+        let column =
+            |column: &ColumnDescription| Some(LineColumn { name: column.name.clone(), masking: None });
         LinePlan { columns: table.columns.iter().map(column).collect() }
     }
 

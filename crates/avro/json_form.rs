@@ -251,3 +251,6 @@ fn write_float(digits: std::fmt::Arguments<'_>, value: f64, out: &mut Vec<u8>) {
         write_display(digits, out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,8 @@ pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json
 pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, Envelope, FlatDeletes, HstoreHandling,
-    IntervalHandling, MONEY_FRACTION_DIGITS_MAX, RecordEncoding, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+    IntervalHandling, MONEY_FRACTION_DIGITS_MAX, RecordEncoding, RecordOverrides, RecordSettings,
+    TimePrecision, TypeStyle, UnknownTypes,
 };
 pub use row_filter::{FilterPlan, RowFilter};
 pub use schema::FORMAT_VERSION;

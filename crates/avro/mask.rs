@@ -3,8 +3,8 @@
 use ring::hmac;
 
 use crate::binary;
-use crate::description::PgType;
 use crate::column_choice::{Mask, MaskSalt};
+use crate::description::PgType;
 use crate::error::Reason;
 use crate::types::{AvroType, DefaultRule, Encoding, TypeRow, Unchanged};
 
@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn a_part_of_a_number_is_no_mask() {
         for pg_type in [PgType::Int4, PgType::Date, PgType::Uuid, PgType::Array(Box::new(PgType::Text))] {
-            assert!(Masking::new(&Mask::Truncate(1), &pg_type, &MaskSalt::default()).is_none(), "{pg_type:?}");
+            assert!(
+                Masking::new(&Mask::Truncate(1), &pg_type, &MaskSalt::default()).is_none(),
+                "{pg_type:?}"
+            );
         }
     }
 }

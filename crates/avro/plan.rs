@@ -219,9 +219,8 @@ impl KeyPlan {
             return Ok(None);
         }
         let fields = schema::key_fields(table, records)?;
-        let column = |field: &Field| {
-            (field.index, ColumnPlan::new(&table.columns[field.index], field, records))
-        };
+        let column =
+            |field: &Field| (field.index, ColumnPlan::new(&table.columns[field.index], field, records));
         let shown = |field: &Field| ShownKeyColumn {
             name: field.name.clone(),
             pg_type: table.columns[field.index].pg_type.clone(),
@@ -487,7 +486,8 @@ fn deletes(table: &TableDescription, records: &RecordSettings) -> Result<Deletes
     if records.flat_deletes == FlatDeletes::Tombstone && table.key.is_empty() && table.has_full_identity() {
         return Err(SchemaError::DeletesWithoutKey { table: schema::full_name(table) });
     }
-    let tombstone = matches!(records.flat_deletes, FlatDeletes::Tombstone | FlatDeletes::RewriteWithTombstone);
+    let tombstone =
+        matches!(records.flat_deletes, FlatDeletes::Tombstone | FlatDeletes::RewriteWithTombstone);
     Ok(Deletes { record: flat::rewrites_deletes(records), tombstone: Some(tombstone) })
 }
 

@@ -148,6 +148,17 @@ macro_rules! record_settings {
         pub struct RecordOverrides { $( $(#[$doc])* pub $name: Option<$Type>, )* }
 
         impl RecordOverrides {
+            /// The choices of columns that a complete setting makes.
+            pub fn of_columns(settings: &RecordSettings) -> RecordOverrides {
+                RecordOverrides {
+                    columns_include: Some(settings.columns_include.clone()),
+                    columns_exclude: Some(settings.columns_exclude.clone()),
+                    renames: Some(settings.renames.clone()),
+                    masks: Some(settings.masks.clone()),
+                    ..RecordOverrides::default()
+                }
+            }
+
             /// Puts what is there in the place of what was; masks are added to those that were.
             pub fn apply_to(&self, settings: &mut RecordSettings) {
                 let masks_of_all = std::mem::take(&mut settings.masks);

@@ -170,9 +170,9 @@ impl Node {
             Node::Compare { column, operator, operand } => {
                 row.text(*column)?.and_then(|text| operand.compare(text)).map(|order| operator.holds(order))
             }
-            Node::In { column, operands } => row.text(*column)?.map(|text| {
-                operands.iter().any(|operand| operand.compare(text) == Some(Ordering::Equal))
-            }),
+            Node::In { column, operands } => row
+                .text(*column)?
+                .map(|text| operands.iter().any(|operand| operand.compare(text) == Some(Ordering::Equal))),
         })
     }
 }
@@ -282,12 +282,12 @@ fn operand(column: &ColumnDescription, literal: &Literal, needs_order: bool) -> 
         (PgType::Text, Literal::Text(text)) if !needs_order && PLAIN_TEXTS.contains(&type_name.as_str()) => {
             Ok(Operand::Bytes(text.clone().into_bytes()))
         }
-        (PgType::Text, Literal::Text(_)) if !PLAIN_TEXTS.contains(&type_name.as_str()) => {
-            Err(format!("\"{name}\" is of type {type_name}, whose equality is not that of its text; it can only be tested with IS NULL"))
-        }
-        (PgType::Text | PgType::Uuid | PgType::Enum { .. }, Literal::Text(_)) => {
-            Err(format!("the order of \"{name}\" ({type_name}) depends on its collation; it is compared with =, <> or IN"))
-        }
+        (PgType::Text, Literal::Text(_)) if !PLAIN_TEXTS.contains(&type_name.as_str()) => Err(format!(
+            "\"{name}\" is of type {type_name}, whose equality is not that of its text; it can only be tested with IS NULL"
+        )),
+        (PgType::Text | PgType::Uuid | PgType::Enum { .. }, Literal::Text(_)) => Err(format!(
+            "the order of \"{name}\" ({type_name}) depends on its collation; it is compared with =, <> or IN"
+        )),
         (PgType::Bool, Literal::Bool(_)) => expects("= or <>"),
         (PgType::Bool, _) => expects("true or false"),
         (PgType::Text | PgType::Uuid | PgType::Enum { .. }, _) => expects("text in single quotes"),

@@ -10,12 +10,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
+use crate::column_choice::Mask;
 use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::SchemaError;
-use crate::name_adjustment::{field_name, namespace, topic_name};
-use crate::column_choice::Mask;
 use crate::flat;
 use crate::mask::{self, Masking};
+use crate::name_adjustment::{field_name, namespace, topic_name};
 use crate::plan::{NullBranch, SourceSettings};
 use crate::record_settings::{
     AbsentBefore, Envelope, RecordEncoding, RecordSettings, TypeStyle, UnknownTypes,
@@ -313,11 +313,7 @@ fn in_style(json: String, records: &RecordSettings) -> String {
 }
 
 /// Debezium's namespace of a table's records: its topic, adjusted where the names are Avro's.
-fn record_namespace(
-    table: &TableDescription,
-    source: &SourceSettings,
-    encoding: RecordEncoding,
-) -> String {
+fn record_namespace(table: &TableDescription, source: &SourceSettings, encoding: RecordEncoding) -> String {
     let topic = topic_name(&source.prefix, &table.schema, &table.table);
     if encoding == RecordEncoding::Avro { namespace(&topic) } else { topic }
 }

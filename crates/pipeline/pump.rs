@@ -278,8 +278,17 @@ impl Pump {
 
 /// Adds a plan's counts to metrics and status, and starts them anew.
 fn count(out: &Outlet, plan: &mut TablePlan) {
-    let Counts { create, update, delete, tombstone, truncate, outbox_update, outbox_delete } =
-        std::mem::take(&mut plan.counts);
+    let Counts {
+        create,
+        update,
+        delete,
+        tombstone,
+        truncate,
+        outbox_update,
+        outbox_delete,
+        filtered,
+        flat_delete,
+    } = std::mem::take(&mut plan.counts);
     let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
     for (op, records) in [(create_op, create), ("u", update), ("d", delete), ("tombstone", tombstone)] {
         if records > 0 {
@@ -287,9 +296,13 @@ fn count(out: &Outlet, plan: &mut TablePlan) {
             out.status().count(&plan.name, op, records);
         }
     }
-    for (reason, changes) in
-        [("truncate", truncate), ("outbox_update", outbox_update), ("outbox_delete", outbox_delete)]
-    {
+    for (reason, changes) in [
+        ("truncate", truncate),
+        ("outbox_update", outbox_update),
+        ("outbox_delete", outbox_delete),
+        ("filter", filtered),
+        ("flat_delete", flat_delete),
+    ] {
         if changes > 0 {
             out.metrics().skipped.with_label_values(&[plan.name.as_str(), reason]).inc_by(changes);
         }

@@ -46,7 +46,8 @@ pub(crate) enum Question {
 #[derive(Clone)]
 pub(crate) struct Destination {
     pub(crate) admin: Arc<Admin>,
-    pub(crate) registry: Arc<Registry>,
+    /// None where nothing is written as Avro.
+    pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) topics: TopicSettings,
 }
 
@@ -134,10 +135,17 @@ impl Resolver {
         schema_json: &str,
     ) -> Result<SchemaId, StageError> {
         let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        let Some(registry) = &destination.registry else {
+            return Err(StageError::Halt(Halt::new(
+                ExitCode::RegistryRefused,
+                format!("{subject} is to be written as Avro, and no schema registry is configured"),
+                "set schema_registry.url, or another encoding (for an outbox: payload = \"raw\")",
+            )));
+        };
         let subject = Subject(subject);
         let mut backoff = Backoff::new();
         loop {
-            match destination.registry.register(&subject, schema_json).await {
+            match registry.register(&subject, schema_json).await {
                 Ok(id) => {
                     self.metrics.registry_calls.with_label_values(&["ok"]).inc();
                     self.resume(&backoff);

@@ -248,7 +248,9 @@ impl Parser {
 }
 
 fn is_reserved(word: &str) -> bool {
-    ["and", "or", "not", "in", "is", "null", "true", "false"].iter().any(|known| word.eq_ignore_ascii_case(known))
+    ["and", "or", "not", "in", "is", "null", "true", "false"]
+        .iter()
+        .any(|known| word.eq_ignore_ascii_case(known))
 }
 
 fn negated(is_not: bool, expression: Expression) -> Expression {

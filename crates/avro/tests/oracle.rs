@@ -389,6 +389,7 @@ fn all_modes() -> Vec<RecordSettings> {
                 unknown_types: if turn % 2 == 1 { UnknownTypes::Bytes } else { UnknownTypes::Text },
                 absent_before: pick(AbsentBefore::WORDS, turn),
                 unavailable_value_placeholder: ["gone", "hex:00ff"][turn % 2].to_owned(),
+                ..RecordSettings::default()
             });
         }
     }

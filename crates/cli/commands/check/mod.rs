@@ -53,7 +53,9 @@ async fn check(config: &Config) -> Report {
     let publications = check_postgres(settings, &mut report).await;
     if let SinkSettings::Kafka { kafka, registry } = &settings.sink {
         kafka::check(settings, kafka.clone(), &publications, &mut report).await;
-        registry::check(registry, &mut report).await;
+        if let Some(registry) = registry {
+            registry::check(registry, &mut report).await;
+        }
     }
     report
 }
