@@ -15,7 +15,7 @@ use headwater_pgoutput::{Column, Lsn, Tuple};
 
 use crate::binary;
 use crate::error::EncodeError;
-use crate::plan::{SchemaId, ValuePlan, check_len};
+use crate::plan::{ColumnPlan, Constants, SchemaId, ValueForm, ValuePlan, check_len};
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,7 +103,7 @@ const VALUE: u8 = 2;
 const ENVELOPE_BYTES: usize = 256;
 
 impl ValuePlan {
-    /// Appends the change in the registry's wire format.
+    /// Appends the change, Avro in the registry's wire format under this id.
     ///
     /// # Errors
     /// [`EncodeError`], and `out` is as it was.
@@ -113,31 +113,50 @@ impl ValuePlan {
         change: &Change<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
+        if let Some(json) = &self.json {
+            let mut avro = Vec::with_capacity(ENVELOPE_BYTES);
+            self.write_value(change, &mut avro)?;
+            json.write(&avro, out);
+            return Ok(());
+        }
         let start = out.len();
         out.reserve(ENVELOPE_BYTES);
         binary::write_header(id, out);
-        let result = self.write_rows(change, out);
+        let result = self.write_value(change, out);
         if result.is_err() {
             out.truncate(start);
-            return result;
         }
-        self.write_envelope(change, out);
+        result
+    }
+
+    #[inline]
+    fn write_value(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match &self.form {
+            ValueForm::Envelope(constants) => {
+                self.write_rows(change, out)?;
+                constants.write_envelope(change, out);
+            }
+            ValueForm::Flat(flat) => {
+                self.write_present_row(change, out)?;
+                flat.write(change, out);
+            }
+        }
         Ok(())
     }
 
     #[inline]
     fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match change.before {
-            Some(before) if change.op != Op::Create && change.before_is_full => {
-                self.write_row(before, None, out)?
+            Some(before) if change.op != Op::Create => {
+                out.push(VALUE);
+                self.write_old_row(before, change.before_is_full, out)?
             }
-            Some(before) if change.op != Op::Create => self.write_identity(before, out)?,
             _ => out.push(NULL),
         }
         match change.after {
-            Some(after) => {
-                let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
-                self.write_row(after, old, out)
+            Some(_) => {
+                out.push(VALUE);
+                self.write_new_row(change, out)
             }
             None => {
                 out.push(NULL);
@@ -146,49 +165,72 @@ impl ValuePlan {
         }
     }
 
+    /// The one row of a flat record: the new one, or a delete's old one.
+    fn write_present_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match (change.after, change.before) {
+            (None, Some(before)) => self.write_old_row(before, change.before_is_full, out),
+            _ => self.write_new_row(change, out),
+        }
+    }
+
     #[inline]
-    fn write_row(
-        &self,
-        tuple: &Tuple<'_>,
-        old: Option<Old<'_>>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        check_len(tuple, self.columns.len())?;
-        out.push(VALUE);
-        for (index, (plan, column)) in self.columns.iter().zip(tuple.columns()).enumerate() {
+    fn write_new_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let Some(after) = change.after else { return Ok(()) };
+        let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
+        self.write_columns(after, out, |index, plan, column, out| {
             let column = match (column, old) {
                 (Column::Unchanged, Some(old)) => old.value(index, plan.in_identity),
                 (column, _) => column,
             };
-            plan.write(column, out)?;
-        }
-        Ok(())
+            plan.write(column, out)
+        })
     }
 
-    /// An old row of which only the identity was sent.
+    /// An old row; if it isn't full, only the identity was sent.
     #[inline]
-    fn write_identity(&self, tuple: &Tuple<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        check_len(tuple, self.columns.len())?;
-        out.push(VALUE);
-        for (plan, column) in self.columns.iter().zip(tuple.columns()) {
-            match column {
-                Column::Null if !plan.in_identity => plan.write_absent(out)?,
-                column => plan.write(column, out)?,
-            }
-        }
-        Ok(())
+    fn write_old_row(&self, tuple: &Tuple<'_>, is_full: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.write_columns(tuple, out, |_, plan, column, out| match column {
+            Column::Null if !is_full && !plan.in_identity => plan.write_absent(out),
+            column => plan.write(column, out),
+        })
     }
 
+    /// Shows each column that is written to `write`, with its place in the tuple.
+    #[inline]
+    fn write_columns<'t>(
+        &self,
+        tuple: &Tuple<'t>,
+        out: &mut Vec<u8>,
+        write: impl Fn(usize, &ColumnPlan, Column<'t>, &mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        check_len(tuple, self.tuple_len)?;
+        let columns = tuple.columns().enumerate();
+        match &self.chosen {
+            None => self
+                .columns
+                .iter()
+                .zip(columns)
+                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
+            Some(chosen) => self
+                .columns
+                .iter()
+                .zip(columns.filter(|(index, _)| chosen[*index]))
+                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
+        }
+    }
+}
+
+impl Constants {
     #[inline]
     fn write_envelope(&self, change: &Change<'_>, out: &mut Vec<u8>) {
         let source = change.source;
         let times = Times::new(source.commit_unix_micros);
-        out.extend_from_slice(&self.constants.before_ts_ms);
+        out.extend_from_slice(&self.before_ts_ms);
         out.extend_from_slice(times.ms());
-        out.extend_from_slice(&self.constants.before_sequence);
+        out.extend_from_slice(&self.before_sequence);
         write_sequence(source.commit_lsn, source.lsn, out);
         out.extend_from_slice(times.us_and_ns());
-        out.extend_from_slice(&self.constants.before_tx_id);
+        out.extend_from_slice(&self.before_tx_id);
         write_positions(change, out);
         out.extend_from_slice(times.all());
     }

@@ -3,6 +3,10 @@
 //! [`RecordSettings`] is complete; a [`RecordOverrides`] holds what some tables have otherwise. Both come out of one
 //! table below: a new choice is one line there (and one in the command's table of settings).
 
+use crate::column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, MaskSalt};
+use crate::flat::MetadataFields;
+use crate::row_filter::RowFilter;
+
 /// Declares choices among words, spelt as in the configuration.
 macro_rules! choices {
     ($( $(#[$doc:meta])* $Type:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal ),* $(,)? } )*) => { $(
@@ -107,6 +111,33 @@ choices! {
         /// All columns. A row that changes is a delete of the one key and a create of the other, then.
         FullRow = "full_row",
     }
+    /// What a change record looks like.
+    Envelope {
+        /// Debezium's: `before`, `after`, `source`, `op`, times.
+        Debezium = "debezium",
+        /// The columns, as Debezium's transform ExtractNewRecordState leaves them, and metadata fields.
+        Flat = "flat",
+    }
+    /// What a delete is under the flat envelope: `delete.tombstone.handling.mode`.
+    FlatDeletes {
+        /// A tombstone.
+        Tombstone = "tombstone",
+        /// The old row, marked by a field `__deleted`.
+        Rewrite = "rewrite",
+        /// The old row, then a tombstone.
+        RewriteWithTombstone = "rewrite-with-tombstone",
+        /// Nothing.
+        Drop = "drop",
+    }
+    /// How a record's key or value is written.
+    RecordEncoding {
+        /// Avro behind a schema id.
+        Avro = "avro",
+        /// JSON, as Connect's JsonConverter writes it without schemas.
+        Json = "json",
+        /// JSON beside its schema, as Connect's JsonConverter writes it by default.
+        JsonSchemaEnvelope = "json_schema_envelope",
+    }
     /// Columns that an old row doesn't carry.
     AbsentBefore {
         /// Null; such columns are nullable in the schema.
@@ -141,9 +172,22 @@ macro_rules! record_settings {
         pub struct RecordOverrides { $( $(#[$doc])* pub $name: Option<$Type>, )* }
 
         impl RecordOverrides {
-            /// Puts what is there in the place of what was.
+            /// The choices of columns that a complete setting makes.
+            pub fn of_columns(settings: &RecordSettings) -> RecordOverrides {
+                RecordOverrides {
+                    columns_include: Some(settings.columns_include.clone()),
+                    columns_exclude: Some(settings.columns_exclude.clone()),
+                    renames: Some(settings.renames.clone()),
+                    masks: Some(settings.masks.clone()),
+                    ..RecordOverrides::default()
+                }
+            }
+
+            /// Puts what is there in the place of what was; masks are added to those that were.
             pub fn apply_to(&self, settings: &mut RecordSettings) {
+                let masks_of_all = std::mem::take(&mut settings.masks);
                 $( if let Some(value) = &self.$name { settings.$name.clone_from(value); } )*
+                settings.masks = masks_of_all.under(std::mem::take(&mut settings.masks));
             }
         }
     };
@@ -183,6 +227,30 @@ record_settings! {
     unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
     /// Schemas that the registry refuses as incompatible.
     on_incompatible: OnIncompatible = OnIncompatible::Halt,
+    /// What a change record looks like.
+    envelope: Envelope = Envelope::Debezium,
+    /// What a delete is under the flat envelope.
+    flat_deletes: FlatDeletes = FlatDeletes::Tombstone,
+    /// Fields beside the columns under the flat envelope.
+    metadata_fields: MetadataFields = MetadataFields::default(),
+    /// Goes before their names, and before `deleted`.
+    metadata_prefix: String = "__".to_owned(),
+    /// How keys are written.
+    key_encoding: RecordEncoding = RecordEncoding::Avro,
+    /// How values are written.
+    value_encoding: RecordEncoding = RecordEncoding::Avro,
+    /// The columns that values have.
+    columns_include: ColumnPatterns = ColumnPatterns(vec!["*".to_owned()]),
+    /// Columns that values don't have.
+    columns_exclude: ColumnPatterns = ColumnPatterns::default(),
+    /// New names.
+    renames: ColumnNames = ColumnNames::default(),
+    /// What hides values.
+    masks: ColumnMasks = ColumnMasks::default(),
+    /// The key of hashes.
+    mask_salt: MaskSalt = MaskSalt::default(),
+    /// Which rows become records.
+    row_filter: RowFilter = RowFilter::default(),
 }
 
 /// Names of columns, in their order.

@@ -13,6 +13,7 @@ use headwater_pgoutput::Lsn;
 use crate::checkpoint::{Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
+use crate::records::{PublishedColumns, RecordRules};
 use crate::settings::Settings;
 use crate::start::may_create;
 use crate::status::{Readiness, Status};
@@ -114,6 +115,20 @@ pub(crate) async fn create(
     Ok(created.consistent_point)
 }
 
+/// A misspelt column hides nothing and filters nothing, so it is told. A table may come later: it stops nothing.
+async fn warn_of_names_without_effect(settings: &Settings, client: &Client) -> Result<(), StageError> {
+    if settings.records == RecordRules::default() {
+        return Ok(());
+    }
+    let columns = headwater_pg::publication::published_columns(client, &settings.publications)
+        .await
+        .map_err(StageError::postgres("looking for the published columns"))?;
+    for sentence in settings.records.without_effect(&PublishedColumns::all(columns)) {
+        tracing::warn!("{sentence}");
+    }
+    Ok(())
+}
+
 /// A publication must exist before the slot's start point (design, fact 11): later is too late for this slot.
 pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> Result<(), StageError> {
     let existing = headwater_pg::publication::publications(client, &settings.publications)
@@ -127,7 +142,7 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         .collect();
     if missing.is_empty() {
         warn_of_idle_patterns(settings, &existing);
-        return Ok(());
+        return warn_of_names_without_effect(settings, client).await;
     }
     Err(StageError::Halt(Halt::new(
         ExitCode::PublicationMissing,

@@ -36,6 +36,8 @@ pub enum Schemas {
     },
     /// Rows of an outbox table are events: their topics, and with them their subjects, are in the rows.
     Outbox,
+    /// Values are JSON: nothing is registered for them.
+    Unregistered,
     /// There is no schema for such a table.
     Impossible(Unsuitable),
 }
@@ -125,7 +127,9 @@ pub(crate) fn plans(
 /// The subject of a schema under the present configuration.
 pub(crate) fn subject(settings: &Settings, topic: &str, part: RecordPart, schema_json: &str) -> Subject {
     match (&settings.sink, part) {
-        (SinkSettings::Kafka { registry, .. }, part) => registry.subject(topic, part, schema_json),
+        (SinkSettings::Kafka { registry: Some(registry), .. }, part) => {
+            registry.subject(topic, part, schema_json)
+        }
         (_, RecordPart::Key) => Subject::for_key(topic),
         (_, RecordPart::Value) => Subject::for_value(topic),
     }
@@ -140,8 +144,9 @@ fn schemas(settings: &Settings, database: &str, topic: &str, table: &TableDescri
         json: json.to_owned(),
     };
     match plans(settings, database, table) {
+        Ok(Plans { value, .. }) if !value.is_avro() => Schemas::Unregistered,
         Ok(Plans { key, value, .. }) => Schemas::Record {
-            key: key.map(|key| record(RecordPart::Key, key.schema_json())),
+            key: key.filter(KeyPlan::is_avro).map(|key| record(RecordPart::Key, key.schema_json())),
             value: record(RecordPart::Value, value.schema_json()),
         },
         Err(error) => Schemas::Impossible(error),

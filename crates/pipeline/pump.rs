@@ -245,7 +245,7 @@ impl Pump {
                 plan.counts.left_out += 1;
                 return Ok(());
             }
-            Form::Avro { .. } | Form::Lines => return row.write(plan, changed),
+            Form::Record { .. } | Form::Lines(_) => return row.write(plan, changed),
         };
         // A row of the outbox is an event when it is written; cleaning up is not.
         match changed {
@@ -341,8 +341,18 @@ impl Pump {
 
 /// Adds a plan's counts to metrics and status, and starts them anew.
 fn count(out: &Outlet, plan: &mut TablePlan) {
-    let Counts { create, update, delete, tombstone, truncate, outbox_update, outbox_delete, left_out } =
-        std::mem::take(&mut plan.counts);
+    let Counts {
+        create,
+        update,
+        delete,
+        tombstone,
+        truncate,
+        outbox_update,
+        outbox_delete,
+        left_out,
+        filtered,
+        flat_delete,
+    } = std::mem::take(&mut plan.counts);
     let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
     for (op, records) in
         [(create_op, create), ("u", update), ("d", delete), ("t", truncate), ("tombstone", tombstone)]
@@ -352,9 +362,13 @@ fn count(out: &Outlet, plan: &mut TablePlan) {
             out.status().count(&plan.name, op, records);
         }
     }
-    for (reason, changes) in
-        [("outbox_update", outbox_update), ("outbox_delete", outbox_delete), ("left_out", left_out)]
-    {
+    for (reason, changes) in [
+        ("outbox_update", outbox_update),
+        ("outbox_delete", outbox_delete),
+        ("left_out", left_out),
+        ("filter", filtered),
+        ("flat_delete", flat_delete),
+    ] {
         if changes > 0 {
             out.metrics().skipped.with_label_values(&[plan.name.as_str(), reason]).inc_by(changes);
         }

@@ -47,7 +47,8 @@ pub(crate) enum Question {
 #[derive(Clone)]
 pub(crate) struct Destination {
     pub(crate) admin: Arc<Admin>,
-    pub(crate) registry: Arc<Registry>,
+    /// None where nothing is written as Avro.
+    pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) topics: TopicSettings,
 }
 
@@ -130,7 +131,14 @@ impl Resolver {
         schema_json: &str,
         mut on_incompatible: OnIncompatible,
     ) -> Result<SchemaId, StageError> {
-        let registry = &self.destination.as_ref().expect("only a Kafka sink registers schemas").registry;
+        let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        let Some(registry) = &destination.registry else {
+            return Err(StageError::Halt(Halt::new(
+                ExitCode::RegistryRefused,
+                format!("{subject} is to be written as Avro, and no schema registry is configured"),
+                "set schema_registry.url, or another encoding (for an outbox: payload = \"raw\")",
+            )));
+        };
         let subject = Subject(subject);
         let mut backoff = Backoff::new();
         loop {
@@ -138,7 +146,7 @@ impl Resolver {
             if let (Err(RegistryError::Incompatible { reason, .. }), OnIncompatible::SetCompatibilityNone) =
                 (&outcome, on_incompatible)
             {
-                match self.allow_any(table, &subject, reason).await {
+                match allow_any(registry, table, &subject, reason).await {
                     Ok(()) => {
                         // A registry that refuses even now has a reason of another kind.
                         on_incompatible = OnIncompatible::Halt;
@@ -166,21 +174,6 @@ impl Resolver {
         }
     }
 
-    /// `on_incompatible = "set_compatibility_none"`: readers of older records may fail on what comes, so it is said.
-    async fn allow_any(&self, table: &str, subject: &Subject, reason: &str) -> Result<(), RegistryError> {
-        let registry = &self.destination.as_ref().expect("only a Kafka sink registers schemas").registry;
-        let before = registry.compatibility(Some(subject)).await?;
-        registry.allow_any(subject).await?;
-        tracing::warn!(
-            table,
-            %subject,
-            before,
-            reason,
-            "compatibility_set_to_none: the registry refused a table's new schema, and on_incompatible lets it pass"
-        );
-        Ok(())
-    }
-
     async fn wait_out(&self, backoff: &mut Backoff, whom: &str, error: &(dyn std::error::Error + Sync)) {
         let pause = backoff.next();
         let reason = format!("waiting for {whom}: {}", crate::error::chain(error));
@@ -199,6 +192,25 @@ impl Resolver {
             self.status.resume();
         }
     }
+}
+
+/// `on_incompatible = "set_compatibility_none"`: readers of older records may fail on what comes, so it is said.
+async fn allow_any(
+    registry: &Registry,
+    table: &str,
+    subject: &Subject,
+    reason: &str,
+) -> Result<(), RegistryError> {
+    let before = registry.compatibility(Some(subject)).await?;
+    registry.allow_any(subject).await?;
+    tracing::warn!(
+        table,
+        %subject,
+        before,
+        reason,
+        "compatibility_set_to_none: the registry refused a table's new schema, and on_incompatible lets it pass"
+    );
+    Ok(())
 }
 
 fn registry_refusal(table: &str, subject: String, source: RegistryError) -> StageError {

@@ -1,6 +1,11 @@
 //! From one changed row to its records: change, tombstone, or the three records of a changed key.
+//!
+//! Under a row filter an update that brings a row into the filter is a create, and one that takes it out is a delete,
+//! as Postgres has it for a publication's WHERE.
 
-use headwater_avro::{Change, ChangeSource, EncodeError, EnumLabels, Op, TransactionPlace, UnseenLabel};
+use headwater_avro::{
+    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, TransactionPlace, UnseenLabel,
+};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use tokio::sync::mpsc;
@@ -104,6 +109,51 @@ pub(crate) struct RowWriter<'a> {
 
 impl<'a> RowWriter<'a> {
     pub(crate) fn write(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
+        match plan.filter.take() {
+            None => self.write_row(plan, changed),
+            Some(filter) => {
+                let result = self.write_filtered(plan, &filter, changed);
+                plan.filter = Some(filter);
+                result
+            }
+        }
+    }
+
+    fn write_filtered(
+        &mut self,
+        plan: &mut TablePlan,
+        filter: &FilterPlan,
+        changed: &Row<'_>,
+    ) -> Result<(), StageError> {
+        let passes = |row: &Tuple<'_>, old: Option<&OldTuple<'_>>| {
+            filter.passes(row, old.map(OldTuple::tuple)).map_err(|source| self.encode_error(plan, source))
+        };
+        let (before, after) = match changed {
+            Row::Inserted(new) => (false, passes(new, None)?),
+            Row::Deleted(old) => (passes(old.tuple(), None)?, false),
+            Row::Updated(Some(old), new) => (passes(old.tuple(), None)?, passes(new, Some(old))?),
+            // Without an old row the identity is what it was, and the filter looks at nothing else.
+            Row::Updated(None, new) => {
+                let same = passes(new, None)?;
+                (same, same)
+            }
+        };
+        match (changed, before, after) {
+            (_, false, false) => {
+                plan.counts.filtered += 1;
+                Ok(())
+            }
+            (Row::Updated(old, new), false, true) => {
+                self.record(plan, Op::Create, old.as_ref(), Some(new), None)?;
+                plan.counts.create += 1;
+                Ok(())
+            }
+            (Row::Updated(Some(old), _), true, false) => self.delete(plan, old, None),
+            _ => self.write_row(plan, changed),
+        }
+    }
+
+    fn write_row(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
         match changed {
             Row::Inserted(new) => {
                 self.record(plan, Op::Create, None, Some(new), None)?;
@@ -124,7 +174,7 @@ impl<'a> RowWriter<'a> {
 
     fn key_changed(&self, plan: &TablePlan, old: &OldTuple<'_>, new: &Tuple<'_>) -> bool {
         match &plan.form {
-            Form::Avro { key: Some((key, _)), .. } => key.changed(old.tuple(), new),
+            Form::Record { key: Some((key, _)), .. } => key.changed(old.tuple(), new),
             _ => false,
         }
     }
@@ -136,7 +186,7 @@ impl<'a> RowWriter<'a> {
         old: &OldTuple<'_>,
         new: &Tuple<'_>,
     ) -> Result<(), StageError> {
-        let Form::Avro { key: Some((key, _)), .. } = &plan.form else {
+        let Form::Record { key: Some((key, _)), .. } = &plan.form else {
             unreachable!("only a key can change")
         };
         let (mut new_json, mut old_json) = (
@@ -162,16 +212,45 @@ impl<'a> RowWriter<'a> {
         old: &OldTuple<'_>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        self.record(plan, Op::Delete, Some(old), None, header)?;
-        plan.counts.delete += 1;
-        let keyed = matches!(plan.form, Form::Avro { key: Some(_), .. });
-        if !keyed || !self.writer.tombstones {
-            return Ok(());
+        let deletes = match &plan.form {
+            Form::Record { key, value, .. } => {
+                let deletes = value.deletes();
+                let tombstone = key.is_some() && deletes.tombstone.unwrap_or(self.writer.tombstones);
+                Deletes { tombstone: Some(tombstone), ..deletes }
+            }
+            _ => Deletes { record: true, tombstone: None },
+        };
+        if deletes.record {
+            self.record(plan, Op::Delete, Some(old), None, header)?;
+            plan.counts.delete += 1;
         }
-        plan.counts.tombstone += 1;
-        let key = std::mem::take(&mut self.writer.scratch.key);
-        let partition = self.partition(plan, Some(&key), Some(old.tuple()), None);
-        let result = self.offer(&plan.topic, partition, Some(&key), None, header);
+        if deletes.tombstone == Some(true) {
+            plan.counts.tombstone += 1;
+            self.tombstone(plan, old, header)?;
+        } else if !deletes.record {
+            plan.counts.flat_delete += 1;
+        }
+        Ok(())
+    }
+
+    fn tombstone(
+        &mut self,
+        plan: &TablePlan,
+        old: &OldTuple<'_>,
+        header: Option<(&str, &[u8])>,
+    ) -> Result<(), StageError> {
+        let Form::Record { key: Some((key_plan, key_id)), .. } = &plan.form else {
+            unreachable!("only what has a key has a tombstone")
+        };
+        let mut key = std::mem::take(&mut self.writer.scratch.key);
+        key.clear();
+        let result = key_plan
+            .encode_into(*key_id, old.tuple(), &mut key)
+            .map_err(|source| self.encode_error(plan, source))
+            .and_then(|()| {
+                let partition = self.partition(plan, Some(&key), Some(old.tuple()), None);
+                self.offer(&plan.topic, partition, Some(&key), None, header)
+            });
         self.writer.scratch.key = key;
         result
     }
@@ -253,15 +332,15 @@ impl<'a> RowWriter<'a> {
     ) -> Result<bool, StageError> {
         let failed = |source| self.encode_error(plan, source);
         match &plan.form {
-            Form::Avro { key: key_plan, value: value_plan, value_id, .. } => {
+            Form::Record { key: key_plan, value: value_plan, value_id, .. } => {
                 value_plan.encode_into(*value_id, change, value).map_err(failed)?;
                 let Some((key_plan, key_id)) = key_plan else { return Ok(false) };
                 let Some(keyed_by) = change.after.or(change.before) else { return Ok(false) };
                 key_plan.encode_with_old_into(*key_id, keyed_by, change.before, key).map_err(failed)?;
                 Ok(true)
             }
-            Form::Lines => {
-                headwater_avro::write_json_change(&plan.description, change, value);
+            Form::Lines(lines) => {
+                lines.write(&plan.description, change, value);
                 Ok(false)
             }
             Form::Event(..) | Form::LeftOut => unreachable!("the pump sends no such row here"),
@@ -276,7 +355,7 @@ impl<'a> RowWriter<'a> {
         tuple: Option<&Tuple<'_>>,
         old: Option<&Tuple<'_>>,
     ) -> i32 {
-        let Form::Avro { partitions, keyless_partition, partition_by, .. } = &plan.form else { return 0 };
+        let Form::Record { partitions, keyless_partition, partition_by, .. } = &plan.form else { return 0 };
         match (key, tuple) {
             (_, Some(tuple)) if !partition_by.is_empty() => {
                 let text = &mut self.writer.scratch.partition_text;

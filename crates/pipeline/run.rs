@@ -306,7 +306,7 @@ fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
 fn destination(settings: &Settings) -> Result<Option<Destination>, StageError> {
     let SinkSettings::Kafka { kafka, registry } = &settings.sink else { return Ok(None) };
     let admin = Admin::new(kafka).map_err(StageError::kafka("connecting to Kafka"))?;
-    let registry = Registry::new(registry).map_err(|error| {
+    let registry = registry.as_ref().map(Registry::new).transpose().map_err(|error| {
         StageError::Halt(Halt::new(
             ExitCode::Configuration,
             error.to_string(),
@@ -315,7 +315,7 @@ fn destination(settings: &Settings) -> Result<Option<Destination>, StageError> {
     })?;
     Ok(Some(Destination {
         admin: Arc::new(admin),
-        registry: Arc::new(registry),
+        registry: registry.map(Arc::new),
         topics: settings.topics.clone(),
     }))
 }

@@ -158,12 +158,12 @@ pub enum PayloadFormat {
 /// Where records go.
 #[derive(Clone, Debug)]
 pub enum SinkSettings {
-    /// Kafka, as Avro with a schema registry.
+    /// Kafka.
     Kafka {
         /// The producer's and the admin client's settings.
         kafka: headwater_kafka::Settings,
-        /// The schema registry.
-        registry: RegistrySettings,
+        /// The schema registry; needed for what is written as Avro.
+        registry: Option<RegistrySettings>,
     },
     /// Lines of JSON on the standard output.
     Stdout,

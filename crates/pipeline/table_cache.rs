@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use headwater_avro::{EnumLabels, KeyPlan, SchemaId, TableDescription, ValuePlan};
+use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::{ExitCode, Halt};
@@ -21,6 +21,8 @@ pub(crate) struct TablePlan {
     /// The labels of enums that the schema lists.
     pub(crate) labels: EnumLabels,
     pub(crate) form: Form,
+    /// Which rows become records; none if all do.
+    pub(crate) filter: Option<FilterPlan>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
 }
@@ -28,10 +30,11 @@ pub(crate) struct TablePlan {
 /// What becomes of a row.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// A change record in Avro.
-    Avro {
+    /// A change record of Kafka.
+    Record {
         key: Option<(KeyPlan, SchemaId)>,
         value: ValuePlan,
+        /// Meaningless where values aren't Avro, as the key's id is where keys aren't.
         value_id: SchemaId,
         partitions: i32,
         /// Columns whose text chooses the partition in the place of the key.
@@ -40,7 +43,7 @@ pub(crate) enum Form {
         keyless_partition: i32,
     },
     /// A change record as a line of JSON.
-    Lines,
+    Lines(LinePlan),
     /// An event of the outbox.
     Event(EventPlan, EventTopics),
     /// Nothing: the table is left out by configuration.
@@ -58,6 +61,10 @@ pub(crate) struct Counts {
     pub(crate) outbox_update: u64,
     pub(crate) outbox_delete: u64,
     pub(crate) left_out: u64,
+    /// Changes of rows that no filter lets pass.
+    pub(crate) filtered: u64,
+    /// Deletes that flat records leave out.
+    pub(crate) flat_delete: u64,
 }
 
 /// The state of one relation.

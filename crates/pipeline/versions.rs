@@ -8,14 +8,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use headwater_avro::{
-    EnumLabels, RecordPart, SchemaId, SourceSettings, TableDescription, TruncateHandling, UnseenLabel,
-    columns_of_unknown_types,
+    EnumLabels, KeyPlan, LinePlan, RecordPart, RecordSettings, SchemaId, SourceSettings, TableDescription,
+    TruncateHandling, UnseenLabel, columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StageError;
+use crate::halt::{ExitCode, Halt};
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
@@ -71,7 +72,7 @@ impl Versions {
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
         };
         let plan = self.plan(record)?;
-        if let Form::Avro { .. } = plan.form {
+        if let Form::Record { .. } = plan.form {
             self.warn_of_unknown_types(&plan);
         }
         self.tables.insert(relation, plan).map_err(StageError::Halt)
@@ -86,7 +87,7 @@ impl Versions {
     ) -> Result<HistoryRecord, StageError> {
         let before = record.clone();
         self.furnish(&mut record, out)?;
-        if before.value_schema_id.is_some()
+        if (before.value_schema_id.is_some() || before.schema_fingerprint != 0)
             && before.topic == record.topic
             && before.partitions != record.partitions
         {
@@ -229,16 +230,21 @@ impl Versions {
         let asked = topic.clone();
         record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
         let Plans { key, value, .. } = self.plans(record)?;
-        let key_json = key.as_ref().map(headwater_avro::KeyPlan::schema_json);
-        let fingerprint = schema_fingerprint(key_json, value.schema_json());
-        if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
+        let fingerprint = schema_fingerprint(key.as_ref().map(KeyPlan::schema_json), value.schema_json());
+        let key_json = key.as_ref().filter(|key| key.is_avro()).map(KeyPlan::schema_json);
+        let has_its_ids = record.key_schema_id.is_some() == key_json.is_some()
+            && record.value_schema_id.is_some() == value.is_avro();
+        if same_topic && has_its_ids && record.schema_fingerprint == fingerprint {
             return Ok(());
         }
         record.key_schema_id = match key_json {
             Some(json) => Some(self.register(record, RecordPart::Key, json, out)?),
             None => None,
         };
-        record.value_schema_id = Some(self.register(record, RecordPart::Value, value.schema_json(), out)?);
+        record.value_schema_id = match value.is_avro() {
+            true => Some(self.register(record, RecordPart::Value, value.schema_json(), out)?),
+            false => None,
+        };
         record.schema_fingerprint = fingerprint;
         Ok(())
     }
@@ -310,31 +316,35 @@ impl Versions {
     }
 
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+        let name = record.name();
+        let schema_error = |source| StageError::Schema { table: name.clone(), source };
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
             let writes_avro = writes_avro(&self.settings);
-            let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+            refuse_masks(&record, &records).map_err(StageError::Halt)?;
             let events = EventPlan::for_table(outbox, &record.description, writes_avro, &records)
                 .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
-        } else if let Some(value_id) = record.value_schema_id {
+        } else if writes_avro(&self.settings) {
             let Plans { key, value, partition_by } = self.plans(&record)?;
-            Form::Avro {
+            Form::Record {
                 key: key.map(|plan| (plan, SchemaId(record.key_schema_id.unwrap_or_default()))),
                 value,
-                value_id: SchemaId(value_id),
+                value_id: SchemaId(record.value_schema_id.unwrap_or_default()),
                 partitions: record.partitions,
                 partition_by,
                 keyless_partition: partition_for_key(record.topic.as_bytes(), record.partitions),
             }
         } else {
-            Form::Lines
+            Form::Lines(LinePlan::new(&record.description, &records).map_err(schema_error)?)
+        };
+        let filter = match form {
+            Form::Event(..) => None,
+            _ => records.row_filter.compile(&record.description).map_err(schema_error)?,
         };
         let labels = match form {
-            Form::Avro { .. } => {
-                let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
-                EnumLabels::of(&record.description, &records)
-            }
-            Form::Lines | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
+            Form::Record { .. } => EnumLabels::of(&record.description, &records),
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
         };
         Ok(TablePlan {
             name: record.name(),
@@ -342,6 +352,7 @@ impl Versions {
             description: record.description,
             labels,
             form,
+            filter,
             counts: Counts::default(),
         })
     }
@@ -352,6 +363,22 @@ impl Versions {
             .iter()
             .find(|outbox| outbox.schema == table.namespace && outbox.table == table.name)
     }
+}
+
+/// An event is its columns as they are; one that should be hidden must not get out through it.
+fn refuse_masks(record: &HistoryRecord, records: &RecordSettings) -> Result<(), Halt> {
+    let Some(column) = record.description.columns.iter().find(|c| records.masks.of(&c.name).is_some()) else {
+        return Ok(());
+    };
+    Err(Halt::new(
+        ExitCode::OutboxInvalid,
+        format!(
+            "column \"{}\" of the outbox table {} is masked, and events have no masks",
+            column.name,
+            record.name()
+        ),
+        "write what may be shown into the outbox, and except its columns: masks = { \"column\" = \"none\" } for this table",
+    ))
 }
 
 /// Nothing is asked and nothing stored for a table that is left out.
@@ -369,11 +396,12 @@ fn left_out(table: TableSchema) -> TablePlan {
         },
         labels: EnumLabels::default(),
         form: Form::LeftOut,
+        filter: None,
         counts: Counts::default(),
     }
 }
 
-/// Only Kafka has a registry; the local sinks write lines.
+/// Only Kafka has records; the local sinks write lines.
 pub(crate) fn writes_avro(settings: &Settings) -> bool {
     matches!(settings.sink, SinkSettings::Kafka { .. })
 }

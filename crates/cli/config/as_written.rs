@@ -16,7 +16,7 @@ use headwater_pg::Secret;
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
-use super::records::{Exception, Records};
+use super::records::{Exception, Masking, Records};
 use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
 
 /// What a key of the configuration holds after reading.
@@ -179,7 +179,7 @@ sections! {
         properties: Properties,
     }
 
-    /// The Schema Registry that keeps the Avro schemas. Required for Kafka.
+    /// The Schema Registry that keeps the Avro schemas. Required for Kafka, unless all keys and values are JSON.
     "schema_registry" => pub struct SchemaRegistry {
         /// Required. The registry's address; a list of addresses is tried in order.
         url: Names,
@@ -337,6 +337,7 @@ pub struct AsWritten {
     pub topics: Topics,
     pub records: Records,
     pub table: Vec<Exception>,
+    pub masking: Masking,
     pub outbox: Vec<Outbox>,
     pub outbox_messages: OutboxMessages,
     pub messages: Messages,
@@ -355,6 +356,7 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Topics>(),
     section::<Records>(),
     section::<Exception>(),
+    section::<Masking>(),
     section::<Outbox>(),
     section::<OutboxMessages>(),
     section::<Checkpoint>(),
@@ -389,6 +391,7 @@ impl AsWritten {
             topics: read_section(&mut tree, problems),
             records: read_section(&mut tree, problems),
             table: read_list(&mut tree, problems),
+            masking: read_section(&mut tree, problems),
             outbox: read_list(&mut tree, problems),
             outbox_messages: read_section(&mut tree, problems),
             messages: read_section(&mut tree, problems),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use headwater_avro::registry::{Password, RegistrySettings};
 use headwater_pg::Secret;
 use headwater_pipeline::Settings;
-use headwater_pipeline::records::TableChoice;
+use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::settings::{
     CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
     TopicSettings, TransactionSettings,
@@ -53,6 +53,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         topics,
         records,
         table,
+        masking,
         outbox,
         outbox_messages,
         messages,
@@ -64,7 +65,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     } = written;
     let postgres = connection::make(postgres, findings);
     let topics = make_topics(topics, findings);
-    let records = records::make(records, table, findings);
+    let records = records::make(records, table, masking, findings);
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
     let outbox_messages = make_outbox_messages(outbox_messages);
@@ -73,7 +74,12 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
-    let sink = make_sink(sink, kafka, schema_registry, queue_bytes_max, findings);
+    let needs_registry = records.as_ref().is_none_or(RecordRules::writes_avro)
+        || outbox.iter().flatten().any(|outbox| outbox.route.payload == PayloadFormat::Avro)
+        || messages.as_ref().is_some_and(|messages| !messages.include.is_empty())
+        || transactions.as_ref().is_some_and(|transactions| transactions.metadata);
+    let registry = Registry { written: schema_registry, is_needed: needs_registry };
+    let sink = make_sink(sink, kafka, registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
     let (postgres, limits) = (postgres?, limits?);
     Some(Made {
@@ -316,10 +322,16 @@ fn make_limits(written: as_written::Pipeline, findings: &mut Findings) -> Option
     })
 }
 
+/// The section as it was written, and whether anything is written as Avro.
+struct Registry {
+    written: as_written::SchemaRegistry,
+    is_needed: bool,
+}
+
 fn make_sink(
     written: as_written::Sink,
     kafka: as_written::Kafka,
-    registry: as_written::SchemaRegistry,
+    registry: Registry,
     queue_bytes_max: u64,
     findings: &mut Findings,
 ) -> Option<SinkSettings> {
@@ -335,8 +347,14 @@ fn make_sink(
         }),
         SinkType::Kafka => {
             let kafka = make_kafka(kafka, queue_bytes_max, findings);
-            let registry = make_registry(registry, findings);
-            Some(SinkSettings::Kafka { kafka: kafka?, registry: registry? })
+            let registry = match registry.is_needed || registry.written.url.is_written() {
+                true => Some(make_registry(registry.written, findings)),
+                false => None,
+            };
+            Some(SinkSettings::Kafka {
+                kafka: kafka?,
+                registry: registry.map_or(Some(None), |made| made.map(Some))?,
+            })
         }
     }
 }

@@ -54,7 +54,9 @@ async fn check(config: &Config) -> Report {
     let (client, publications) = check_postgres(settings, &mut report).await;
     if let SinkSettings::Kafka { kafka, registry } = &settings.sink {
         kafka::check(settings, kafka.clone(), &publications, &mut report).await;
-        registry::check(settings, registry, client.as_ref(), &mut report).await;
+        if let Some(registry) = registry {
+            registry::check(settings, registry, client.as_ref(), &mut report).await;
+        }
     }
     report
 }

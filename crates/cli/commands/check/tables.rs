@@ -6,6 +6,7 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::publication::{PublicationState, PublishedTable};
 use headwater_pg::{Client, Error};
 use headwater_pipeline::Settings;
+use headwater_pipeline::records::PublishedColumns;
 
 use super::report::Report;
 
@@ -32,6 +33,10 @@ pub async fn check_publications(
             ),
             Some(publication) => check_publication(&requirement, publication, report),
         }
+    }
+    let columns = headwater_pg::publication::published_columns(client, &settings.publications).await?;
+    for sentence in settings.records.without_effect(&PublishedColumns::all(columns)) {
+        report.warning("records", sentence, "correct the name, or take it out of the configuration");
     }
     Ok(found)
 }

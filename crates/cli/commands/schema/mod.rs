@@ -120,7 +120,7 @@ async fn plan(settings: &Settings, arguments: &PlanArguments) -> anyhow::Result<
 /// With `auto_register = false`: every published table must have its schemas in the registry before its rows come. A
 /// registry or a server that is away is no answer; the pipeline waits for both.
 pub async fn check_registered(settings: &Settings) -> Result<(), Halt> {
-    let SinkSettings::Kafka { registry, .. } = &settings.sink else { return Ok(()) };
+    let SinkSettings::Kafka { registry: Some(registry), .. } = &settings.sink else { return Ok(()) };
     if registry.auto_register {
         return Ok(());
     }
@@ -182,7 +182,7 @@ pub struct Missing {
 
 /// The commands that register what is missing.
 pub fn advice_to_register(settings: &Settings, missing: &[(Missing, String)]) -> String {
-    let SinkSettings::Kafka { registry, .. } = &settings.sink else { return String::new() };
+    let SinkSettings::Kafka { registry: Some(registry), .. } = &settings.sink else { return String::new() };
     let place = registry.urls.first().map_or("REGISTRY", |url| url.trim_end_matches('/'));
     let lines = missing.iter().map(|(Missing { table, part, subject }, _)| {
         format!(
@@ -194,7 +194,7 @@ pub fn advice_to_register(settings: &Settings, missing: &[(Missing, String)]) ->
 }
 
 fn registry(settings: &Settings) -> anyhow::Result<Registry> {
-    let SinkSettings::Kafka { registry, .. } = &settings.sink else {
+    let SinkSettings::Kafka { registry: Some(registry), .. } = &settings.sink else {
         bail!(Halt::new(
             ExitCode::Configuration,
             "this sink has no schema registry to compare with",

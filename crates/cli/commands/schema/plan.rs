@@ -111,6 +111,7 @@ async fn table_plan(
             plan.note =
                 Some("an outbox table: its rows are events, whose subjects are in the rows".to_owned());
         }
+        Schemas::Unregistered => plan.note = Some("its values are JSON: nothing is registered".to_owned()),
         Schemas::Impossible(error) => {
             plan.note = Some(error.to_string());
             plan.impossible = true;
@@ -146,7 +147,7 @@ fn note(settings: &Settings, table: &PresentTable, state: State) -> Option<&'sta
 }
 
 fn auto_registers(settings: &Settings) -> bool {
-    matches!(&settings.sink, SinkSettings::Kafka { registry, .. } if registry.auto_register)
+    matches!(&settings.sink, SinkSettings::Kafka { registry: Some(registry), .. } if registry.auto_register)
 }
 
 async fn subject_plan(

@@ -30,6 +30,11 @@ pub async fn run(settings: &Settings, name: &str, request: Option<Part>) -> anyh
             ),
             "look at the subjects of the event topics in the registry",
         )),
+        Schemas::Unregistered => bail!(Halt::new(
+            ExitCode::Configuration,
+            format!("the values of {name} are JSON: nothing is registered for them"),
+            "set value_encoding = \"avro\" for this table to have a schema",
+        )),
         Schemas::Impossible(error) => bail!(Halt::new(
             ExitCode::TableUnsuitable,
             format!("{name}: {error}"),
