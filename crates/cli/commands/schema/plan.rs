@@ -138,7 +138,7 @@ fn note(settings: &Settings, table: &PresentTable, state: State) -> Option<&'sta
             Some("on_incompatible would set this subject's level to NONE and register it")
         }
         State::Incompatible => Some("headwater run would halt at the first row"),
-        State::New | State::Compatible if !auto_register => Some(
+        State::New | State::Compatible if !auto_registers(settings) => Some(
             "auto_register is false: register it before the first row comes (headwater schema show --request)",
         ),
         State::New | State::Compatible => None,
