@@ -74,6 +74,25 @@ pub struct ChangeSource<'a> {
     pub xid: u32,
     /// Replication origin and the LSN that the commit had there.
     pub origin: Option<(&'a str, Lsn)>,
+    /// Its place among the changes of its transaction, where that is wanted.
+    pub place: Option<TransactionPlace>,
+}
+
+/// A change's place in its transaction: Debezium's `transaction` block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionPlace {
+    /// Among all changes of the transaction, from 1.
+    pub total_order: u64,
+    /// Among those of the same table, from 1.
+    pub data_collection_order: u64,
+}
+
+impl ChangeSource<'_> {
+    /// The transaction's name in blocks and in its topic. (Debezium's second half is the LSN of whatever it is at, so
+    /// that no two of a transaction's are equal; ours is the commit's.)
+    pub fn transaction_id(&self) -> String {
+        format!("{}:{}", self.xid, self.commit_lsn.0)
+    }
 }
 
 /// Branches of a union, as Avro writes their index.
@@ -194,9 +213,25 @@ fn write_positions(change: &Change<'_>, out: &mut Vec<u8>) {
         bytes[0] = NULL;
         transaction = 0;
     }
+    let op = change.op.code().as_bytes()[0];
+    if let Some(place) = source.place {
+        out.extend_from_slice(&bytes[..transaction]);
+        write_block(source, place, out);
+        out.extend_from_slice(&[2, op]);
+        return;
+    }
     bytes[transaction + 1] = 2; // length 1
-    bytes[transaction + 2] = change.op.code().as_bytes()[0];
+    bytes[transaction + 2] = op;
     out.extend_from_slice(&bytes[..transaction + 3]);
+}
+
+/// The `transaction` block with its branch.
+#[cold]
+pub(crate) fn write_block(source: &ChangeSource<'_>, place: TransactionPlace, out: &mut Vec<u8>) {
+    out.push(VALUE);
+    binary::write_bytes(source.transaction_id().as_bytes(), out);
+    binary::write_long(place.total_order as i64, out);
+    binary::write_long(place.data_collection_order as i64, out);
 }
 
 /// The old tuple, for the values that an update left alone.
@@ -219,7 +254,7 @@ impl<'a> Old<'a> {
 }
 
 /// The commit time in three units as they end an envelope; `source` has the same bytes in other places.
-struct Times {
+pub(crate) struct Times {
     /// `VALUE ms VALUE us VALUE ns`
     bytes: [u8; 3 + 3 * binary::VARINT_BYTES_MAX],
     ms_end: usize,
@@ -228,7 +263,7 @@ struct Times {
 
 impl Times {
     #[inline]
-    fn new(unix_micros: i64) -> Times {
+    pub(crate) fn new(unix_micros: i64) -> Times {
         let mut bytes = [VALUE; 3 + 3 * binary::VARINT_BYTES_MAX];
         let ms_end = binary::put_long(unix_micros.div_euclid(1000), &mut bytes, 1);
         let us_end = binary::put_long(unix_micros, &mut bytes, ms_end + 1);
@@ -239,11 +274,11 @@ impl Times {
     }
 
     /// `ms` without the branch: `source.ts_ms` is no union.
-    fn ms(&self) -> &[u8] {
+    pub(crate) fn ms(&self) -> &[u8] {
         &self.bytes[1..self.ms_end]
     }
 
-    fn us_and_ns(&self) -> &[u8] {
+    pub(crate) fn us_and_ns(&self) -> &[u8] {
         &self.bytes[self.ms_end..self.end]
     }
 
@@ -253,7 +288,7 @@ impl Times {
 }
 
 /// LSNs are below 2^63: a log of eight exabytes is further away than any other limit.
-fn signed(lsn: Lsn) -> i64 {
+pub(crate) fn signed(lsn: Lsn) -> i64 {
     lsn.0 as i64
 }
 
@@ -262,7 +297,7 @@ const SEQUENCE_BYTES_MAX: usize = 1 + 2 * U64_DIGITS_MAX + br#"["",""]"#.len();
 
 /// The string `["<commit LSN>","<row LSN>"]`, both in decimal, written from its end.
 #[inline]
-fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
+pub(crate) fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
     let mut bytes = [0; SEQUENCE_BYTES_MAX];
     let at = put_before(br#""]"#, &mut bytes, SEQUENCE_BYTES_MAX);
     let at = put_decimal_before(lsn.0, &mut bytes, at);

@@ -27,8 +27,10 @@ mod type_schema;
 mod bare;
 mod enum_labels;
 mod json;
+mod logical_message;
 mod plain;
 pub mod registry;
+mod transaction_metadata;
 
 mod same_bytes;
 mod schema_diff;
@@ -36,20 +38,28 @@ mod subject;
 
 pub use bare::BarePlan;
 pub use description::{ColumnDescription, PgType, TableDescription};
-pub use encode::{Change, ChangeSource, Op};
+pub use encode::{Change, ChangeSource, Op, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
 pub use json::{write_json_change, write_json_row};
+pub use logical_message::{
+    LogicalMessage, MESSAGE_KEY_JSON, encode_message, encode_message_key, message_value_json,
+    write_json_message,
+};
 pub use name_adjustment::{field_name, namespace, topic_name};
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};
 pub use plan::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings, TimePrecision, TypeStyle,
-    UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, HstoreHandling,
+    IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings,
+    TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
 pub use same_bytes::first_difference;
 pub use schema::FORMAT_VERSION;
 pub use schema_diff::field_changes;
 pub use subject::{RecordPart, SubjectStrategy};
+pub use transaction_metadata::{
+    TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, encode_transaction,
+    encode_transaction_key, write_json_transaction,
+};
 pub use types::is_placeholder;

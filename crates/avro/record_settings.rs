@@ -91,6 +91,22 @@ choices! {
         /// Refused.
         Halt = "halt",
     }
+    /// What becomes of a TRUNCATE.
+    TruncateHandling {
+        /// Counted, and no record.
+        Skip = "skip",
+        /// A record with `op` `t` and neither row nor key.
+        Emit = "emit",
+        /// Refused: whoever keeps a copy of the table would go on with what is gone.
+        Halt = "halt",
+    }
+    /// The record key of a table that has none.
+    KeylessKey {
+        /// None: its records go to one partition, or where `partition_columns` say.
+        None = "none",
+        /// All columns. A row that changes is a delete of the one key and a create of the other, then.
+        FullRow = "full_row",
+    }
     /// Columns that an old row doesn't carry.
     AbsentBefore {
         /// Null; such columns are nullable in the schema.
@@ -154,12 +170,24 @@ record_settings! {
     unknown_types: UnknownTypes = UnknownTypes::Text,
     /// Columns that an old row doesn't carry.
     absent_before: AbsentBefore = AbsentBefore::Null,
+    /// The record key's columns; those of primary key or replica identity where there are none here.
+    message_key_columns: ColumnList = ColumnList::default(),
+    /// The record key of a table that has none.
+    keyless_key: KeylessKey = KeylessKey::None,
+    /// What chooses the partition instead of the whole key.
+    partition_columns: ColumnList = ColumnList::default(),
+    /// What becomes of a TRUNCATE.
+    truncate: TruncateHandling = TruncateHandling::Skip,
     /// What stands for an unchanged TOAST value whose old value isn't at hand; after `hex:` it is bytes in
     /// hexadecimal.
     unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
     /// Schemas that the registry refuses as incompatible.
     on_incompatible: OnIncompatible = OnIncompatible::Halt,
 }
+
+/// Names of columns, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnList(pub Vec<String>);
 
 /// The precision of Debezium's decimal for money is 64, and a money value has 17 digits before the point.
 pub const MONEY_FRACTION_DIGITS_MAX: u8 = 40;

@@ -215,7 +215,7 @@ fn record_namespace(table: &TableDescription, source: &SourceSettings) -> String
     namespace(&topic_name(&source.prefix, &table.schema, &table.table))
 }
 
-const SOURCE_JSON: &str = concat!(
+pub(crate) const SOURCE_JSON: &str = concat!(
     r#"{"type":"record","name":"Source","namespace":"io.debezium.connector.postgresql","fields":["#,
     r#"{"name":"version","type":"string"},"#,
     r#"{"name":"connector","type":"string"},"#,
@@ -238,7 +238,7 @@ const SOURCE_JSON: &str = concat!(
     r#""connect.version":1,"connect.name":"io.debezium.connector.postgresql.Source"}"#
 );
 
-const TRANSACTION_BLOCK_JSON: &str = concat!(
+pub(crate) const TRANSACTION_BLOCK_JSON: &str = concat!(
     r#"{"type":"record","name":"block","namespace":"event","fields":["#,
     r#"{"name":"id","type":"string"},"#,
     r#"{"name":"total_order","type":"long"},"#,

@@ -285,7 +285,11 @@ pub(crate) fn default_json(text: &str, row: &TypeRow) -> Option<String> {
         AvroType::Plain("string")
         | AvroType::Named { base: "string", .. }
         | AvroType::Logical { base: "string", .. }
-        | AvroType::Enum { .. } => json_string(std::str::from_utf8(length_prefixed(&bytes)?).ok()?),
+        | AvroType::Enum { .. } => match std::str::from_utf8(length_prefixed(&bytes)?).ok()? {
+            // Apicurio's registry refuses a schema in which a string's default is written "{}".
+            "{}" => r#""\u007b}""#.to_owned(),
+            text => json_string(text),
+        },
         // Avro writes bytes in JSON as the characters U+0000 to U+00FF.
         AvroType::Decimal { .. } | AvroType::Bits { .. } => {
             json_string(&length_prefixed(&bytes)?.iter().copied().map(char::from).collect::<String>())
@@ -347,7 +351,7 @@ mod tests {
                 "2020-02-29 12:00:00+00",
                 Some("\"2020-02-29T12:00:00.000000Z\""),
             ),
-            (PgType::Json, "{}", Some("\"{}\"")),
+            (PgType::Json, "{}", Some("\"\\u007b}\"")),
             (PgType::Enum { labels }, "ok", Some("\"ok\"")),
             (PgType::Bytea, "\\xff", None),
             (PgType::Int4, "now()", None),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_pg::publication::PublicationState;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
 
@@ -125,6 +126,7 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         .map(String::as_str)
         .collect();
     if missing.is_empty() {
+        warn_of_idle_patterns(settings, &existing);
         return Ok(());
     }
     Err(StageError::Halt(Halt::new(
@@ -136,6 +138,18 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         ),
         format!("CREATE PUBLICATION {} FOR TABLE …; or headwater init", missing[0]),
     )))
+}
+
+/// A table that is published later may be what a pattern waits for, so this halts nothing.
+fn warn_of_idle_patterns(settings: &Settings, publications: &[PublicationState]) {
+    let tables = publications.iter().flat_map(|publication| &publication.tables);
+    let names: Vec<String> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    for pattern in settings.topics.tables.idle_patterns(&names) {
+        tracing::warn!(
+            pattern,
+            "no published table matches this pattern of include_tables or exclude_tables"
+        );
+    }
 }
 
 async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> Result<(), StageError> {

@@ -27,11 +27,19 @@ mod describe;
 
 pub mod present;
 
+mod record_key;
+
 mod row_writer;
 
 mod outbox;
 
 mod event;
+
+mod side_topic;
+
+mod transaction_topic;
+
+mod message_topic;
 
 mod record;
 
@@ -46,6 +54,8 @@ mod ack;
 mod checkpoint;
 
 mod run;
+
+mod own_slot;
 
 mod start;
 

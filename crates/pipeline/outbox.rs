@@ -229,7 +229,7 @@ pub(crate) fn bytes_of(column: Column<'_>) -> Option<&[u8]> {
 }
 
 /// Whether a text matches a pattern in which `*` stands for any run of characters.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();

@@ -1,14 +1,15 @@
 //! What the records of each published table would be now: from the live catalog alone, as the table's next Relation
 //! message would have it. The schema history has no say here: it keeps what was, this says what comes.
 
-use headwater_avro::{
-    KeyPlan, RecordPart, SchemaError, SourceSettings, Subject, TableDescription, ValuePlan,
-};
+use headwater_avro::{KeyPlan, RecordPart, SourceSettings, Subject, TableDescription, ValuePlan};
 use headwater_pg::relation::{PublishedRelation, published_relations};
 use headwater_pg::{Client, Error, catalog};
 use headwater_pgoutput::TableSchema;
 
 use crate::describe::{describe, types_to_look_up};
+use crate::error::StageError;
+use crate::halt::Halt;
+use crate::record_key::{apply_key, partition_columns};
 use crate::settings::{Settings, SinkSettings};
 
 /// A published table and the schemas of its next record.
@@ -35,7 +36,7 @@ pub enum Schemas {
     /// Rows of an outbox table are events: their topics, and with them their subjects, are in the rows.
     Outbox,
     /// There is no schema for such a table.
-    Impossible(SchemaError),
+    Impossible(String),
 }
 
 /// A schema and where it is registered.
@@ -54,7 +55,7 @@ impl PresentTable {
     }
 }
 
-/// Every table of the configured publications, by name. `database` is the name that records carry.
+/// Every table of the configured publications that is not left out, by name. `database` is the name that records carry.
 ///
 /// # Errors
 /// Those of the catalog's queries.
@@ -65,6 +66,9 @@ pub async fn present_tables(
 ) -> Result<Vec<PresentTable>, Error> {
     let mut tables = Vec::new();
     for relation in published_relations(client, &settings.publications).await? {
+        if !settings.takes_table(&relation.table.namespace, &relation.table.name) {
+            continue;
+        }
         let description = describe_now(client, &relation.table).await?;
         let topic = settings.table_topic(&description.schema, &description.table);
         let schemas = schemas(settings, database, &topic, &description);
@@ -81,15 +85,34 @@ pub(crate) async fn describe_now(client: &Client, table: &TableSchema) -> Result
     Ok(describe(table, known.as_ref(), &types))
 }
 
+/// What is compiled from a version's description and the configuration.
+pub(crate) struct Plans {
+    pub(crate) key: Option<KeyPlan>,
+    pub(crate) value: ValuePlan,
+    pub(crate) partition_by: Vec<usize>,
+}
+
+/// The table with the key that the configuration gives it.
+pub(crate) fn keyed(settings: &Settings, table: &TableDescription) -> Result<TableDescription, Halt> {
+    let mut keyed = table.clone();
+    apply_key(&mut keyed, &settings.records.records_for(&table.schema, &table.table))?;
+    Ok(keyed)
+}
+
 /// The plans of a table's records under the present configuration.
 pub(crate) fn plans(
     settings: &Settings,
     database: &str,
     table: &TableDescription,
-) -> Result<(Option<KeyPlan>, ValuePlan), SchemaError> {
+) -> Result<Plans, StageError> {
     let source = SourceSettings { prefix: settings.topics.prefix.clone(), database: database.to_owned() };
     let records = settings.records.records_for(&table.schema, &table.table);
-    Ok((KeyPlan::new(table, &source, &records)?, ValuePlan::new(table, &source, &records)?))
+    let name = || format!("{}.{}", table.schema, table.table);
+    let schema_error = |source| StageError::Schema { table: name(), source };
+    let table = keyed(settings, table).map_err(StageError::Halt)?;
+    let key = KeyPlan::new(&table, &source, &records).map_err(schema_error)?;
+    let value = ValuePlan::new(&table, &source, &records).map_err(schema_error)?;
+    Ok(Plans { partition_by: partition_columns(&table, &records).map_err(StageError::Halt)?, key, value })
 }
 
 /// The subject of a schema under the present configuration.
@@ -110,10 +133,10 @@ fn schemas(settings: &Settings, database: &str, topic: &str, table: &TableDescri
         json: json.to_owned(),
     };
     match plans(settings, database, table) {
-        Ok((key, value)) => Schemas::Record {
+        Ok(Plans { key, value, .. }) => Schemas::Record {
             key: key.map(|key| record(RecordPart::Key, key.schema_json())),
             value: record(RecordPart::Value, value.schema_json()),
         },
-        Err(error) => Schemas::Impossible(error),
+        Err(error) => Schemas::Impossible(crate::error::chain(&error)),
     }
 }

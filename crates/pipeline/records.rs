@@ -32,6 +32,39 @@ impl RecordRules {
     }
 }
 
+/// Which of the published tables become records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableChoice {
+    /// Patterns over `schema.table`; only what matches one.
+    pub include: Vec<String>,
+    /// And none of these.
+    pub exclude: Vec<String>,
+}
+
+impl Default for TableChoice {
+    fn default() -> TableChoice {
+        TableChoice { include: vec!["*".to_owned()], exclude: Vec::new() }
+    }
+}
+
+impl TableChoice {
+    /// Whether rows of the table become records.
+    pub fn takes(&self, schema: &str, table: &str) -> bool {
+        let name = format!("{schema}.{table}");
+        let listed = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &name));
+        listed(&self.include) && !listed(&self.exclude)
+    }
+
+    /// Patterns that match none of these tables, each given as `schema.table`: most likely misspelt.
+    pub fn idle_patterns(&self, tables: &[String]) -> Vec<&str> {
+        let patterns = self.include.iter().chain(&self.exclude).filter(|pattern| *pattern != "*");
+        patterns
+            .filter(|pattern| !tables.iter().any(|table| matches(pattern, table)))
+            .map(String::as_str)
+            .collect()
+    }
+}
+
 impl TableRule {
     /// Whether a pattern matches the table.
     pub fn covers(&self, schema: &str, table: &str) -> bool {
@@ -92,6 +125,23 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn tables_are_taken_by_pattern() {
+        let list = |patterns: &str| patterns.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for (include, exclude, table, expected) in [
+            ("*", "", "orders", true),
+            ("public.o*", "", "orders", true),
+            ("public.o*", "", "parts", false),
+            ("*", "public.orders", "orders", false),
+            ("public.o* public.p*", "public.pa*", "parts", false),
+        ] {
+            let choice = TableChoice { include: list(include), exclude: list(exclude) };
+            assert_eq!(choice.takes("public", table), expected, "{include} {exclude} {table}");
+        }
+        let choice = TableChoice { include: list("* public.ordres"), exclude: list("public.p*") };
+        assert_eq!(choice.idle_patterns(&list("public.orders public.parts")), ["public.ordres"]);
     }
 
     #[test]

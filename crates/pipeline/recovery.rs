@@ -70,7 +70,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
         ),
         StageError::Schema { .. } => (
             ExitCode::TableUnsuitable,
-            "rename the columns, or leave the table out of the publication".to_owned(),
+            "correct what it names, or leave the table out of the publication".to_owned(),
         ),
         StageError::Encode { source, table, .. } => encode(&source, &table),
         StageError::RowTooLarge { .. } => (
@@ -230,7 +230,9 @@ mod tests {
     use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, SslMode, TlsSettings};
     use headwater_pgoutput::{Lsn, RelationId};
 
-    use crate::settings::{CheckpointSettings, OutboxRoute, SinkSettings, TopicSettings};
+    use crate::settings::{
+        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
+    };
 
     fn settings() -> Settings {
         Settings {
@@ -251,6 +253,7 @@ mod tests {
             adopt_slot: false,
             status_interval: Duration::from_secs(10),
             heartbeat_interval: None,
+            heartbeat_sql: None,
             max_in_flight_bytes: 1 << 20,
             max_row_bytes: 1 << 20,
             shutdown_timeout: Duration::from_secs(8),
@@ -260,11 +263,14 @@ mod tests {
                 partitions: 1,
                 replication_factor: 1,
                 config: Default::default(),
+                tables: Default::default(),
             },
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
             records: crate::records::RecordRules::default(),
             outbox_messages: OutboxRoute::default(),
+            messages: MessageSettings { include: Vec::new(), exclude: Vec::new(), topic: "m".to_owned() },
+            transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }

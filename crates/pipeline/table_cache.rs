@@ -34,6 +34,8 @@ pub(crate) enum Form {
         value: ValuePlan,
         value_id: SchemaId,
         partitions: i32,
+        /// Columns whose text chooses the partition in the place of the key.
+        partition_by: Vec<usize>,
         /// Where the records of a keyless table go, all of them, so that their order is kept.
         keyless_partition: i32,
     },
@@ -41,6 +43,8 @@ pub(crate) enum Form {
     Lines,
     /// An event of the outbox.
     Event(EventPlan, EventTopics),
+    /// Nothing: the table is left out by configuration.
+    LeftOut,
 }
 
 /// Records offered since the last report.
@@ -53,6 +57,7 @@ pub(crate) struct Counts {
     pub(crate) truncate: u64,
     pub(crate) outbox_update: u64,
     pub(crate) outbox_delete: u64,
+    pub(crate) left_out: u64,
 }
 
 /// The state of one relation.
@@ -98,7 +103,7 @@ impl TableCache {
 
     /// An announcement was resolved and its history record is acknowledged.
     pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
-        if !matches!(plan.form, Form::Event(..)) {
+        if !matches!(plan.form, Form::Event(..) | Form::LeftOut) {
             let owner =
                 self.topics.entry(plan.topic.clone()).or_insert_with(|| (plan.name.clone(), relation));
             // The same name under another id is the table dropped and created again: its topic goes on.
@@ -123,11 +128,11 @@ impl TableCache {
         })
     }
 
-    /// The name of a relation, as far as it was announced.
-    pub(crate) fn name_of(&self, relation: RelationId) -> Option<String> {
+    /// Schema and name of a relation, as it was announced.
+    pub(crate) fn name_of(&self, relation: RelationId) -> Option<(&str, &str)> {
         match self.entries.get(&relation)? {
-            Entry::Announced(table, _) => Some(format!("{}.{}", table.namespace, table.name)),
-            Entry::Ready(plan) => Some(plan.name.clone()),
+            Entry::Announced(table, _) => Some((&table.namespace, &table.name)),
+            Entry::Ready(plan) => Some((&plan.description.schema, &plan.description.table)),
         }
     }
 }

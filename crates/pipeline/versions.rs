@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use headwater_avro::{
-    EnumLabels, KeyPlan, RecordPart, SchemaId, TableDescription, UnseenLabel, ValuePlan,
-    columns_of_unknown_types,
+    EnumLabels, KeyPlan, RecordPart, SchemaId, SourceSettings, TableDescription, TruncateHandling,
+    UnseenLabel, columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
@@ -19,7 +19,7 @@ use crate::error::StageError;
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
-use crate::present;
+use crate::present::{self, Plans};
 use crate::resolver::Question;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
@@ -63,6 +63,9 @@ impl Versions {
         let Some((table, at)) = self.tables.unresolved(relation) else {
             return Err(crate::transaction::unknown_relation(relation, lsn));
         };
+        if !self.settings.takes_table(&table.namespace, &table.name) {
+            return self.tables.insert(relation, left_out(table)).map_err(StageError::Halt);
+        }
         let record = match self.history.look_up(&table, at) {
             Lookup::Known(record) => self.known_version(record, out)?,
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
@@ -149,7 +152,7 @@ impl Versions {
         unseen: &UnseenLabel,
         out: &mut Outlet,
     ) -> Result<(), StageError> {
-        let questions = self.questions.clone();
+        let (questions, settings) = (self.questions.clone(), self.settings.clone());
         self.amend(relation, at, out, |before, out| {
             let table = before.table.clone();
             let now = ask(&questions, out, |answer| Question::Describe { table, answer })?;
@@ -159,7 +162,8 @@ impl Versions {
                 commit_lsn = %at.0,
                 "an enum has a new label"
             );
-            Ok(before.description.with_labels(&now, unseen))
+            let key = present::keyed(&settings, &before.description).map_err(StageError::Halt)?.key;
+            Ok(before.description.with_labels(&now, unseen, &key))
         })
     }
 
@@ -225,7 +229,7 @@ impl Versions {
         }
         let asked = topic.clone();
         record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
-        let (key, value) = self.plans(record)?;
+        let Plans { key, value, .. } = self.plans(record)?;
         let key_json = key.as_ref().map(KeyPlan::schema_json);
         let fingerprint = schema_fingerprint(key_json, value.schema_json());
         if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
@@ -247,9 +251,27 @@ impl Versions {
         Ok(())
     }
 
-    fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
-        let schema_error = |source| StageError::Schema { table: record.name(), source };
-        present::plans(&self.settings, &self.database, &record.description).map_err(schema_error)
+    /// The name of an announced relation and what becomes of its TRUNCATE: nothing need be resolved to leave one out,
+    /// and those of an outbox are cleaning up.
+    pub(crate) fn truncate_handling(&self, relation: RelationId) -> Option<(String, TruncateHandling)> {
+        let (schema, table) = self.tables.name_of(relation)?;
+        let is_outbox = self.settings.outbox.iter().any(|each| each.schema == schema && each.table == table);
+        let configured = self.settings.records.records_for(schema, table).truncate;
+        let handling = if is_outbox || !self.settings.takes_table(schema, table) {
+            TruncateHandling::Skip
+        } else {
+            configured
+        };
+        Some((format!("{schema}.{table}"), handling))
+    }
+
+    /// What every record says of its origin.
+    pub(crate) fn source(&self) -> SourceSettings {
+        SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() }
+    }
+
+    fn plans(&self, record: &HistoryRecord) -> Result<Plans, StageError> {
+        present::plans(&self.settings, &self.database, &record.description)
     }
 
     /// Once per column, not once per version of its table.
@@ -293,12 +315,13 @@ impl Versions {
                 .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
         } else if let Some(value_id) = record.value_schema_id {
-            let (key, value) = self.plans(&record)?;
+            let Plans { key, value, partition_by } = self.plans(&record)?;
             Form::Avro {
                 key: key.map(|plan| (plan, SchemaId(record.key_schema_id.unwrap_or_default()))),
                 value,
                 value_id: SchemaId(value_id),
                 partitions: record.partitions,
+                partition_by,
                 keyless_partition: partition_for_key(record.topic.as_bytes(), record.partitions),
             }
         } else {
@@ -307,9 +330,10 @@ impl Versions {
         let labels = match form {
             Form::Avro { .. } => {
                 let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
-                EnumLabels::of(&record.description, &records)
+                let table = present::keyed(&self.settings, &record.description).map_err(StageError::Halt)?;
+                EnumLabels::of(&table, &records)
             }
-            Form::Lines | Form::Event(..) => EnumLabels::default(),
+            Form::Lines | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
         };
         Ok(TablePlan {
             name: record.name(),
@@ -326,6 +350,25 @@ impl Versions {
             .outbox
             .iter()
             .find(|outbox| outbox.schema == table.namespace && outbox.table == table.name)
+    }
+}
+
+/// Nothing is asked and nothing stored for a table that is left out.
+fn left_out(table: TableSchema) -> TablePlan {
+    TablePlan {
+        name: format!("{}.{}", table.namespace, table.name),
+        topic: String::new(),
+        description: TableDescription {
+            relation: table.id,
+            schema: table.namespace,
+            table: table.name,
+            replica_identity: table.replica_identity,
+            columns: Vec::new(),
+            key: Vec::new(),
+        },
+        labels: EnumLabels::default(),
+        form: Form::LeftOut,
+        counts: Counts::default(),
     }
 }
 

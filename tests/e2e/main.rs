@@ -7,10 +7,12 @@
 mod harness;
 
 mod basic_changes;
+mod beside_rows;
 mod checker_itself;
 mod commands;
 mod connections;
 mod frozen_broker;
+mod golden;
 mod graceful_stop;
 mod idle;
 mod kafka_stopped;
@@ -21,6 +23,8 @@ mod observed;
 mod open_transaction;
 mod outbox;
 mod postgres_away;
+mod random_types;
+mod record_keys;
 mod refusals;
 mod registry_away;
 mod savepoints;
@@ -32,4 +36,5 @@ mod schema_registry;
 mod slot_creation;
 mod stored;
 mod takeover;
+mod types_in_use;
 mod values;

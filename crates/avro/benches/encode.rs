@@ -67,6 +67,7 @@ const SOURCE: ChangeSource<'static> = ChangeSource {
     commit_unix_micros: 1_771_061_213_589_793,
     xid: 987_654,
     origin: None,
+    place: None,
 };
 
 fn encode(value: &ValuePlan, key: &KeyPlan, message: &Message<'_>, out: &mut Vec<u8>) {

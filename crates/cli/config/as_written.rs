@@ -222,6 +222,12 @@ sections! {
         replication_factor: i32 = "-1",
         /// Settings of a topic that Headwater creates, by Kafka's names: `"cleanup.policy" = "compact"`.
         config: Properties,
+        /// Which of the published tables become records: `schema.table` or a list of those, `*` standing for any
+        /// characters and `?` for any one. Better is a publication of these tables only: what is left out here is
+        /// still sent by Postgres.
+        include_tables: Names = "*",
+        /// Which of those do not.
+        exclude_tables: Names,
     }
 
     /// A table whose inserted rows are messages for other services; may be given several times.
@@ -255,6 +261,27 @@ sections! {
         aggregatetypes: Names = "*",
     }
 
+    /// Other logical messages, which go to `<prefix>.<topic>` as Debezium writes them. Headwater's own
+    /// (`headwater.…`) never do, and those of the outbox go where they are routed.
+    "messages" => pub struct Messages {
+        /// Which prefixes become records: one or a list, `*` standing for any characters. `"*"` is what Debezium
+        /// does by default. Without it none do.
+        include: Names,
+        /// Which of those do not.
+        exclude: Names,
+        /// The topic, behind the prefix of topics and a dot.
+        topic: String = "message",
+    }
+
+    /// Transaction metadata, as Debezium's `provide.transaction.metadata`.
+    "transactions" => pub struct Transactions {
+        /// Whether each change carries its transaction and its place in it (the field `transaction`), and a topic
+        /// has BEGIN and END of each transaction, END with its counts by table.
+        metadata: bool = "false",
+        /// The topic, behind the prefix of topics and a dot.
+        topic: String = "transaction",
+    }
+
     /// Where the position is kept that was reached for certain.
     "checkpoint" => pub struct Checkpoint {
         /// The topic for it: one partition, compacted, created if missing; several configurations may share it.
@@ -278,6 +305,9 @@ sections! {
         /// Writes a small logical message into the database this often, so that the slot moves although nothing is
         /// published. Off by default: Headwater also moves the slot with the server's own keepalives.
         heartbeat_interval: Duration,
+        /// One SQL statement instead of that message, for example an UPDATE of a table of one's own that is
+        /// published, so that its consumers see the heartbeat too. Needs `heartbeat_interval`.
+        heartbeat_sql: String,
         /// Whether a delete is followed by a tombstone, which lets compaction drop the key.
         tombstones_on_delete: bool = "true",
     }
@@ -309,6 +339,8 @@ pub struct AsWritten {
     pub table: Vec<Exception>,
     pub outbox: Vec<Outbox>,
     pub outbox_messages: OutboxMessages,
+    pub messages: Messages,
+    pub transactions: Transactions,
     pub checkpoint: Checkpoint,
     pub pipeline: Pipeline,
     pub sink: Sink,
@@ -359,6 +391,8 @@ impl AsWritten {
             table: read_list(&mut tree, problems),
             outbox: read_list(&mut tree, problems),
             outbox_messages: read_section(&mut tree, problems),
+            messages: read_section(&mut tree, problems),
+            transactions: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),

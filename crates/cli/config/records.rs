@@ -4,9 +4,9 @@
 //! compiler asks for it), then `headwater config-reference > docs/CONFIG.md`.
 
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings, TimePrecision, TypeStyle,
-    UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, HstoreHandling,
+    IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordOverrides, RecordSettings,
+    TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
 use headwater_pipeline::records::{RecordRules, TableRule};
 
@@ -81,6 +81,20 @@ record_keys! {
     /// Columns that an old row does not carry: `null`, with every such column nullable in the schema; or `debezium`,
     /// with NOT NULL columns not nullable and Debezium's made-up values (0, an empty string, 1970) in their place.
     absent_before: AbsentBefore = "null",
+    /// The columns of the record key, one name or a list, as Debezium's `message.key.columns`. An old row must carry
+    /// them (replica identity), or a delete would have no key. Default: the primary key, or the columns of the
+    /// replica identity where an old row lacks the primary key. An empty list means the default.
+    message_key_columns: ColumnList = "[]",
+    /// The record key of a table that has none: `none`, or `full_row` for all columns (a row that changes is a
+    /// delete of one key and a create of another, then).
+    keyless_key: KeylessKey = "none",
+    /// The columns whose text chooses the partition: for tables without a key, which otherwise go to one partition
+    /// each, or some of the key's columns, so that what they have in common stays together. An empty list means the
+    /// whole key.
+    partition_columns: ColumnList = "[]",
+    /// TRUNCATE: `skip` (counted, as Debezium's default `skipped.operations`), `emit` (a record with `op` `t`, without row
+    /// or key) or `halt`.
+    truncate: TruncateHandling = "skip",
     /// What stands for an unchanged TOAST value that is not at hand. After `hex:` it is bytes in hexadecimal, for
     /// bytea columns.
     unavailable_value_placeholder: String = "__debezium_unavailable_value",

@@ -11,8 +11,10 @@ use std::time::Duration;
 use headwater_avro::registry::{Password, RegistrySettings};
 use headwater_pg::Secret;
 use headwater_pipeline::Settings;
+use headwater_pipeline::records::TableChoice;
 use headwater_pipeline::settings::{
-    CheckpointSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings, TopicSettings,
+    CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
+    TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -53,6 +55,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         table,
         outbox,
         outbox_messages,
+        messages,
+        transactions,
         checkpoint,
         pipeline,
         sink,
@@ -64,8 +68,10 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
     let outbox_messages = make_outbox_messages(outbox_messages);
+    let messages = make_messages(messages);
+    let transactions = make_transactions(transactions);
     let checkpoint = make_checkpoint(checkpoint);
-    let limits = make_limits(pipeline);
+    let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
     let sink = make_sink(sink, kafka, schema_registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
@@ -79,6 +85,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             adopt_slot: false,
             status_interval: limits.status_interval,
             heartbeat_interval: limits.heartbeat_interval,
+            heartbeat_sql: limits.heartbeat_sql,
             max_in_flight_bytes: limits.max_in_flight_bytes,
             max_row_bytes: limits.max_row_bytes,
             shutdown_timeout: limits.shutdown_timeout,
@@ -87,6 +94,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             checkpoint: checkpoint?,
             outbox: outbox.into_iter().collect::<Option<Vec<_>>>()?,
             outbox_messages: outbox_messages?,
+            messages: messages?,
+            transactions: transactions?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -157,13 +166,25 @@ pub fn take_secret(
 }
 
 fn make_topics(written: as_written::Topics, findings: &mut Findings) -> Option<TopicSettings> {
-    let as_written::Topics { prefix, create, partitions, replication_factor, config } = written;
+    let as_written::Topics {
+        prefix,
+        create,
+        partitions,
+        replication_factor,
+        config,
+        include_tables,
+        exclude_tables,
+    } = written;
     Some(TopicSettings {
         prefix: findings.require(prefix, "topics.prefix", "prefix = \"shop\"")?,
         create: create.value()?,
         partitions: partitions.value()?,
         replication_factor: replication_factor.value()?,
         config: plain(config),
+        tables: TableChoice {
+            include: include_tables.value()?.0,
+            exclude: exclude_tables.value().unwrap_or_default().0,
+        },
     })
 }
 
@@ -218,6 +239,17 @@ fn make_outbox_messages(written: as_written::OutboxMessages) -> Option<OutboxRou
     make_route(topic, aggregatetypes, payload)
 }
 
+fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
+    let as_written::Messages { include, exclude, topic } = written;
+    let names = |field: Field<Names>| field.value().unwrap_or_default().0;
+    Some(MessageSettings { include: names(include), exclude: names(exclude), topic: topic.value()? })
+}
+
+fn make_transactions(written: as_written::Transactions) -> Option<TransactionSettings> {
+    let as_written::Transactions { metadata, topic } = written;
+    Some(TransactionSettings { metadata: metadata.value()?, topic: topic.value()? })
+}
+
 fn make_route(
     topic: Field<String>,
     aggregatetypes: Field<Names>,
@@ -255,24 +287,31 @@ struct Limits {
     shutdown_timeout: Duration,
     status_interval: Duration,
     heartbeat_interval: Option<Duration>,
+    heartbeat_sql: Option<String>,
     tombstones_on_delete: bool,
 }
 
-fn make_limits(written: as_written::Pipeline) -> Option<Limits> {
+fn make_limits(written: as_written::Pipeline, findings: &mut Findings) -> Option<Limits> {
     let as_written::Pipeline {
         max_in_flight_bytes,
         max_row_bytes,
         shutdown_timeout,
         status_interval,
         heartbeat_interval,
+        heartbeat_sql,
         tombstones_on_delete,
     } = written;
+    if let (Field::Missing, Some((_, origin))) = (&heartbeat_interval, heartbeat_sql.located()) {
+        let message = "needs pipeline.heartbeat_interval, for example \"60s\"";
+        findings.problems.add(origin, "pipeline.heartbeat_sql", message);
+    }
     Some(Limits {
         max_in_flight_bytes: max_in_flight_bytes.value()?.0,
         max_row_bytes: max_row_bytes.value()?.0,
         shutdown_timeout: shutdown_timeout.value()?,
         status_interval: status_interval.value()?,
         heartbeat_interval: heartbeat_interval.value(),
+        heartbeat_sql: heartbeat_sql.value(),
         tombstones_on_delete: tombstones_on_delete.value()?,
     })
 }

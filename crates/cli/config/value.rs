@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    OnIncompatible, SubjectStrategy, TimePrecision, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, HstoreHandling,
+    IntervalHandling, KeylessKey, OnIncompatible, SubjectStrategy, TimePrecision, TruncateHandling,
+    TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -131,6 +132,17 @@ impl Value for Names {
     }
 }
 
+impl Value for ColumnList {
+    const KIND: &'static str = "name or list of names";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Typed(text) if text == "[]" => Ok(ColumnList::default()),
+            Node::Array(entries) if entries.is_empty() => Ok(ColumnList::default()),
+            node => Names::read(node).map(|names| ColumnList(names.0)),
+        }
+    }
+}
+
 impl Value for Properties {
     const KIND: &'static str = "table";
     fn read(node: Node) -> Result<Self, String> {
@@ -243,6 +255,8 @@ macro_rules! words_of {
 
 words_of! {
     AbsentBefore,
+    KeylessKey,
+    TruncateHandling,
     ArrayHandling,
     BinaryHandling,
     DecimalHandling,
