@@ -80,10 +80,15 @@ impl EnumLabels {
 
 impl TableDescription {
     /// The same table with the labels that its types have in `now`, besides those known so far and the unseen one, which
-    /// may have been renamed since. Nothing else is taken from `now`: no Relation message said that it changed.
-    pub fn with_labels(&self, now: &TableDescription, unseen: &UnseenLabel) -> TableDescription {
+    /// may have been renamed since. `key` names the columns that are left alone. Nothing else is taken from `now`: no Relation message said that it changed.
+    pub fn with_labels(
+        &self,
+        now: &TableDescription,
+        unseen: &UnseenLabel,
+        key: &[usize],
+    ) -> TableDescription {
         let mut table = self.clone();
-        let is_key = |at: usize| self.key.contains(&at);
+        let is_key = |at: usize| key.contains(&at);
         for (at, column) in table.columns.iter_mut().enumerate().filter(|(at, _)| !is_key(*at)) {
             let Some((shape, known)) = labels_of(&column.pg_type) else { continue };
             let same = |other: &&ColumnDescription| other.name == column.name;
@@ -226,7 +231,7 @@ mod tests {
         let check = |known: &[&str], today: Option<&[&str]>, label: &str, expected: &[&str]| {
             let before = table(vec![PgType::Int4, enumeration(known)]);
             let now = table(vec![PgType::Int4, today.map_or(PgType::Text, enumeration)]);
-            let after = before.with_labels(&now, &UnseenLabel { column: 1, label: label.to_owned() });
+            let after = before.with_labels(&now, &UnseenLabel { column: 1, label: label.to_owned() }, &[0]);
             assert_eq!(after.columns[1].pg_type, enumeration(expected), "{known:?} {today:?} {label}");
             assert_eq!(after.columns[0], before.columns[0]);
         };

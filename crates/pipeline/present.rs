@@ -1,9 +1,7 @@
 //! What the records of each published table would be now: from the live catalog alone, as the table's next Relation
 //! message would have it. The schema history has no say here: it keeps what was, this says what comes.
 
-use headwater_avro::{
-    KeyPlan, RecordPart, SchemaError, SourceSettings, Subject, TableDescription, ValuePlan,
-};
+use headwater_avro::{KeyPlan, RecordPart, SourceSettings, Subject, TableDescription, ValuePlan};
 use headwater_pg::relation::{PublishedRelation, published_relations};
 use headwater_pg::{Client, Error, catalog};
 use headwater_pgoutput::TableSchema;
@@ -58,7 +56,7 @@ impl PresentTable {
     }
 }
 
-/// Every table of the configured publications, by name. `database` is the name that records carry.
+/// Every table of the configured publications that is not left out, by name. `database` is the name that records carry.
 ///
 /// # Errors
 /// Those of the catalog's queries.
@@ -149,6 +147,6 @@ fn schemas(settings: &Settings, database: &str, topic: &str, table: &TableDescri
             key: key.filter(KeyPlan::is_avro).map(|key| record(RecordPart::Key, key.schema_json())),
             value: record(RecordPart::Value, value.schema_json()),
         },
-        Err(error) => Schemas::Impossible(error),
+        Err(error) => Schemas::Impossible(crate::error::chain(&error)),
     }
 }

@@ -153,7 +153,7 @@ impl Versions {
         unseen: &UnseenLabel,
         out: &mut Outlet,
     ) -> Result<(), StageError> {
-        let questions = self.questions.clone();
+        let (questions, settings) = (self.questions.clone(), self.settings.clone());
         self.amend(relation, at, out, |before, out| {
             let table = before.table.clone();
             let now = ask(&questions, out, |answer| Question::Describe { table, answer })?;
@@ -163,7 +163,8 @@ impl Versions {
                 commit_lsn = %at.0,
                 "an enum has a new label"
             );
-            Ok(before.description.with_labels(&now, unseen))
+            let key = present::keyed(&settings, &before.description).map_err(StageError::Halt)?.key;
+            Ok(before.description.with_labels(&now, unseen, &key))
         })
     }
 

@@ -149,8 +149,8 @@ async fn plan_in_a_scratch_database(test: &mut Fixture) -> Result<()> {
         &["~ replica identity is default instead of full"],
     )?;
     plan("create index on full_one (v)", 0, &["changes no schema"])?;
-    plan("alter table nowhere add column a int", 47, &["nowhere", "does not exist"])?;
-    plan("alter table part ad column", 47, &["syntax error"])?;
+    plan("alter table nowhere add column a int", 48, &["nowhere", "does not exist"])?;
+    plan("alter table part ad column", 48, &["syntax error"])?;
     let left =
         test.database.value("select count(*) from pg_database where datname like 'headwater_plan_%'").await?;
     ensure!(left.as_deref() == Some("0"), "{left:?} scratch databases are left");
@@ -181,18 +181,18 @@ async fn plan_on_the_source(test: &mut Fixture) -> Result<()> {
     )?;
     plan("alter table full_one rename v to w", 0, &["~ column v is w now"])?;
     plan("alter table full_one add column a \"Shop\".mood default 'sad'::\"Shop\".mood", 0, &["+ column a"])?;
-    plan("alter table full_one alter id type bigint", 47, &["rewrite", "--scratch-url"])?;
-    plan("alter table full_one add column a bigserial", 47, &["serial"])?;
-    plan("alter table full_one add column a \"Shop\".short", 47, &["domain"])?;
-    plan("alter table full_one add column a int default random()", 47, &["computed"])?;
-    plan("alter table full_one add a int; drop table full_one", 47, &["drop table"])?;
-    plan("alter table nowhere add a int", 47, &["does not exist"])?;
-    plan("drop table full_one", 47, &["--scratch-url"])?;
+    plan("alter table full_one alter id type bigint", 48, &["rewrite", "--scratch-url"])?;
+    plan("alter table full_one add column a bigserial", 48, &["serial"])?;
+    plan("alter table full_one add column a \"Shop\".short", 48, &["domain"])?;
+    plan("alter table full_one add column a int default random()", 48, &["computed"])?;
+    plan("alter table full_one add a int; drop table full_one", 48, &["drop table"])?;
+    plan("alter table nowhere add a int", 48, &["does not exist"])?;
+    plan("drop table full_one", 48, &["--scratch-url"])?;
     // Busy: it gives up after a second, and nobody waits behind it for longer.
     let busy = test.database.connect().await?;
     busy.batch_execute("begin; lock table full_one in access share mode").await?;
     let begun = Instant::now();
-    plan("alter table full_one add a int", 47, &["lock timeout"])?;
+    plan("alter table full_one add a int", 48, &["lock timeout"])?;
     ensure!(begun.elapsed() < Duration::from_secs(20), "it waited {:?}", begun.elapsed());
     busy.batch_execute("rollback").await?;
     ensure!(test.database.value(state).await? == before, "something on the source is another than before");

@@ -60,7 +60,7 @@ enum Part {
 /// What to plan.
 #[derive(Args)]
 struct PlanArguments {
-    /// A DDL statement to try out; exits with 47 when it fails or is refused.
+    /// A DDL statement to try out; exits with 48 when it fails or is refused.
     #[arg(long, value_name = "STATEMENT")]
     sql: Option<String>,
     /// Where to try it: a database `headwater_plan_…` is made on this server, gets empty copies of the published tables,
