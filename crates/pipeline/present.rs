@@ -1,7 +1,9 @@
 //! What the records of each published table would be now: from the live catalog alone, as the table's next Relation
 //! message would have it. The schema history has no say here: it keeps what was, this says what comes.
 
-use headwater_avro::{KeyPlan, RecordPart, SourceSettings, Subject, TableDescription, ValuePlan};
+use headwater_avro::{
+    KeyPlan, RecordPart, SchemaError, SourceSettings, Subject, TableDescription, ValuePlan,
+};
 use headwater_pg::relation::{PublishedRelation, published_relations};
 use headwater_pg::{Client, Error, catalog};
 use headwater_pgoutput::TableSchema;
@@ -37,7 +39,7 @@ pub enum Schemas {
     /// Values are JSON: nothing is registered for them.
     Unregistered,
     /// There is no schema for such a table.
-    Impossible(Unsuitable),
+    Impossible(String),
 }
 
 /// A schema and where it is registered.
@@ -88,7 +90,7 @@ pub(crate) async fn describe_now(client: &Client, table: &TableSchema) -> Result
 
 /// Why a table's rows can't be records.
 #[derive(Debug, thiserror::Error)]
-pub enum Unsuitable {
+pub(crate) enum Unsuitable {
     /// Its names or types don't make a schema.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -105,6 +107,13 @@ pub(crate) struct Plans {
     pub(crate) partition_by: Vec<usize>,
 }
 
+/// The table with the key that the configuration gives it.
+pub(crate) fn keyed(settings: &Settings, table: &TableDescription) -> Result<TableDescription, Halt> {
+    let mut keyed = table.clone();
+    apply_key(&mut keyed, &settings.records.records_for(&table.schema, &table.table))?;
+    Ok(keyed)
+}
+
 /// The plans of a table's records under the present configuration.
 pub(crate) fn plans(
     settings: &Settings,
@@ -113,8 +122,7 @@ pub(crate) fn plans(
 ) -> Result<Plans, Unsuitable> {
     let source = SourceSettings { prefix: settings.topics.prefix.clone(), database: database.to_owned() };
     let records = settings.records.records_for(&table.schema, &table.table);
-    let mut table = table.clone();
-    apply_key(&mut table, &records).map_err(Unsuitable::Settings)?;
+    let table = keyed(settings, table).map_err(Unsuitable::Settings)?;
     Ok(Plans {
         key: KeyPlan::new(&table, &source, &records)?,
         value: ValuePlan::new(&table, &source, &records)?,

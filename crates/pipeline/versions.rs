@@ -344,7 +344,10 @@ impl Versions {
             _ => records.row_filter.compile(&record.description).map_err(schema_error)?,
         };
         let labels = match form {
-            Form::Record { .. } => EnumLabels::of(&record.description, &records),
+            Form::Record { .. } => EnumLabels::of(
+                &present::keyed(&self.settings, &record.description).map_err(StageError::Halt)?,
+                &records,
+            ),
             Form::Lines(_) | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
         };
         Ok(TablePlan {
