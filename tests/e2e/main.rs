@@ -25,6 +25,7 @@ mod refusals;
 mod registry_away;
 mod savepoints;
 mod schema_history;
+mod shapes;
 mod slot_creation;
 mod stored;
 mod takeover;
