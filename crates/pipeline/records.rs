@@ -44,6 +44,9 @@ impl RecordRules {
     /// Patterns and names that match nothing of these tables, each as a sentence: a misspelt mask hides nothing.
     pub fn without_effect(&self, tables: &[PublishedColumns]) -> Vec<String> {
         let mut sentences = Vec::new();
+        if tables.is_empty() {
+            return sentences;
+        }
         let every: Vec<&PublishedColumns> = tables.iter().collect();
         columns_without_effect("records", &RecordOverrides::of_columns(&self.all), &every, &mut sentences);
         for rule in &self.tables {

@@ -33,6 +33,7 @@ mod schema_evolution;
 mod schema_history;
 mod schema_partitions;
 mod schema_registry;
+mod shapes;
 mod slot_creation;
 mod stored;
 mod takeover;
