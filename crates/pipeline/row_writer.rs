@@ -84,6 +84,13 @@ impl Writer {
         self.ordinal = 0;
     }
 
+    /// A row whose first record could not be written is written again: its place in the transaction is free.
+    pub(crate) fn uncount(&mut self) {
+        if let Some(topic) = &mut self.transactions {
+            topic.uncount();
+        }
+    }
+
     /// The records of one row of the open transaction.
     pub(crate) fn row<'a>(&'a mut self, lsn: Lsn, transaction: &'a Transaction) -> RowWriter<'a> {
         RowWriter { lsn, transaction, writer: self }
