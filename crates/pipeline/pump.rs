@@ -217,8 +217,9 @@ impl Pump {
                 table,
                 commit_lsn,
                 lsn,
-            }) if self.writer.ordinal == ordinal => {
+            }) if self.writer.ordinal == ordinal && self.versions.writes_changes(relation) => {
                 if self.versions.null_met(relation, (commit_lsn, ordinal), &column, &mut self.writer.out)? {
+                    self.writer.uncount();
                     return self.change(lsn, relation, changed);
                 }
                 let source = EncodeError::UnexpectedNull { column, type_name };

@@ -89,6 +89,13 @@ impl Writer {
         self.ordinal = 0;
     }
 
+    /// A row whose first record could not be written is written again: its place in the transaction is free.
+    pub(crate) fn uncount(&mut self) {
+        if let Some(topic) = &mut self.transactions {
+            topic.uncount();
+        }
+    }
+
     /// The records of one row of the open transaction.
     pub(crate) fn row<'a>(&'a mut self, lsn: Lsn, transaction: &'a Transaction) -> RowWriter<'a> {
         RowWriter { lsn, transaction, writer: self }
@@ -281,10 +288,6 @@ impl<'a> RowWriter<'a> {
             self.offer(&plan.topic, partition, key, Some(&value), header)
         });
         (self.writer.scratch.key, self.writer.scratch.value) = (key, value);
-        if result.as_ref().is_err_and(|error| matches!(error, StageError::Encode { .. })) {
-            // The row may be written again under another version of its table.
-            self.writer.transactions.iter_mut().for_each(|topic| topic.uncount(&plan.name));
-        }
         result
     }
 

@@ -36,6 +36,12 @@ impl TransactionCounts {
         *count += 1;
         TransactionPlace { total_order: self.total, data_collection_order: *count }
     }
+
+    /// Takes the last count back.
+    fn uncount(&mut self) {
+        self.total -= 1;
+        self.tables[self.last].1 -= 1;
+    }
 }
 
 /// Owned by the pump.
@@ -72,12 +78,9 @@ impl TransactionTopic {
         Ok(self.counts.count(table))
     }
 
-    /// Takes back the last change, which could not be written.
-    pub(crate) fn uncount(&mut self, table: &str) {
-        if let Some((_, count)) = self.counts.tables.iter_mut().find(|(name, _)| name == table) {
-            *count -= 1;
-            self.counts.total -= 1;
-        }
+    /// The change that was counted last was not written, and will be counted again.
+    pub(crate) fn uncount(&mut self) {
+        self.counts.uncount();
     }
 
     /// Writes END, if BEGIN was written.
@@ -126,5 +129,9 @@ mod tests {
         assert_eq!(places, [(1, 1), (2, 2), (3, 1), (4, 3), (5, 1), (6, 2)]);
         let tables: Vec<_> = counts.tables.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         assert_eq!(tables, [("a", 3), ("b", 2), ("c", 1)]);
+        // One that was not written takes the same place again.
+        counts.uncount();
+        let place = counts.count("b");
+        assert_eq!((place.total_order, place.data_collection_order), (6, 2));
     }
 }

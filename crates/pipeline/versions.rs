@@ -168,6 +168,11 @@ impl Versions {
         })
     }
 
+    /// Whether the relation's rows are written as change records, not as events.
+    pub(crate) fn writes_changes(&mut self, relation: RelationId) -> bool {
+        self.tables.plan_for(relation).is_some_and(|plan| matches!(plan.form, Form::Avro { .. }))
+    }
+
     /// A row holds NULL in a column that is NOT NULL in its table's schema: the constraint was dropped while nobody
     /// read, so no Relation message told of it. A version begins with that row. False if that is no explanation.
     pub(crate) fn null_met(
