@@ -170,7 +170,7 @@ impl Versions {
 
     /// Whether the relation's rows are written as change records, not as events.
     pub(crate) fn writes_changes(&mut self, relation: RelationId) -> bool {
-        self.tables.plan_for(relation).is_some_and(|plan| matches!(plan.form, Form::Avro { .. }))
+        self.tables.plan_for(relation).is_some_and(|plan| matches!(plan.form, Form::Record { .. }))
     }
 
     /// A row holds NULL in a column that is NOT NULL in its table's schema: the constraint was dropped while nobody
