@@ -10,6 +10,7 @@ mod basic_changes;
 mod checker_itself;
 mod commands;
 mod connections;
+mod debezium_takeover;
 mod frozen_broker;
 mod graceful_stop;
 mod idle;

@@ -231,7 +231,8 @@ fn unescape(text: &str) -> anyhow::Result<String> {
             Some('f') => plain.push('\x0C'),
             Some('u') => {
                 let digits: String = characters.by_ref().take(4).collect();
-                let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
+                let code = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 4);
+                let code = code.and_then(char::from_u32);
                 plain.push(code.context("\\u is not followed by four hexadecimal digits of a character")?);
             }
             Some(other) => plain.push(other),

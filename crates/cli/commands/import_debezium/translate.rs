@@ -40,7 +40,8 @@ pub struct Translation {
 
 /// The work in progress.
 pub struct Work<'a> {
-    pub connector: &'a Connector,
+    /// Without the properties that only a worker can resolve.
+    pub connector: Connector,
     pub options: &'a Options,
     pub document: Document,
     pub secrets: BTreeMap<String, String>,
@@ -54,7 +55,7 @@ pub struct Work<'a> {
 /// Translates everything.
 pub fn translate(connector: &Connector, options: &Options) -> Translation {
     let mut work = Work {
-        connector,
+        connector: connector.clone(),
         options,
         document: Document::default(),
         secrets: BTreeMap::new(),
@@ -178,14 +179,20 @@ impl Work<'_> {
                 .skip(1)
                 .any(|rest| rest.split('}').next().is_some_and(|inside| inside.contains(':')))
         };
-        for (name, given) in &self.connector.properties {
-            if is_reference(&given.value) && !is_secret(name) {
-                self.judge(
-                    name,
-                    Fate::Unsupported,
-                    "it refers to a config provider, which only the Connect worker can ask: write the value itself, and import again",
-                );
-            }
+        let references: Vec<String> = self
+            .connector
+            .properties
+            .iter()
+            .filter(|(name, given)| is_reference(&given.value) && !is_secret(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in references {
+            self.judge(
+                &name,
+                Fate::Unsupported,
+                "it refers to a config provider, which only the Connect worker can ask: write the value itself, and import again",
+            );
+            self.connector.properties.remove(&name);
         }
     }
 
@@ -199,7 +206,9 @@ impl Work<'_> {
                 .filter(|(name, _)| find([property], name).is_some() && !self.done.contains(*name))
                 .map(|(name, given)| (name.clone(), given.clone()))
                 .collect();
-            let absent = property.always && !self.connector.properties.contains_key(property.name);
+            let absent = property.always
+                && !self.connector.properties.contains_key(property.name)
+                && !self.done.contains(property.name);
             let default = absent.then(|| {
                 let given = Given {
                     shown: format!("{}, by default", property.name),
@@ -235,23 +244,27 @@ impl Work<'_> {
             .map(|variable| (variable.clone(), "not known to the import".to_owned()))
             .collect();
         let preamble = self.preamble();
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> = Vec::new();
         let mut toml = self.document.to_toml(&preamble);
         while let Err(problems) = config::check_text(&toml, &variables) {
             let mut refused = false;
             for (key, message) in &problems {
                 for origin in self.document.remove(key) {
                     refused = true;
-                    let verdict = self.verdicts.iter_mut().find(|verdict| verdict.key == origin);
-                    if let Some(verdict) = verdict {
-                        verdict.fate = Fate::Unsupported;
-                        verdict.text = format!("{key} {message}");
+                    match self.verdicts.iter_mut().find(|verdict| verdict.key == origin) {
+                        Some(verdict) => {
+                            verdict.fate = Fate::Unsupported;
+                            verdict.text = format!("{key} {message}");
+                        }
+                        // Made of several, or from the command line: nothing can stand for it.
+                        None => missing.push(format!("{key} (from {origin}) {message}")),
                     }
                 }
             }
             toml = self.document.to_toml(&preamble);
             if !refused {
-                missing = problems.into_iter().map(|(key, message)| format!("{key} {message}")).collect();
+                let problems = problems.into_iter().map(|(key, message)| format!("{key} {message}"));
+                missing.extend(problems);
                 break;
             }
         }
