@@ -15,7 +15,7 @@ use crate::harness::decode::Decoder;
 use crate::harness::evidence::{Cells, Change, Commit, Evidence, Identity, Record};
 use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::headwater::{BINARY, Config};
-use crate::harness::kafka::Raw;
+use crate::harness::kafka::{self, Raw};
 use crate::harness::workload::{self, STEADY, Workload};
 use crate::harness::{http, until};
 
@@ -40,6 +40,8 @@ struct Printed {
 
 async fn in_the_middle_of_a_load(test: &mut Fixture, end: End) -> Result<()> {
     workload::create_tables(&test.database).await?;
+    // Debezium spreads records without a key over the partitions, Headwater keeps their order in one.
+    kafka::create_topic(&test.kafka.bootstrap, &test.topic("public.journal"), 1).await?;
     let mut debezium = Debezium::start(&test.database, &test.kafka, test.prefix(), test.directory.path())?;
     debezium.streaming(&test.database).await?;
     test.begin().await?;
@@ -339,6 +341,75 @@ fn without_fill_values(change: &mut Change, identity: &Identity) -> Result<()> {
         Ok(())
     };
     absent(before)
+}
+
+/// An offset as Connect keeps it in its topic.
+fn offset_of(prefix: &str, value: &str) -> (String, String) {
+    (format!("[\"{CONNECTOR}\",{{\"server\":\"{prefix}\"}}]"), value.to_owned())
+}
+
+/// No Debezium is needed for what an offset in Connect's topic can say.
+async fn offsets_are_checked(test: &mut Fixture) -> Result<()> {
+    test.capture("create table item (id int primary key, v text)", &["public.item"]).await?;
+    let topic = format!("offsets.{}", test.prefix());
+    kafka::create_topic(&test.kafka.bootstrap, &topic, 5).await?;
+    let (bootstrap, prefix) = (test.kafka.bootstrap.clone(), test.prefix().to_owned());
+    let stored = |value: &str| {
+        let (key, value) = offset_of(&prefix, value);
+        let other = r#"["billing",{"server":"billing"}]"#;
+        kafka::produce(&bootstrap, &topic, &[(&key, &value), (other, "{}")])
+    };
+    let check = |test: &Fixture, config: Config, more: &[&str], code: i32, words: &str| -> Result<()> {
+        let outcome = test.command(&[&["take-over", "--offsets-topic", &topic], more].concat(), &config)?;
+        let text = [outcome.stdout, outcome.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        ensure!(outcome.status.code() == Some(code) && text.contains(words), "not {code} '{words}': {text}");
+        Ok(())
+    };
+    let config = test.config();
+    check(test, config.clone(), &[], 71, "there is none of any connector")?;
+    stored(r#"{"lsn":1}"#)?;
+    check(test, config.clone(), &["--connector", "nobody"], 71, "there are those of")?;
+    check(test, config.clone(), &[], 31, "does not exist")?;
+    let create = |plugin: &str| {
+        format!("select pg_create_logical_replication_slot('{}', '{plugin}')", test.database.slot())
+    };
+    test.database.execute(&create("test_decoding")).await?;
+    check(test, config.clone(), &[], 38, "test_decoding")?;
+    let dropped = format!("select pg_drop_replication_slot('{}')", test.database.slot());
+    test.database.execute(&dropped).await?;
+    test.database.execute(&create("pgoutput")).await?;
+    test.database.execute("insert into item values (0, 'delivered by the other one')").await?;
+    check(test, config.clone(), &[], 32, "--adopt-slot")?;
+    stored(r#"{"lsn":9000000000000,"lsn_commit":1}"#)?;
+    check(test, config.clone(), &[], 34, "the server's WAL ends at")?;
+    stored(r#"{"lsn":5,"snapshot":"INITIAL","snapshot_completed":false}"#)?;
+    check(test, config.clone(), &[], 71, "initial snapshot")?;
+    let elsewhere = test.database.url().replace(&format!("/{prefix}"), "/postgres");
+    let position = test.database.lsn("select pg_current_wal_lsn()").await?;
+    stored(&format!(r#"{{"lsn":{position},"lsn_commit":{position},"txId":7}}"#))?;
+    check(test, config.clone().set("postgres.url", elsewhere), &[], 35, "belongs to the database")?;
+    check(test, config.clone(), &["--dry-run"], 0, "would be stored")?;
+    check(test, config.clone(), &[], 0, "is stored")?;
+    check(test, config.clone(), &[], 0, "is stored")?;
+    stored(&format!(r#"{{"lsn":{position},"lsn_commit":{},"txId":7}}"#, position - 8))?;
+    check(test, config.clone(), &[], 71, "--replace-checkpoint")?;
+    check(test, config.clone(), &["--replace-checkpoint"], 0, "is stored")?;
+    // What was delivered is not sent again, and nothing after it is left out.
+    test.begin().await?;
+    test.database.execute("insert into item values (1, 'one')").await?;
+    let mut headwater = test.start(config).await?;
+    test.database.execute("insert into item values (2, 'two')").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let report = test.check(Repeats::None).await?;
+    ensure!(report.records == 2, "{} records instead of 2", report.records);
+    Ok(())
+}
+
+#[test]
+fn what_an_offset_says_is_checked() {
+    on_shared("debezium_offsets", offsets_are_checked);
 }
 
 fn alone(name: &str, end: End) {
