@@ -68,13 +68,8 @@ mod tests {
     #[test]
     fn lists() {
         let check = |list: &str, expected: Result<&[&str], &str>| {
-            let globs = globs(list);
-            let globs = globs.as_ref().map(|globs| globs.iter().map(String::as_str).collect::<Vec<_>>());
-            assert_eq!(
-                globs,
-                expected.map(<[&str]>::to_vec).map_err(str::to_owned).as_ref().map(Vec::clone),
-                "{list}"
-            );
+            let expected = expected.map(|globs| globs.iter().map(|glob| (*glob).to_owned()).collect());
+            assert_eq!(globs(list), expected.map_err(str::to_owned), "{list}");
         };
         check("public.orders", Ok(&["public.orders"]));
         check(r"public\.orders , shop\.(.*)", Ok(&["public.orders", "shop.*"]));

@@ -191,7 +191,9 @@ fn every_property_of_debezium_is_in_the_table() {
 /// With each default and with nonsense: no panic, nothing unknown, and what comes out can be loaded.
 #[test]
 fn any_value_of_any_property_ends_in_a_configuration_that_loads() {
-    let base = source::read(&format!("{FIXTURES}/shop.json"), None, None).expect("the sample");
+    let mut base = source::read(&format!("{FIXTURES}/shop.json"), None, None).expect("the sample");
+    // A client with TLS reads the system's certificates, which takes long a thousand times.
+    base.properties.retain(|name, _| !name.starts_with("producer.override.s"));
     for property in property_table::all().filter(|property| !property.name.contains('*')) {
         for value in [property.default, "", "true", "17", "no such word", "a,b;c:d"] {
             // Without these there is nothing to load, and that is said.
