@@ -15,11 +15,13 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const FUNCTION_LINES_MAX: usize = 100;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("crates/pipeline/metrics.rs:new", "one entry per metric"),
+    ("crates/avro/types/mod.rs:connect_row", "one line per type and mode"),
+    ("crates/avro/tests/formats.rs:connect_lines", "one entry per line of the document"),
     ("crates/cli/config/tests.rs:wrong_files", "a table of wrong files and what is said of them"),
 ];
 
-/// The one setsockopt that no crate wraps, see `docs/ARCHITECTURE.md`.
-const UNSAFE_FILES: &[&str] = &["crates/pg/receive_low_water.rs"];
+/// The two calls that no crate wraps, see `docs/ARCHITECTURE.md`.
+const UNSAFE_FILES: &[&str] = &["crates/kafka/bootstrap.rs", "crates/pg/receive_low_water.rs"];
 
 /// Normal dependencies between our own crates. The root package, `cli`, may use them all.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -228,7 +230,7 @@ fn lengths_of_functions_are_measured() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_module() {
+fn unsafe_code_is_only_where_it_is_listed() {
     let mut problems = Vec::new();
     for (path, text) in sources() {
         let uses = text.lines().any(|line| {

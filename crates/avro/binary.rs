@@ -48,3 +48,11 @@ pub(crate) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     write_long(bytes.len() as i64, out);
     out.extend_from_slice(bytes);
 }
+
+/// Reads a number back; returns it with the bytes it took.
+pub(crate) fn read_long(bytes: &[u8]) -> (i64, usize) {
+    let length = bytes.iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    let groups = bytes.iter().take(length).rev();
+    let zigzag = groups.fold(0_u64, |value, byte| value << 7 | u64::from(byte & 0x7f));
+    ((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64), length)
+}

@@ -15,7 +15,7 @@ use headwater_pgoutput::{Column, Lsn, Tuple};
 
 use crate::binary;
 use crate::error::EncodeError;
-use crate::plan::{SchemaId, ValuePlan, check_len};
+use crate::plan::{ColumnPlan, Constants, SchemaId, ValueForm, ValuePlan, check_len};
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +74,25 @@ pub struct ChangeSource<'a> {
     pub xid: u32,
     /// Replication origin and the LSN that the commit had there.
     pub origin: Option<(&'a str, Lsn)>,
+    /// Its place among the changes of its transaction, where that is wanted.
+    pub place: Option<TransactionPlace>,
+}
+
+/// A change's place in its transaction: Debezium's `transaction` block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionPlace {
+    /// Among all changes of the transaction, from 1.
+    pub total_order: u64,
+    /// Among those of the same table, from 1.
+    pub data_collection_order: u64,
+}
+
+impl ChangeSource<'_> {
+    /// The transaction's name in blocks and in its topic. (Debezium's second half is the LSN of whatever it is at, so
+    /// that no two of a transaction's are equal; ours is the commit's.)
+    pub fn transaction_id(&self) -> String {
+        format!("{}:{}", self.xid, self.commit_lsn.0)
+    }
 }
 
 /// Branches of a union, as Avro writes their index.
@@ -84,7 +103,7 @@ const VALUE: u8 = 2;
 const ENVELOPE_BYTES: usize = 256;
 
 impl ValuePlan {
-    /// Appends the change in the registry's wire format.
+    /// Appends the change, Avro in the registry's wire format under this id.
     ///
     /// # Errors
     /// [`EncodeError`], and `out` is as it was.
@@ -94,31 +113,50 @@ impl ValuePlan {
         change: &Change<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
+        if let Some(json) = &self.json {
+            let mut avro = Vec::with_capacity(ENVELOPE_BYTES);
+            self.write_value(change, &mut avro)?;
+            json.write(&avro, out);
+            return Ok(());
+        }
         let start = out.len();
         out.reserve(ENVELOPE_BYTES);
         binary::write_header(id, out);
-        let result = self.write_rows(change, out);
+        let result = self.write_value(change, out);
         if result.is_err() {
             out.truncate(start);
-            return result;
         }
-        self.write_envelope(change, out);
+        result
+    }
+
+    #[inline]
+    fn write_value(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match &self.form {
+            ValueForm::Envelope(constants) => {
+                self.write_rows(change, out)?;
+                constants.write_envelope(change, out);
+            }
+            ValueForm::Flat(flat) => {
+                self.write_present_row(change, out)?;
+                flat.write(change, out);
+            }
+        }
         Ok(())
     }
 
     #[inline]
     fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match change.before {
-            Some(before) if change.op != Op::Create && change.before_is_full => {
-                self.write_row(before, None, out)?
+            Some(before) if change.op != Op::Create => {
+                out.push(VALUE);
+                self.write_old_row(before, change.before_is_full, out)?
             }
-            Some(before) if change.op != Op::Create => self.write_identity(before, out)?,
             _ => out.push(NULL),
         }
         match change.after {
-            Some(after) => {
-                let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
-                self.write_row(after, old, out)
+            Some(_) => {
+                out.push(VALUE);
+                self.write_new_row(change, out)
             }
             None => {
                 out.push(NULL);
@@ -127,49 +165,72 @@ impl ValuePlan {
         }
     }
 
+    /// The one row of a flat record: the new one, or a delete's old one.
+    fn write_present_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        match (change.after, change.before) {
+            (None, Some(before)) => self.write_old_row(before, change.before_is_full, out),
+            _ => self.write_new_row(change, out),
+        }
+    }
+
     #[inline]
-    fn write_row(
-        &self,
-        tuple: &Tuple<'_>,
-        old: Option<Old<'_>>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
-        check_len(tuple, self.columns.len())?;
-        out.push(VALUE);
-        for (index, (plan, column)) in self.columns.iter().zip(tuple.columns()).enumerate() {
+    fn write_new_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let Some(after) = change.after else { return Ok(()) };
+        let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
+        self.write_columns(after, out, |index, plan, column, out| {
             let column = match (column, old) {
                 (Column::Unchanged, Some(old)) => old.value(index, plan.in_identity),
                 (column, _) => column,
             };
-            plan.write(column, out)?;
-        }
-        Ok(())
+            plan.write(column, out)
+        })
     }
 
-    /// An old row of which only the identity was sent.
+    /// An old row; if it isn't full, only the identity was sent.
     #[inline]
-    fn write_identity(&self, tuple: &Tuple<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        check_len(tuple, self.columns.len())?;
-        out.push(VALUE);
-        for (plan, column) in self.columns.iter().zip(tuple.columns()) {
-            match column {
-                Column::Null if !plan.in_identity => plan.write_absent(out)?,
-                column => plan.write(column, out)?,
-            }
-        }
-        Ok(())
+    fn write_old_row(&self, tuple: &Tuple<'_>, is_full: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.write_columns(tuple, out, |_, plan, column, out| match column {
+            Column::Null if !is_full && !plan.in_identity => plan.write_absent(out),
+            column => plan.write(column, out),
+        })
     }
 
+    /// Shows each column that is written to `write`, with its place in the tuple.
+    #[inline]
+    fn write_columns<'t>(
+        &self,
+        tuple: &Tuple<'t>,
+        out: &mut Vec<u8>,
+        write: impl Fn(usize, &ColumnPlan, Column<'t>, &mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        check_len(tuple, self.tuple_len)?;
+        let columns = tuple.columns().enumerate();
+        match &self.chosen {
+            None => self
+                .columns
+                .iter()
+                .zip(columns)
+                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
+            Some(chosen) => self
+                .columns
+                .iter()
+                .zip(columns.filter(|(index, _)| chosen[*index]))
+                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
+        }
+    }
+}
+
+impl Constants {
     #[inline]
     fn write_envelope(&self, change: &Change<'_>, out: &mut Vec<u8>) {
         let source = change.source;
         let times = Times::new(source.commit_unix_micros);
-        out.extend_from_slice(&self.constants.before_ts_ms);
+        out.extend_from_slice(&self.before_ts_ms);
         out.extend_from_slice(times.ms());
-        out.extend_from_slice(&self.constants.before_sequence);
+        out.extend_from_slice(&self.before_sequence);
         write_sequence(source.commit_lsn, source.lsn, out);
         out.extend_from_slice(times.us_and_ns());
-        out.extend_from_slice(&self.constants.before_tx_id);
+        out.extend_from_slice(&self.before_tx_id);
         write_positions(change, out);
         out.extend_from_slice(times.all());
     }
@@ -194,9 +255,25 @@ fn write_positions(change: &Change<'_>, out: &mut Vec<u8>) {
         bytes[0] = NULL;
         transaction = 0;
     }
+    let op = change.op.code().as_bytes()[0];
+    if let Some(place) = source.place {
+        out.extend_from_slice(&bytes[..transaction]);
+        write_block(source, place, out);
+        out.extend_from_slice(&[2, op]);
+        return;
+    }
     bytes[transaction + 1] = 2; // length 1
-    bytes[transaction + 2] = change.op.code().as_bytes()[0];
+    bytes[transaction + 2] = op;
     out.extend_from_slice(&bytes[..transaction + 3]);
+}
+
+/// The `transaction` block with its branch.
+#[cold]
+pub(crate) fn write_block(source: &ChangeSource<'_>, place: TransactionPlace, out: &mut Vec<u8>) {
+    out.push(VALUE);
+    binary::write_bytes(source.transaction_id().as_bytes(), out);
+    binary::write_long(place.total_order as i64, out);
+    binary::write_long(place.data_collection_order as i64, out);
 }
 
 /// The old tuple, for the values that an update left alone.
@@ -219,7 +296,7 @@ impl<'a> Old<'a> {
 }
 
 /// The commit time in three units as they end an envelope; `source` has the same bytes in other places.
-struct Times {
+pub(crate) struct Times {
     /// `VALUE ms VALUE us VALUE ns`
     bytes: [u8; 3 + 3 * binary::VARINT_BYTES_MAX],
     ms_end: usize,
@@ -228,7 +305,7 @@ struct Times {
 
 impl Times {
     #[inline]
-    fn new(unix_micros: i64) -> Times {
+    pub(crate) fn new(unix_micros: i64) -> Times {
         let mut bytes = [VALUE; 3 + 3 * binary::VARINT_BYTES_MAX];
         let ms_end = binary::put_long(unix_micros.div_euclid(1000), &mut bytes, 1);
         let us_end = binary::put_long(unix_micros, &mut bytes, ms_end + 1);
@@ -239,11 +316,11 @@ impl Times {
     }
 
     /// `ms` without the branch: `source.ts_ms` is no union.
-    fn ms(&self) -> &[u8] {
+    pub(crate) fn ms(&self) -> &[u8] {
         &self.bytes[1..self.ms_end]
     }
 
-    fn us_and_ns(&self) -> &[u8] {
+    pub(crate) fn us_and_ns(&self) -> &[u8] {
         &self.bytes[self.ms_end..self.end]
     }
 
@@ -253,7 +330,7 @@ impl Times {
 }
 
 /// LSNs are below 2^63: a log of eight exabytes is further away than any other limit.
-fn signed(lsn: Lsn) -> i64 {
+pub(crate) fn signed(lsn: Lsn) -> i64 {
     lsn.0 as i64
 }
 
@@ -262,7 +339,7 @@ const SEQUENCE_BYTES_MAX: usize = 1 + 2 * U64_DIGITS_MAX + br#"["",""]"#.len();
 
 /// The string `["<commit LSN>","<row LSN>"]`, both in decimal, written from its end.
 #[inline]
-fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
+pub(crate) fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
     let mut bytes = [0; SEQUENCE_BYTES_MAX];
     let at = put_before(br#""]"#, &mut bytes, SEQUENCE_BYTES_MAX);
     let at = put_decimal_before(lsn.0, &mut bytes, at);

@@ -30,6 +30,55 @@ pub enum SchemaError {
         /// Its Postgres type.
         type_name: String,
     },
+    /// A mask that the column's type has no form for.
+    #[error(
+        "column \"{column}\" of {table} is of type {type_name}, of which a part would look like another value; \
+         mask it with hash, fixed:<text> or null"
+    )]
+    MaskOfType {
+        /// `schema.table`
+        table: String,
+        /// The column.
+        column: String,
+        /// Its Postgres type.
+        type_name: String,
+    },
+    /// A mask that gives different rows the same key.
+    #[error(
+        "column \"{column}\" of {table} is in the key, and this mask would give different rows the same key; \
+         mask it with hash, or except this table with the mask none"
+    )]
+    MaskInKey {
+        /// `schema.table`
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A metadata field with the name of a column or of another one.
+    #[error("{table} already has a field \"{name}\"; choose another metadata_prefix or name")]
+    MetadataCollides {
+        /// `schema.table`
+        table: String,
+        /// The name of both.
+        name: String,
+    },
+    /// Flat records with tombstones for deletes, of a table without a key.
+    #[error(
+        "{table} has no key, so a tombstone can't say which row was deleted; give it a primary key, or choose \
+         flat_deletes = \"rewrite\" or \"drop\""
+    )]
+    DeletesWithoutKey {
+        /// `schema.table`
+        table: String,
+    },
+    /// A row filter that can't be applied to the table.
+    #[error("row_filter of {table}: {what}")]
+    Filter {
+        /// `schema.table`
+        table: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// The description names a key column that it doesn't have.
     #[error("the key of {table} names column number {index}, but the table has {columns}")]
     KeyOutOfRange {

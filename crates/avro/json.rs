@@ -9,36 +9,140 @@ use std::io::Write;
 
 use headwater_pgoutput::{Column, Tuple};
 
-use crate::description::{PgType, TableDescription};
+use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::encode::Change;
+use crate::error::SchemaError;
+use crate::mask::{self, Masking};
+use crate::record_settings::RecordSettings;
+use crate::schema;
+
+/// How the rows of a table become lines: which columns they show, under which names, and what hides values.
+#[derive(Debug, Clone)]
+pub struct LinePlan {
+    /// One per column of the tuple; none for what is left out.
+    columns: Vec<Option<LineColumn>>,
+}
+
+#[derive(Debug, Clone)]
+struct LineColumn {
+    name: String,
+    masking: Option<Masking>,
+}
+
+impl LinePlan {
+    /// Compiles the choices of columns; forms and envelopes have no meaning for lines.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if a mask has no form for its column.
+    pub fn new(table: &TableDescription, records: &RecordSettings) -> Result<LinePlan, SchemaError> {
+        let column = |column: &ColumnDescription| {
+            if !records.columns_include.cover(&column.name) || records.columns_exclude.cover(&column.name) {
+                return Ok(None);
+            }
+            let masking = match records.masks.of(&column.name) {
+                None => None,
+                Some(mask) => {
+                    let masking = Masking::new(mask, &column.pg_type, &records.mask_salt);
+                    Some(masking.ok_or_else(|| SchemaError::MaskOfType {
+                        table: schema::full_name(table),
+                        column: column.name.clone(),
+                        type_name: column.type_name.clone(),
+                    })?)
+                }
+            };
+            Ok(Some(LineColumn { name: records.renames.of(&column.name).to_owned(), masking }))
+        };
+        Ok(LinePlan { columns: table.columns.iter().map(column).collect::<Result<_, _>>()? })
+    }
+
+    fn whole(table: &TableDescription) -> LinePlan {
+        let column =
+            |column: &ColumnDescription| Some(LineColumn { name: column.name.clone(), masking: None });
+        LinePlan { columns: table.columns.iter().map(column).collect() }
+    }
+
+    /// Appends one line without the line feed:
+    /// `{"op":"u","before":{…},"after":{…},"source":{"schema":…,"table":…,"ts_us":…,"commit_lsn":"0/1","lsn":"0/1","txId":1}}`.
+    ///
+    /// `before` has the columns that the old tuple really carries: only the replica identity's unless it is full.
+    /// `source` ends with `origin` and `origin_lsn` if the transaction came from elsewhere.
+    pub fn write(&self, table: &TableDescription, change: &Change<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"op\":\"");
+        out.extend_from_slice(change.op.code().as_bytes());
+        out.extend_from_slice(b"\",\"before\":");
+        match change.before {
+            Some(before) => {
+                let carries = |index: usize| change.before_is_full || table.columns[index].in_identity;
+                self.write_row(table, before, carries, out);
+            }
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"after\":");
+        match change.after {
+            Some(after) => self.write_row(table, after, |_| true, out),
+            None => out.extend_from_slice(b"null"),
+        }
+        write_source(table, change, out);
+    }
+
+    fn write_row(
+        &self,
+        table: &TableDescription,
+        tuple: &Tuple<'_>,
+        carries: impl Fn(usize) -> bool,
+        out: &mut Vec<u8>,
+    ) {
+        out.push(b'{');
+        let start = out.len();
+        let separate = |out: &mut Vec<u8>| {
+            if out.len() > start {
+                out.push(b',');
+            }
+        };
+        let mut unchanged = Vec::new();
+        let columns = self.columns.iter().zip(tuple.columns()).zip(&table.columns).enumerate();
+        for (index, ((shown, column), described)) in columns {
+            let Some(shown) = shown.as_ref().filter(|_| carries(index)) else { continue };
+            if column == Column::Unchanged {
+                unchanged.push(shown.name.as_str());
+                continue;
+            }
+            separate(out);
+            write_string(shown.name.as_bytes(), out);
+            out.push(b':');
+            match column {
+                Column::Text(text) => write_shown(&described.pg_type, shown.masking.as_ref(), text, out),
+                Column::Binary(bytes) => write_string(bytes, out),
+                Column::Null | Column::Unchanged => out.extend_from_slice(b"null"),
+            }
+        }
+        if !unchanged.is_empty() {
+            separate(out);
+            out.extend_from_slice(b"\"unchanged\":[");
+            for (position, name) in unchanged.iter().enumerate() {
+                if position > 0 {
+                    out.push(b',');
+                }
+                write_string(name.as_bytes(), out);
+            }
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+}
 
 /// Appends `{"column":value,…}`. If a column's value is an unchanged TOAST one, the object is
 /// `{"column":value,…,"unchanged":["column",…]}` without those columns.
 pub fn write_json_row(table: &TableDescription, tuple: &Tuple<'_>, out: &mut Vec<u8>) {
-    write_row(table, tuple, |_| true, out);
+    LinePlan::whole(table).write_row(table, tuple, |_| true, out);
 }
 
-/// Appends one line without the line feed:
-/// `{"op":"u","before":{…},"after":{…},"source":{"schema":…,"table":…,"ts_us":…,"commit_lsn":"0/1","lsn":"0/1","txId":1}}`.
-///
-/// `before` has the columns that the old tuple really carries: only the replica identity's unless it is full.
-/// `source` ends with `origin` and `origin_lsn` if the transaction came from elsewhere.
+/// Appends one line as [`LinePlan::write`] does, of the whole row as it is.
 pub fn write_json_change(table: &TableDescription, change: &Change<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"op\":\"");
-    out.extend_from_slice(change.op.code().as_bytes());
-    out.extend_from_slice(b"\",\"before\":");
-    match change.before {
-        Some(before) => {
-            let carries = |index: usize| change.before_is_full || table.columns[index].in_identity;
-            write_row(table, before, carries, out);
-        }
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(b",\"after\":");
-    match change.after {
-        Some(after) => write_json_row(table, after, out),
-        None => out.extend_from_slice(b"null"),
-    }
+    LinePlan::whole(table).write(table, change, out);
+}
+
+fn write_source(table: &TableDescription, change: &Change<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"source\":{\"schema\":");
     write_string(table.schema.as_bytes(), out);
     out.extend_from_slice(b",\"table\":");
@@ -59,49 +163,15 @@ pub fn write_json_change(table: &TableDescription, change: &Change<'_>, out: &mu
     out.extend_from_slice(b"}}");
 }
 
-fn write_row(
-    table: &TableDescription,
-    tuple: &Tuple<'_>,
-    carries: impl Fn(usize) -> bool,
-    out: &mut Vec<u8>,
-) {
-    out.push(b'{');
-    let start = out.len();
-    let separate = |out: &mut Vec<u8>| {
-        if out.len() > start {
-            out.push(b',');
-        }
-    };
-    let mut unchanged = Vec::new();
-    for (index, (described, column)) in table.columns.iter().zip(tuple.columns()).enumerate() {
-        if !carries(index) {
-            continue;
-        }
-        if column == Column::Unchanged {
-            unchanged.push(described.name.as_str());
-            continue;
-        }
-        separate(out);
-        write_string(described.name.as_bytes(), out);
-        out.push(b':');
-        match column {
-            Column::Text(text) => write_value(&described.pg_type, text, out),
-            Column::Binary(bytes) => write_string(bytes, out),
-            Column::Null | Column::Unchanged => out.extend_from_slice(b"null"),
-        }
+/// Appends one value, or what its mask makes of it.
+pub(crate) fn write_shown(pg_type: &PgType, masking: Option<&Masking>, text: &[u8], out: &mut Vec<u8>) {
+    match masking {
+        None => write_value(pg_type, text, out),
+        Some(masking) => match mask::masked_text(masking, text) {
+            Some(masked) => write_string(&masked, out),
+            None => out.extend_from_slice(b"null"),
+        },
     }
-    if !unchanged.is_empty() {
-        separate(out);
-        out.extend_from_slice(b"\"unchanged\":[");
-        for (position, name) in unchanged.iter().enumerate() {
-            if position > 0 {
-                out.push(b',');
-            }
-            write_string(name.as_bytes(), out);
-        }
-        out.push(b']');
-    }
-    out.push(b'}');
 }
 
 /// Appends one value, a JSON scalar where that loses nothing.
@@ -170,7 +240,10 @@ fn write_escaped(text: &str, out: &mut Vec<u8>) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            _ => write_formatted(format_args!("\\u{byte:04x}"), out),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            // Jackson's spelling: the bytes of a JSON key decide its partition.
+            _ => write_formatted(format_args!("\\u{byte:04X}"), out),
         }
     }
     out.extend_from_slice(&text.as_bytes()[plain..]);

@@ -12,34 +12,65 @@
 //!
 //! The modules in reading order:
 
+mod column_choice;
 mod description;
 mod error;
+mod glob;
 mod name_adjustment;
 mod record_settings;
 mod types;
 
 mod binary;
 mod encode;
+mod flat;
+mod mask;
 mod plan;
+mod row_filter;
 mod schema;
 mod type_schema;
 
 mod bare;
+mod enum_labels;
 mod json;
+mod json_form;
+mod json_schema;
+mod logical_message;
 mod plain;
 pub mod registry;
+mod transaction_metadata;
+
+mod same_bytes;
+mod schema_diff;
+mod subject;
 
 pub use bare::BarePlan;
+pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
 pub use description::{ColumnDescription, PgType, TableDescription};
-pub use encode::{Change, ChangeSource, Op};
+pub use encode::{Change, ChangeSource, Op, TransactionPlace};
+pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
-pub use json::{write_json_change, write_json_row};
+pub use flat::{MetadataField, MetadataFields};
+pub use glob::glob_matches;
+pub use json::{LinePlan, write_json_change, write_json_row};
+pub use logical_message::{
+    LogicalMessage, MESSAGE_KEY_JSON, encode_message, encode_message_key, message_value_json,
+    write_json_message,
+};
 pub use name_adjustment::{field_name, namespace, topic_name};
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};
-pub use plan::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
+pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, Envelope, FlatDeletes,
+    HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordEncoding,
+    RecordOverrides, RecordSettings, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
+pub use row_filter::{FilterPlan, RowFilter};
+pub use same_bytes::first_difference;
 pub use schema::FORMAT_VERSION;
+pub use schema_diff::field_changes;
+pub use subject::{RecordPart, SubjectStrategy};
+pub use transaction_metadata::{
+    TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, encode_transaction,
+    encode_transaction_key, write_json_transaction,
+};
 pub use types::is_placeholder;

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::binary;
 use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::{EncodeError, Reason, SchemaError};
+use crate::flat::{self, FlatPlan};
 use crate::json;
-use crate::record_settings::RecordSettings;
+use crate::json_form::JsonForm;
+use crate::mask::{self, Masking};
+use crate::record_settings::{Envelope, FlatDeletes, RecordEncoding, RecordSettings};
 use crate::schema::{self, FORMAT_VERSION, Field};
 use crate::types::{self, Encoding};
 
@@ -60,6 +63,8 @@ pub(crate) enum NullBranch {
     First,
     /// `[T, "null"]`: the default must be of the first branch.
     Last,
+    /// `["null", T]`, of which no value is ever written.
+    Always,
 }
 
 /// Columns whose type only the database knows, so that their values are text without a meaning of their own.
@@ -89,9 +94,12 @@ impl ColumnPlan {
             in_identity: column.in_identity,
             null: field.null,
             encoding: field.row.encoding.clone(),
-            placeholder: types::placeholder(&field.row.unchanged, records),
+            placeholder: match field.masking.as_ref().and_then(mask::placeholder) {
+                Some(masked) => Some(masked),
+                None => types::placeholder(&field.row.unchanged, records),
+            },
             absent: match field.null {
-                NullBranch::First => Some(vec![0]),
+                NullBranch::First | NullBranch::Always => Some(vec![0]),
                 NullBranch::Last => Some(vec![2]),
                 NullBranch::None => field.made_up.clone(),
             },
@@ -140,14 +148,14 @@ impl ColumnPlan {
         match self.null {
             NullBranch::None => {}
             NullBranch::First => out.push(2),
-            NullBranch::Last => out.push(0),
+            NullBranch::Last | NullBranch::Always => out.push(0),
         }
     }
 
     #[inline]
     fn write_null(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self.null {
-            NullBranch::First => out.push(0),
+            NullBranch::First | NullBranch::Always => out.push(0),
             NullBranch::Last => out.push(2),
             NullBranch::None => {
                 return Err(EncodeError::UnexpectedNull {
@@ -181,16 +189,27 @@ pub struct KeyPlan {
     schema_json: String,
     /// Key columns in key order, each with its place in the tuple.
     columns: Vec<(usize, ColumnPlan)>,
-    /// The same columns by name, for [`KeyPlan::write_json`].
-    names: Vec<(String, ColumnDescription)>,
+    /// The same columns for [`KeyPlan::write_json`].
+    shown: Vec<ShownKeyColumn>,
     tuple_len: usize,
+    /// None for Avro.
+    json: Option<Box<JsonForm>>,
+}
+
+/// A key column in a header.
+#[derive(Debug, Clone)]
+struct ShownKeyColumn {
+    name: String,
+    pg_type: PgType,
+    masking: Option<Masking>,
 }
 
 impl KeyPlan {
     /// `None` if the table has no key: its records have none either.
     ///
     /// # Errors
-    /// [`SchemaError`] if the key names columns that aren't there, or if two of them get the same Avro name.
+    /// [`SchemaError`] if the key names columns that aren't there, if two of them get the same name, or if a mask
+    /// would make keys alike.
     pub fn new(
         table: &TableDescription,
         source: &SourceSettings,
@@ -200,24 +219,34 @@ impl KeyPlan {
             return Ok(None);
         }
         let fields = schema::key_fields(table, records)?;
-        let column = |(index, field): (&usize, &Field)| {
-            (*index, ColumnPlan::new(&table.columns[*index], field, records))
+        let column =
+            |field: &Field| (field.index, ColumnPlan::new(&table.columns[field.index], field, records));
+        let shown = |field: &Field| ShownKeyColumn {
+            name: field.name.clone(),
+            pg_type: table.columns[field.index].pg_type.clone(),
+            masking: field.masking.clone(),
         };
-        let name = |(index, field): (&usize, &Field)| (field.name.clone(), table.columns[*index].clone());
+        let schema_json = schema::key_json(table, &fields, source, records);
         Ok(Some(KeyPlan {
-            schema_json: schema::key_json(table, &fields, source, records),
-            columns: table.key.iter().zip(&fields).map(column).collect(),
-            names: table.key.iter().zip(&fields).map(name).collect(),
+            columns: fields.iter().map(column).collect(),
+            shown: fields.iter().map(shown).collect(),
             tuple_len: table.columns.len(),
+            json: json_form(&schema_json, records.key_encoding),
+            schema_json,
         }))
     }
 
-    /// The schema to register.
+    /// The schema to register, if keys are Avro.
     pub fn schema_json(&self) -> &str {
         &self.schema_json
     }
 
-    /// Appends the key of this tuple in the registry's wire format.
+    /// Whether keys are Avro, under the id of a registered schema.
+    pub fn is_avro(&self) -> bool {
+        self.json.is_none()
+    }
+
+    /// Appends the key of this tuple, Avro in the registry's wire format under this id.
     ///
     /// # Errors
     /// [`EncodeError`], and `out` is as it was: a key column that is null, absent or doesn't fit its type.
@@ -238,16 +267,29 @@ impl KeyPlan {
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         check_len(tuple, self.tuple_len)?;
+        if let Some(json) = &self.json {
+            let mut avro = Vec::new();
+            self.write_columns(tuple, old, &mut avro)?;
+            json.write(&avro, out);
+            return Ok(());
+        }
         let start = out.len();
         binary::write_header(id, out);
-        let result = self
-            .columns
-            .iter()
-            .try_for_each(|(index, plan)| plan.write_key(key_column(*index, tuple, old), out));
+        let result = self.write_columns(tuple, old, out);
         if result.is_err() {
             out.truncate(start);
         }
         result
+    }
+
+    #[inline]
+    fn write_columns(
+        &self,
+        tuple: &Tuple<'_>,
+        old: Option<&Tuple<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        self.columns.iter().try_for_each(|(index, plan)| plan.write_key(key_column(*index, tuple, old), out))
     }
 
     /// Whether any key column differs between the two, byte by byte. An unchanged TOAST value doesn't.
@@ -280,14 +322,14 @@ impl KeyPlan {
         check_len(tuple, self.tuple_len)?;
         let start = out.len();
         out.push(b'{');
-        for (position, ((index, plan), (name, column))) in self.columns.iter().zip(&self.names).enumerate() {
+        for (position, ((index, plan), shown)) in self.columns.iter().zip(&self.shown).enumerate() {
             if position > 0 {
                 out.push(b',');
             }
-            json::write_string(name.as_bytes(), out);
+            json::write_string(shown.name.as_bytes(), out);
             out.push(b':');
             match key_column(*index, tuple, old) {
-                Column::Text(text) => json::write_value(&column.pg_type, text, out),
+                Column::Text(text) => json::write_shown(&shown.pg_type, shown.masking.as_ref(), text, out),
                 Column::Null => out.extend_from_slice(b"null"),
                 other => {
                     out.truncate(start);
@@ -337,8 +379,33 @@ fn key_column<'a>(index: usize, tuple: &Tuple<'a>, old: Option<&Tuple<'a>>) -> C
 #[derive(Debug, Clone)]
 pub struct ValuePlan {
     schema_json: String,
+    /// The columns that are written, in the order of the tuple.
     pub(crate) columns: Vec<ColumnPlan>,
-    pub(crate) constants: Constants,
+    /// Their places in the tuple; none if they are all of them.
+    pub(crate) chosen: Option<Vec<bool>>,
+    pub(crate) tuple_len: usize,
+    pub(crate) form: ValueForm,
+    /// None for Avro.
+    pub(crate) json: Option<Box<JsonForm>>,
+    deletes: Deletes,
+}
+
+/// What a value is made of.
+#[derive(Debug, Clone)]
+pub(crate) enum ValueForm {
+    /// Debezium's envelope.
+    Envelope(Constants),
+    /// The columns and metadata.
+    Flat(FlatPlan),
+}
+
+/// The records of a delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletes {
+    /// A record with a value.
+    pub record: bool,
+    /// A tombstone; `None` leaves it to the pipeline's setting.
+    pub tombstone: Option<bool>,
 }
 
 /// The parts of a value that are the same in every record of a table, between the parts that differ.
@@ -356,30 +423,72 @@ impl ValuePlan {
     /// Compiles the description.
     ///
     /// # Errors
-    /// [`SchemaError`] if two columns get the same Avro name.
+    /// [`SchemaError`] if two columns get the same name, or if something that was asked for has no form.
     pub fn new(
         table: &TableDescription,
         source: &SourceSettings,
         records: &RecordSettings,
     ) -> Result<ValuePlan, SchemaError> {
         let fields = schema::value_fields(table, records)?;
-        let columns = table
-            .columns
-            .iter()
-            .zip(&fields)
-            .map(|(column, field)| ColumnPlan::new(column, field, records))
-            .collect();
+        let deletes = deletes(table, records)?;
+        let schema_json = schema::value_json(table, &fields, source, records)?;
+        let column = |field: &Field| ColumnPlan::new(&table.columns[field.index], field, records);
+        let chosen = (fields.len() < table.columns.len()).then(|| {
+            let is_chosen = |index: usize| fields.iter().any(|field| field.index == index);
+            (0..table.columns.len()).map(is_chosen).collect()
+        });
         Ok(ValuePlan {
-            schema_json: schema::envelope_json(table, &fields, source, records),
-            columns,
-            constants: Constants::new(table, source),
+            columns: fields.iter().map(column).collect(),
+            chosen,
+            tuple_len: table.columns.len(),
+            form: match records.envelope {
+                Envelope::Debezium => ValueForm::Envelope(Constants::new(table, source)),
+                Envelope::Flat => {
+                    ValueForm::Flat(FlatPlan::new(&table.schema, &table.table, source, records))
+                }
+            },
+            json: json_form(&schema_json, records.value_encoding),
+            deletes,
+            schema_json,
         })
     }
 
-    /// The schema to register.
+    /// The schema to register, if values are Avro.
     pub fn schema_json(&self) -> &str {
         &self.schema_json
     }
+
+    /// Whether values are Avro, under the id of a registered schema.
+    pub fn is_avro(&self) -> bool {
+        self.json.is_none()
+    }
+
+    /// Which records a delete has.
+    pub fn deletes(&self) -> Deletes {
+        self.deletes
+    }
+}
+
+fn json_form(schema_json: &str, encoding: RecordEncoding) -> Option<Box<JsonForm>> {
+    let with_schema = match encoding {
+        RecordEncoding::Avro => return None,
+        RecordEncoding::Json => false,
+        RecordEncoding::JsonSchemaEnvelope => true,
+    };
+    Some(Box::new(JsonForm::new(schema_json, with_schema)))
+}
+
+/// A tombstone needs a key: a keyless table whose old rows are sent would lose its deletes.
+fn deletes(table: &TableDescription, records: &RecordSettings) -> Result<Deletes, SchemaError> {
+    if records.envelope == Envelope::Debezium {
+        return Ok(Deletes { record: true, tombstone: None });
+    }
+    if records.flat_deletes == FlatDeletes::Tombstone && table.key.is_empty() && table.has_full_identity() {
+        return Err(SchemaError::DeletesWithoutKey { table: schema::full_name(table) });
+    }
+    let tombstone =
+        matches!(records.flat_deletes, FlatDeletes::Tombstone | FlatDeletes::RewriteWithTombstone);
+    Ok(Deletes { record: flat::rewrites_deletes(records), tombstone: Some(tombstone) })
 }
 
 impl Constants {

@@ -3,6 +3,10 @@
 //! [`RecordSettings`] is complete; a [`RecordOverrides`] holds what some tables have otherwise. Both come out of one
 //! table below: a new choice is one line there (and one in the command's table of settings).
 
+use crate::column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, MaskSalt};
+use crate::flat::MetadataFields;
+use crate::row_filter::RowFilter;
+
 /// Declares choices among words, spelt as in the configuration.
 macro_rules! choices {
     ($( $(#[$doc:meta])* $Type:ident { $( $(#[$variant_doc:meta])* $Variant:ident = $word:literal ),* $(,)? } )*) => { $(
@@ -16,6 +20,7 @@ macro_rules! choices {
         }
     )* };
 }
+pub(crate) use choices;
 
 choices! {
     /// Which Avro forms values get.
@@ -90,12 +95,62 @@ choices! {
         /// Refused.
         Halt = "halt",
     }
+    /// What becomes of a TRUNCATE.
+    TruncateHandling {
+        /// Counted, and no record.
+        Skip = "skip",
+        /// A record with `op` `t` and neither row nor key.
+        Emit = "emit",
+        /// Refused: whoever keeps a copy of the table would go on with what is gone.
+        Halt = "halt",
+    }
+    /// The record key of a table that has none.
+    KeylessKey {
+        /// None: its records go to one partition, or where `partition_columns` say.
+        None = "none",
+        /// All columns. A row that changes is a delete of the one key and a create of the other, then.
+        FullRow = "full_row",
+    }
+    /// What a change record looks like.
+    Envelope {
+        /// Debezium's: `before`, `after`, `source`, `op`, times.
+        Debezium = "debezium",
+        /// The columns, as Debezium's transform ExtractNewRecordState leaves them, and metadata fields.
+        Flat = "flat",
+    }
+    /// What a delete is under the flat envelope: `delete.tombstone.handling.mode`.
+    FlatDeletes {
+        /// A tombstone.
+        Tombstone = "tombstone",
+        /// The old row, marked by a field `__deleted`.
+        Rewrite = "rewrite",
+        /// The old row, then a tombstone.
+        RewriteWithTombstone = "rewrite-with-tombstone",
+        /// Nothing.
+        Drop = "drop",
+    }
+    /// How a record's key or value is written.
+    RecordEncoding {
+        /// Avro behind a schema id.
+        Avro = "avro",
+        /// JSON, as Connect's JsonConverter writes it without schemas.
+        Json = "json",
+        /// JSON beside its schema, as Connect's JsonConverter writes it by default.
+        JsonSchemaEnvelope = "json_schema_envelope",
+    }
     /// Columns that an old row doesn't carry.
     AbsentBefore {
         /// Null; such columns are nullable in the schema.
         Null = "null",
         /// Debezium's made-up values where the column is NOT NULL.
         Debezium = "debezium",
+    }
+    /// What becomes of a schema that the registry refuses as incompatible.
+    OnIncompatible {
+        /// Nothing goes on.
+        Halt = "halt",
+        /// The subject's compatibility level is set to NONE.
+        SetCompatibilityNone = "set_compatibility_none",
     }
 }
 
@@ -117,9 +172,22 @@ macro_rules! record_settings {
         pub struct RecordOverrides { $( $(#[$doc])* pub $name: Option<$Type>, )* }
 
         impl RecordOverrides {
-            /// Puts what is there in the place of what was.
+            /// The choices of columns that a complete setting makes.
+            pub fn of_columns(settings: &RecordSettings) -> RecordOverrides {
+                RecordOverrides {
+                    columns_include: Some(settings.columns_include.clone()),
+                    columns_exclude: Some(settings.columns_exclude.clone()),
+                    renames: Some(settings.renames.clone()),
+                    masks: Some(settings.masks.clone()),
+                    ..RecordOverrides::default()
+                }
+            }
+
+            /// Puts what is there in the place of what was; masks are added to those that were.
             pub fn apply_to(&self, settings: &mut RecordSettings) {
+                let masks_of_all = std::mem::take(&mut settings.masks);
                 $( if let Some(value) = &self.$name { settings.$name.clone_from(value); } )*
+                settings.masks = masks_of_all.under(std::mem::take(&mut settings.masks));
             }
         }
     };
@@ -146,10 +214,48 @@ record_settings! {
     unknown_types: UnknownTypes = UnknownTypes::Text,
     /// Columns that an old row doesn't carry.
     absent_before: AbsentBefore = AbsentBefore::Null,
+    /// The record key's columns; those of primary key or replica identity where there are none here.
+    message_key_columns: ColumnList = ColumnList::default(),
+    /// The record key of a table that has none.
+    keyless_key: KeylessKey = KeylessKey::None,
+    /// What chooses the partition instead of the whole key.
+    partition_columns: ColumnList = ColumnList::default(),
+    /// What becomes of a TRUNCATE.
+    truncate: TruncateHandling = TruncateHandling::Skip,
     /// What stands for an unchanged TOAST value whose old value isn't at hand; after `hex:` it is bytes in
     /// hexadecimal.
     unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
+    /// Schemas that the registry refuses as incompatible.
+    on_incompatible: OnIncompatible = OnIncompatible::Halt,
+    /// What a change record looks like.
+    envelope: Envelope = Envelope::Debezium,
+    /// What a delete is under the flat envelope.
+    flat_deletes: FlatDeletes = FlatDeletes::Tombstone,
+    /// Fields beside the columns under the flat envelope.
+    metadata_fields: MetadataFields = MetadataFields::default(),
+    /// Goes before their names, and before `deleted`.
+    metadata_prefix: String = "__".to_owned(),
+    /// How keys are written.
+    key_encoding: RecordEncoding = RecordEncoding::Avro,
+    /// How values are written.
+    value_encoding: RecordEncoding = RecordEncoding::Avro,
+    /// The columns that values have.
+    columns_include: ColumnPatterns = ColumnPatterns(vec!["*".to_owned()]),
+    /// Columns that values don't have.
+    columns_exclude: ColumnPatterns = ColumnPatterns::default(),
+    /// New names.
+    renames: ColumnNames = ColumnNames::default(),
+    /// What hides values.
+    masks: ColumnMasks = ColumnMasks::default(),
+    /// The key of hashes.
+    mask_salt: MaskSalt = MaskSalt::default(),
+    /// Which rows become records.
+    row_filter: RowFilter = RowFilter::default(),
 }
+
+/// Names of columns, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnList(pub Vec<String>);
 
 /// The precision of Debezium's decimal for money is 64, and a money value has 17 digits before the point.
 pub const MONEY_FRACTION_DIGITS_MAX: u8 = 40;

@@ -5,6 +5,7 @@
 //! Waiting and halting are the caller's business. Ids are remembered, refusals and outages never are.
 //! Credentials are in no error and no log.
 
+mod subjects;
 mod tls;
 
 use std::collections::HashMap;
@@ -19,7 +20,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+pub use self::subjects::{SubjectVersion, Verdict};
 use crate::plan::{SchemaId, Subject};
+use crate::subject::{RecordPart, SubjectStrategy};
 
 /// Where the registry is and how to speak to it.
 #[derive(Debug, Clone)]
@@ -37,6 +40,23 @@ pub struct RegistrySettings {
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// For one request, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// Whether a schema that the registry does not have is registered; if not, it has to be there.
+    pub auto_register: bool,
+    /// Which subjects the schemas of keys have.
+    pub key_subject: SubjectStrategy,
+    /// Which subjects the schemas of values have.
+    pub value_subject: SubjectStrategy,
+}
+
+impl RegistrySettings {
+    /// The subject of a schema.
+    pub fn subject(&self, topic: &str, part: RecordPart, schema_json: &str) -> Subject {
+        let strategy = match part {
+            RecordPart::Key => self.key_subject,
+            RecordPart::Value => self.value_subject,
+        };
+        strategy.subject(topic, part, schema_json)
+    }
 }
 
 /// A password; prints as `***`.
@@ -107,6 +127,16 @@ pub enum RegistryError {
         /// The registry's own words.
         reason: String,
     },
+    /// Registering is forbidden, and the subject has no version under which the bytes would mean the same.
+    #[error(
+        "schema_registry.auto_register is false, and the registry has no schema of the table under {subject}: {reason}"
+    )]
+    NotRegistered {
+        /// The subject.
+        subject: Subject,
+        /// What is there instead.
+        reason: String,
+    },
     /// Any other refusal (401, 403, 404, 422…): the same request won't do better.
     #[error("schema registry rejects the request ({status}, error code {code}): {reason}")]
     Rejected {
@@ -134,6 +164,7 @@ pub struct Registry {
     credentials: Option<(String, Password)>,
     /// The address that answered last.
     preferred: AtomicUsize,
+    auto_register: bool,
     ids: Mutex<HashMap<(Subject, String), SchemaId>>,
     calls: AtomicU64,
     errors: AtomicU64,
@@ -188,6 +219,7 @@ impl Registry {
             urls,
             credentials,
             preferred: AtomicUsize::new(0),
+            auto_register: settings.auto_register,
             ids: Mutex::default(),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -275,18 +307,28 @@ impl Registry {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks one address after another, the one that answered last first, until one is available.
     async fn call(
         &self,
         method: Method,
         path: &[&str],
         body: Option<&Value>,
     ) -> Result<Answer, RegistryError> {
+        self.call_with(method, path, None, body).await
+    }
+
+    /// Asks one address after another, the one that answered last first, until one is available.
+    async fn call_with(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<(&str, &str)>,
+        body: Option<&Value>,
+    ) -> Result<Answer, RegistryError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut outage = None;
         for offset in 0..self.urls.len() {
             let index = (first + offset) % self.urls.len();
-            match self.call_one(&self.urls[index], method.clone(), path, body).await {
+            match self.call_one(&self.urls[index], method.clone(), path, query, body).await {
                 Ok(answer) => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -303,11 +345,15 @@ impl Registry {
         base: &Url,
         method: Method,
         path: &[&str],
+        query: Option<(&str, &str)>,
         body: Option<&Value>,
     ) -> Result<Answer, RegistryError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let mut url = base.clone();
         url.path_segments_mut().expect("checked in Registry::new").pop_if_empty().extend(path);
+        if let Some((name, value)) = query {
+            url.query_pairs_mut().append_pair(name, value);
+        }
         let mut request = self.client.request(method, url).header("Accept", MEDIA_TYPE);
         if let Some((user, password)) = &self.credentials {
             request = request.basic_auth(user, Some(password.expose()));

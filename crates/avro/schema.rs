@@ -7,15 +7,20 @@
 //! Key      { one field per key column, in key order }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
+use crate::column_choice::Mask;
 use crate::description::{ColumnDescription, PgType, TableDescription};
 use crate::error::SchemaError;
+use crate::flat;
+use crate::mask::{self, Masking};
 use crate::name_adjustment::{field_name, namespace, topic_name};
 use crate::plan::{NullBranch, SourceSettings};
-use crate::record_settings::{AbsentBefore, RecordSettings, TypeStyle, UnknownTypes};
-use crate::type_schema::{Defined, default_json, nullable_json, type_json, without_connect};
+use crate::record_settings::{
+    AbsentBefore, Envelope, RecordEncoding, RecordSettings, TypeStyle, UnknownTypes,
+};
+use crate::type_schema::{Defined, default_json, json_string, nullable_json, type_json, without_connect};
 use crate::types::{self, TypeRow};
 
 /// `source.version` of every record: the version of this format, not of the program. It changes only with the
@@ -24,7 +29,9 @@ pub const FORMAT_VERSION: &str = "headwater-1";
 
 /// A field of `Value` or `Key`.
 pub(crate) struct Field {
-    /// Avro name.
+    /// Its column's place in the tuple.
+    pub(crate) index: usize,
+    /// Its name in records.
     pub(crate) name: String,
     pub(crate) row: TypeRow,
     pub(crate) null: NullBranch,
@@ -32,6 +39,8 @@ pub(crate) struct Field {
     default: Option<String>,
     /// Debezium's made-up value for a column that an old row doesn't carry; none where null can stand for it.
     pub(crate) made_up: Option<Vec<u8>>,
+    /// What hides the column's values.
+    pub(crate) masking: Option<Masking>,
 }
 
 /// Whether a column can be absent from an old row, and what its schema says of that.
@@ -46,6 +55,7 @@ pub(crate) enum Absence {
 }
 
 impl Field {
+    /// A column as it is.
     pub(crate) fn new(column: &ColumnDescription, absence: Absence, records: &RecordSettings) -> Field {
         let row = types::row(&column.pg_type, records);
         let shown = column.default.as_deref().filter(|_| absence != Absence::IsNull);
@@ -59,7 +69,26 @@ impl Field {
             let text = shown.filter(|_| default.is_some());
             made_up(text.unwrap_or_else(|| types::made_up(&column.pg_type, records.types)), &row)
         });
-        Field { name: field_name(&column.name), made_up: made_up.flatten(), row, null, default }
+        let name = column.name.clone();
+        Field { index: 0, name, made_up: made_up.flatten(), row, null, default, masking: None }
+    }
+
+    /// A column whose values are hidden. What an old row lacks of it is null: nothing is made up for a mask.
+    fn masked(
+        column: &ColumnDescription,
+        mask: &Mask,
+        masking: Masking,
+        absence: Absence,
+        records: &RecordSettings,
+    ) -> Field {
+        let null = match mask {
+            Mask::Null => NullBranch::Always,
+            _ if column.not_null && absence == Absence::Never => NullBranch::None,
+            _ => NullBranch::First,
+        };
+        let row = mask::masked_row(types::row(&column.pg_type, records), mask, masking.clone());
+        let name = column.name.clone();
+        Field { index: 0, name, row, null, default: None, made_up: None, masking: Some(masking) }
     }
 }
 
@@ -68,7 +97,7 @@ fn made_up(text: &str, row: &TypeRow) -> Option<Vec<u8>> {
     row.encoding.write(text.as_bytes(), &mut bytes).ok().map(|()| bytes)
 }
 
-/// The fields of `Value`.
+/// The fields of `Value`: one per column that is not left out.
 ///
 /// Unless the settings ask for Debezium's way, a column that an old tuple may lack is nullable and has no default of
 /// its own: a reader would take the default for the absent value.
@@ -76,41 +105,73 @@ pub(crate) fn value_fields(
     table: &TableDescription,
     records: &RecordSettings,
 ) -> Result<Vec<Field>, SchemaError> {
-    let full = table.has_full_identity();
+    let shows_old_rows = records.envelope == Envelope::Debezium || flat::rewrites_deletes(records);
+    let always_whole = table.has_full_identity() || !shows_old_rows;
     let absent = match records.absent_before {
         AbsentBefore::Null => Absence::IsNull,
         AbsentBefore::Debezium => Absence::IsMadeUp,
     };
     let field = |(index, column): (usize, &ColumnDescription)| {
-        let always = full || table.key.contains(&index);
-        new_field(table, column, if always { Absence::Never } else { absent }, records)
+        let always = always_whole || table.key.contains(&index);
+        let absence = if always { Absence::Never } else { absent };
+        new_field(table, index, column, absence, records, records.value_encoding)
     };
-    let fields = table.columns.iter().enumerate().map(field).collect::<Result<Vec<_>, _>>()?;
+    let written = |(_, column): &(usize, &ColumnDescription)| {
+        records.columns_include.cover(&column.name) && !records.columns_exclude.cover(&column.name)
+    };
+    let fields =
+        table.columns.iter().enumerate().filter(written).map(field).collect::<Result<Vec<_>, _>>()?;
     check_names(table, &fields)?;
     Ok(fields)
 }
 
-/// The fields of `Key`.
+/// The fields of `Key`. No choice of columns leaves one out.
 pub(crate) fn key_fields(
     table: &TableDescription,
     records: &RecordSettings,
 ) -> Result<Vec<Field>, SchemaError> {
-    let field = |&index: &usize| match table.columns.get(index) {
-        Some(column) => new_field(table, column, Absence::Never, records),
-        None => {
-            Err(SchemaError::KeyOutOfRange { table: full_name(table), index, columns: table.columns.len() })
+    let field = |&index: &usize| {
+        let Some(column) = table.columns.get(index) else {
+            return Err(SchemaError::KeyOutOfRange {
+                table: full_name(table),
+                index,
+                columns: table.columns.len(),
+            });
+        };
+        if records.masks.of(&column.name).is_some_and(|mask| !mask::keeps_rows_apart(mask)) {
+            return Err(SchemaError::MaskInKey { table: full_name(table), column: column.name.clone() });
         }
+        new_field(table, index, column, Absence::Never, records, records.key_encoding)
     };
-    table.key.iter().map(field).collect()
+    let fields = table.key.iter().map(field).collect::<Result<Vec<_>, _>>()?;
+    check_names(table, &fields)?;
+    Ok(fields)
 }
 
-/// Refuses a type that nobody knows, where the settings ask for that.
+/// Refuses a type that nobody knows, where the settings ask for that, and a mask that the type has no form for.
 fn new_field(
     table: &TableDescription,
+    index: usize,
     column: &ColumnDescription,
     absence: Absence,
     records: &RecordSettings,
+    encoding: RecordEncoding,
 ) -> Result<Field, SchemaError> {
+    let renamed = records.renames.of(&column.name);
+    let name = match encoding {
+        RecordEncoding::Avro => field_name(renamed),
+        RecordEncoding::Json | RecordEncoding::JsonSchemaEnvelope => renamed.to_owned(),
+    };
+    if let Some(mask) = records.masks.of(&column.name) {
+        let Some(masking) = Masking::new(mask, &column.pg_type, &records.mask_salt) else {
+            return Err(SchemaError::MaskOfType {
+                table: full_name(table),
+                column: column.name.clone(),
+                type_name: column.type_name.clone(),
+            });
+        };
+        return Ok(Field { index, name, ..Field::masked(column, mask, masking, absence, records) });
+    }
     if column.pg_type == PgType::Other && records.unknown_types == UnknownTypes::Halt {
         return Err(SchemaError::UnknownType {
             table: full_name(table),
@@ -118,17 +179,18 @@ fn new_field(
             type_name: column.type_name.clone(),
         });
     }
-    Ok(Field::new(column, absence, records))
+    Ok(Field { index, name, ..Field::new(column, absence, records) })
 }
 
 fn check_names(table: &TableDescription, fields: &[Field]) -> Result<(), SchemaError> {
     let mut owners = HashMap::new();
-    for (column, field) in table.columns.iter().zip(fields) {
-        if let Some(first) = owners.insert(field.name.as_str(), &column.name) {
+    for field in fields {
+        let column = &table.columns[field.index].name;
+        if let Some(first) = owners.insert(field.name.as_str(), column) {
             return Err(SchemaError::NamesCollide {
                 table: full_name(table),
                 first: first.clone(),
-                second: column.name.clone(),
+                second: column.clone(),
                 adjusted: field.name.clone(),
             });
         }
@@ -136,18 +198,56 @@ fn check_names(table: &TableDescription, fields: &[Field]) -> Result<(), SchemaE
     Ok(())
 }
 
-fn full_name(table: &TableDescription) -> String {
+pub(crate) fn full_name(table: &TableDescription) -> String {
     format!("{}.{}", table.schema, table.table)
 }
 
 /// The schema of a record's value.
-pub(crate) fn envelope_json(
+pub(crate) fn value_json(
+    table: &TableDescription,
+    fields: &[Field],
+    source: &SourceSettings,
+    records: &RecordSettings,
+) -> Result<String, SchemaError> {
+    match records.envelope {
+        Envelope::Debezium => Ok(envelope_json(table, fields, source, records)),
+        Envelope::Flat => flat_json(table, fields, source, records),
+    }
+}
+
+/// The columns and, behind them, nullable metadata.
+fn flat_json(
+    table: &TableDescription,
+    fields: &[Field],
+    source: &SourceSettings,
+    records: &RecordSettings,
+) -> Result<String, SchemaError> {
+    let namespace = record_namespace(table, source, records.value_encoding);
+    let mut json = format!(r#"{{"type":"record","name":"Value","namespace":"{namespace}","fields":["#);
+    fields_json(fields, &mut json);
+    let mut names: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
+    for (name, avro) in flat::fields(records) {
+        if !json.ends_with('[') {
+            json.push(',');
+        }
+        let name = if records.value_encoding == RecordEncoding::Avro { field_name(&name) } else { name };
+        let quoted = json_string(&name);
+        let _ = write!(json, r#"{{"name":{quoted},"type":["null","{avro}"],"default":null}}"#);
+        if !names.insert(name.clone()) {
+            return Err(SchemaError::MetadataCollides { table: full_name(table), name });
+        }
+    }
+    let _ = write!(json, r#"],"connect.name":"{namespace}.Value"}}"#);
+    Ok(in_style(json, records))
+}
+
+fn envelope_json(
     table: &TableDescription,
     fields: &[Field],
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source);
+    let namespace = record_namespace(table, source, records.value_encoding);
     let mut json = String::with_capacity(4096);
     let _ = write!(
         json,
@@ -185,7 +285,7 @@ pub(crate) fn key_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source);
+    let namespace = record_namespace(table, source, records.key_encoding);
     let mut json = format!(r#"{{"type":"record","name":"Key","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
     let _ = write!(json, r#"],"connect.name":"{namespace}.Key"}}"#);
@@ -197,7 +297,9 @@ pub(crate) fn bare_json(field: &Field, records: &RecordSettings) -> String {
     let (mut json, mut defined) = (String::new(), Defined::default());
     match field.null {
         NullBranch::None => type_json(&field.row.avro, None, &mut defined, &mut json),
-        NullBranch::First | NullBranch::Last => nullable_json(&field.row.avro, &mut defined, &mut json),
+        NullBranch::First | NullBranch::Last | NullBranch::Always => {
+            nullable_json(&field.row.avro, &mut defined, &mut json)
+        }
     }
     in_style(json, records)
 }
@@ -210,12 +312,13 @@ fn in_style(json: String, records: &RecordSettings) -> String {
     }
 }
 
-/// Debezium's namespace of a table's records: its topic, adjusted.
-fn record_namespace(table: &TableDescription, source: &SourceSettings) -> String {
-    namespace(&topic_name(&source.prefix, &table.schema, &table.table))
+/// Debezium's namespace of a table's records: its topic, adjusted where the names are Avro's.
+fn record_namespace(table: &TableDescription, source: &SourceSettings, encoding: RecordEncoding) -> String {
+    let topic = topic_name(&source.prefix, &table.schema, &table.table);
+    if encoding == RecordEncoding::Avro { namespace(&topic) } else { topic }
 }
 
-const SOURCE_JSON: &str = concat!(
+pub(crate) const SOURCE_JSON: &str = concat!(
     r#"{"type":"record","name":"Source","namespace":"io.debezium.connector.postgresql","fields":["#,
     r#"{"name":"version","type":"string"},"#,
     r#"{"name":"connector","type":"string"},"#,
@@ -238,7 +341,7 @@ const SOURCE_JSON: &str = concat!(
     r#""connect.version":1,"connect.name":"io.debezium.connector.postgresql.Source"}"#
 );
 
-const TRANSACTION_BLOCK_JSON: &str = concat!(
+pub(crate) const TRANSACTION_BLOCK_JSON: &str = concat!(
     r#"{"type":"record","name":"block","namespace":"event","fields":["#,
     r#"{"name":"id","type":"string"},"#,
     r#"{"name":"total_order","type":"long"},"#,
@@ -253,10 +356,10 @@ fn fields_json(fields: &[Field], json: &mut String) {
             json.push(',');
         }
         let connect_default = field.default.as_deref();
-        let _ = write!(json, r#"{{"name":"{}","type":"#, field.name);
+        let _ = write!(json, r#"{{"name":{},"type":"#, json_string(&field.name));
         match field.null {
             NullBranch::None => type_json(&field.row.avro, connect_default, &mut defined, json),
-            NullBranch::First => nullable_json(&field.row.avro, &mut defined, json),
+            NullBranch::First | NullBranch::Always => nullable_json(&field.row.avro, &mut defined, json),
             NullBranch::Last => {
                 json.push('[');
                 type_json(&field.row.avro, connect_default, &mut defined, json);

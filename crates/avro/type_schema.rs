@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use crate::binary;
 use crate::types::{AvroType, DefaultRule, StructType, TypeRow};
 
 /// `["null", T]`
@@ -257,7 +258,7 @@ fn value_length(json: &str) -> usize {
     json.len()
 }
 
-fn json_string(text: &str) -> String {
+pub(crate) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
@@ -281,11 +282,15 @@ pub(crate) fn default_json(text: &str, row: &TypeRow) -> Option<String> {
         AvroType::Int16
         | AvroType::Plain("int" | "long")
         | AvroType::Named { base: "int" | "long", .. }
-        | AvroType::Logical { base: "int" | "long", .. } => long(&bytes).0.to_string(),
+        | AvroType::Logical { base: "int" | "long", .. } => binary::read_long(&bytes).0.to_string(),
         AvroType::Plain("string")
         | AvroType::Named { base: "string", .. }
         | AvroType::Logical { base: "string", .. }
-        | AvroType::Enum { .. } => json_string(std::str::from_utf8(length_prefixed(&bytes)?).ok()?),
+        | AvroType::Enum { .. } => match std::str::from_utf8(length_prefixed(&bytes)?).ok()? {
+            // Apicurio's registry refuses a schema in which a string's default is written "{}".
+            "{}" => r#""\u007b}""#.to_owned(),
+            text => json_string(text),
+        },
         // Avro writes bytes in JSON as the characters U+0000 to U+00FF.
         AvroType::Decimal { .. } | AvroType::Bits { .. } => {
             json_string(&length_prefixed(&bytes)?.iter().copied().map(char::from).collect::<String>())
@@ -303,16 +308,8 @@ pub(crate) fn default_json(text: &str, row: &TypeRow) -> Option<String> {
     })
 }
 
-/// A number and the bytes it took.
-fn long(bytes: &[u8]) -> (i64, usize) {
-    let length = bytes.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    let groups = bytes.iter().take(length).rev();
-    let zigzag = groups.fold(0_u64, |value, byte| value << 7 | u64::from(byte & 0x7f));
-    ((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64), length)
-}
-
 fn length_prefixed(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.get(long(bytes).1..)
+    bytes.get(binary::read_long(bytes).1..)
 }
 
 #[cfg(test)]
@@ -347,7 +344,7 @@ mod tests {
                 "2020-02-29 12:00:00+00",
                 Some("\"2020-02-29T12:00:00.000000Z\""),
             ),
-            (PgType::Json, "{}", Some("\"{}\"")),
+            (PgType::Json, "{}", Some("\"\\u007b}\"")),
             (PgType::Enum { labels }, "ok", Some("\"ok\"")),
             (PgType::Bytea, "\\xff", None),
             (PgType::Int4, "now()", None),

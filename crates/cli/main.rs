@@ -71,6 +71,8 @@ enum Command {
     ImportDebezium(commands::import_debezium::Arguments),
     /// Take over the slot of a stopped Debezium connector at the offset that it stored.
     TakeOver(commands::take_over::Arguments),
+    /// Show the Avro schemas of tables, and what a change would do to them before it is made.
+    Schema(commands::schema::Arguments),
     /// Print the reference of all settings, docs/CONFIG.md.
     #[command(hide = true)]
     ConfigReference,
@@ -112,6 +114,7 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Status(arguments) => commands::status::run(shared, &arguments),
         Command::ImportDebezium(arguments) => commands::import_debezium::run(shared, &arguments),
         Command::TakeOver(arguments) => commands::take_over::run(shared, &arguments),
+        Command::Schema(arguments) => commands::schema::run(shared, &arguments),
         Command::ConfigReference => commands::config_reference::run(),
     }
 }

@@ -88,7 +88,7 @@ impl Admin {
         let failed = |e: KafkaError| Error::from_rdkafka(&e, "starting the Kafka admin client");
         Ok(Admin {
             admin: config.create().map_err(failed)?,
-            metadata: config.create_with_context(Connection::new()).map_err(failed)?,
+            metadata: config.create_with_context(Connection::new(settings)?).map_err(failed)?,
         })
     }
 

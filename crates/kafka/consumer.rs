@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Reader<'a>, Error> {
         let consumer = settings
             .consumer_config()
-            .create_with_context(Connection::new())
+            .create_with_context(Connection::new(settings)?)
             .map_err(|e| Error::from_rdkafka(&e, doing.clone()))?;
         Ok(Reader { consumer, topic, partition, deadline, doing })
     }

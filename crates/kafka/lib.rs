@@ -21,6 +21,8 @@ mod consumer;
 
 mod connection;
 
+mod bootstrap;
+
 mod error;
 
 pub use admin::{Admin, CreateOutcome, NewTopic, TopicState};

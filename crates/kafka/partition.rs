@@ -58,6 +58,24 @@ mod tests {
         }
     }
 
+    /// What Kafka's own Java producer chose; `tests/fixtures/java_partitions` has the program that asked it.
+    #[test]
+    fn partitions_are_those_of_the_java_producer() {
+        let recorded = include_str!("../../tests/fixtures/java_partitions/partitions.csv");
+        let mut checked = 0;
+        for line in recorded.lines() {
+            let [key, partitions, expected]: [&str; 3] =
+                line.split(',').collect::<Vec<_>>().try_into().expect("three fields");
+            let key: Vec<u8> = (0..key.len() / 2)
+                .map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).expect("hexadecimal"))
+                .collect();
+            let chosen = partition_for_key(&key, partitions.parse().expect("a number"));
+            assert_eq!(chosen.to_string(), expected, "{line}");
+            checked += 1;
+        }
+        assert_eq!(checked, 400);
+    }
+
     #[test]
     fn every_tail_length_differs_and_stays_in_range() {
         let bytes = [0xff_u8; 9];

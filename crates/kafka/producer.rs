@@ -14,6 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
+use crate::bootstrap::BootstrapServers;
 use crate::connection::ClientLog;
 use crate::error::Error;
 use crate::settings::Settings;
@@ -83,6 +84,7 @@ pub enum OfferError {
 /// An idempotent producer with `acks=all`, owned by one thread.
 pub struct Producer {
     client: BaseProducer<Reports>,
+    servers: BootstrapServers,
     bytes_max: u64,
     bytes_in_flight: u64,
     in_flight: usize,
@@ -97,11 +99,18 @@ impl Producer {
         if let Some(problem) = settings.problems().into_iter().next() {
             return Err(Error::configuration("starting the Kafka producer", problem));
         }
+        let servers = BootstrapServers::new(&settings.bootstrap_servers)?;
         let client: BaseProducer<Reports> = settings
             .producer_config()
             .create_with_context(Reports::new())
             .map_err(|e| Error::from_rdkafka(&e, "starting the Kafka producer"))?;
-        Ok(Producer { client, bytes_max: settings.queue_bytes_max, bytes_in_flight: 0, in_flight: 0 })
+        Ok(Producer {
+            client,
+            servers,
+            bytes_max: settings.queue_bytes_max,
+            bytes_in_flight: 0,
+            in_flight: 0,
+        })
     }
 
     /// Appends the record to its partition's queue. Never blocks; copies key and value.
@@ -140,6 +149,7 @@ impl Producer {
         let before = deliveries.len();
         loop {
             self.serve(deliveries);
+            self.rescue();
             let remaining = deadline.saturating_duration_since(Instant::now());
             if deliveries.len() > before || remaining.is_zero() {
                 return;
@@ -196,9 +206,20 @@ impl Producer {
                 return;
             }
             served.anything = false;
+            // Events come in their order: what was delivered before all brokers went down says nothing.
+            if !served.deliveries.is_empty() {
+                self.client.context().log.note_answer();
+            }
             self.in_flight -= served.deliveries.len();
             self.bytes_in_flight -= std::mem::take(&mut served.bytes);
             deliveries.append(&mut served.deliveries);
+        }
+    }
+
+    /// Helps a client out that would wait for ever.
+    fn rescue(&self) {
+        if self.client.context().log.take_stranded() {
+            self.servers.add_to(self.client.client());
         }
     }
 

@@ -49,6 +49,9 @@ mod receive_low_water;
 pub mod slot;
 
 pub mod publication;
+pub mod relation;
+
+pub mod definition;
 
 pub mod catalog;
 

@@ -91,6 +91,28 @@ pub async fn publications(client: &Client, names: &[String]) -> Result<Vec<Publi
     Ok(publications)
 }
 
+/// The columns that each table of these publications has, as far as they are published: schema, table, columns.
+pub async fn published_columns(
+    client: &Client,
+    names: &[String],
+) -> Result<Vec<(String, String, Vec<String>)>, Error> {
+    // Column lists came with Postgres 15.
+    let is_published =
+        if client.server_version() >= 150_000 { "a.attname = ANY (t.attnames)" } else { "true" };
+    let query = format!(
+        "SELECT t.schemaname::text, t.tablename::text, array_agg(DISTINCT a.attname::text)
+           FROM pg_catalog.pg_publication_tables t
+           JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          WHERE t.pubname = ANY ($1::text[]) AND {is_published}
+          GROUP BY 1, 2
+          ORDER BY 1, 2"
+    );
+    let rows = client.query(&query, &[&names]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+}
+
 fn publication(row: &Row) -> Result<PublicationState, Error> {
     Ok(PublicationState {
         name: row.try_get(0)?,

@@ -1,6 +1,6 @@
 //! The socket option SO_RCVLOWAT: a socket becomes readable only once it holds this many bytes.
 //!
-//! No crate wraps it, so this is the one place in the house with `unsafe`: a single setsockopt.
+//! No crate wraps it, so this needs `unsafe`: a single setsockopt.
 //! Linux: socket(7), tcp(7). Lowering the mark wakes a waiting reader if there is enough for the new one.
 
 use std::io;

@@ -26,7 +26,8 @@ struct Unit {
     undelivered: u64,
     /// Known once the Commit was read.
     end: Option<Lsn>,
-    commit_unix_micros: i64,
+    /// None for what has no time, as a message that stands for itself.
+    commit_unix_micros: Option<i64>,
 }
 
 impl AckTracker {
@@ -36,7 +37,7 @@ impl AckTracker {
     }
 
     /// A Begin was read. Returns the sequence number for the tokens of its records.
-    pub(crate) fn begin(&mut self, commit_unix_micros: i64) -> u32 {
+    pub(crate) fn begin(&mut self, commit_unix_micros: Option<i64>) -> u32 {
         debug_assert!(self.ring.back().is_none_or(|last| last.end.is_some()), "transactions do not nest");
         self.ring.push_back(Unit { undelivered: 0, end: None, commit_unix_micros });
         self.first.wrapping_add(self.ring.len() as u32 - 1)
@@ -77,7 +78,7 @@ impl AckTracker {
     pub(crate) fn advance(&mut self, mut passed: impl FnMut(i64)) -> Lsn {
         while let Some(Unit { undelivered: 0, end: Some(end), commit_unix_micros }) = self.ring.front() {
             self.acknowledged = self.acknowledged.max(*end);
-            passed(*commit_unix_micros);
+            commit_unix_micros.iter().for_each(|micros| passed(*micros));
             self.ring.pop_front();
             self.first = self.first.wrapping_add(1);
         }
@@ -86,7 +87,7 @@ impl AckTracker {
 
     /// Commit time of the oldest transaction that is not finished, µs since 1970.
     pub(crate) fn oldest_commit_unix_micros(&self) -> Option<i64> {
-        self.ring.front().map(|unit| unit.commit_unix_micros)
+        self.ring.iter().find_map(|unit| unit.commit_unix_micros)
     }
 }
 
@@ -102,10 +103,10 @@ mod tests {
     #[test]
     fn the_position_moves_over_the_finished_prefix_only() {
         let mut tracker = AckTracker::new(Lsn(10));
-        let a = tracker.begin(0);
+        let a = tracker.begin(Some(0));
         tracker.offered();
         tracker.commit(Lsn(20));
-        let b = tracker.begin(0);
+        let b = tracker.begin(Some(0));
         tracker.offered();
         tracker.commit(Lsn(30));
         tracker.delivered(b);
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     fn delivered_records_of_an_open_transaction_move_nothing() {
         let mut tracker = AckTracker::new(Lsn(10));
-        let a = tracker.begin(0);
+        let a = tracker.begin(Some(0));
         tracker.offered();
         tracker.delivered(a);
         tracker.keepalive(Lsn(99));
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_keepalive_waits_for_what_was_received_before_it() {
         let mut tracker = AckTracker::new(Lsn(10));
-        let a = tracker.begin(0);
+        let a = tracker.begin(Some(0));
         tracker.offered();
         tracker.commit(Lsn(20));
         tracker.keepalive(Lsn(50));
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn an_empty_transaction_moves_the_position() {
         let mut tracker = AckTracker::new(Lsn(10));
-        tracker.begin(0);
+        tracker.begin(Some(0));
         tracker.commit(Lsn(20));
         assert_eq!(advance(&mut tracker), 20);
     }
@@ -159,10 +160,10 @@ mod tests {
     fn sequence_numbers_wrap() {
         let mut tracker = AckTracker::new(Lsn(0));
         tracker.first = u32::MAX;
-        let a = tracker.begin(0);
+        let a = tracker.begin(Some(0));
         tracker.offered();
         tracker.commit(Lsn(1));
-        let b = tracker.begin(0);
+        let b = tracker.begin(Some(0));
         tracker.offered();
         tracker.commit(Lsn(2));
         assert_eq!((a, b), (u32::MAX, 0));
@@ -183,7 +184,7 @@ mod tests {
             let mut tracker = AckTracker::new(Lsn(0));
             let mut undelivered = Vec::new();
             for (n, size) in sizes.iter().enumerate() {
-                let sequence = tracker.begin(0);
+                let sequence = tracker.begin(Some(0));
                 for _ in 0..*size {
                     tracker.offered();
                     undelivered.push((n, sequence));

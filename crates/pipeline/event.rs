@@ -3,32 +3,21 @@
 use headwater_avro::{EncodeError, SchemaId, Subject};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Tuple};
-use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StageError;
 use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, EventTopics, bytes_of};
-use crate::outlet::Outlet;
 use crate::resolver::Question;
-use crate::row_writer::RowWriter;
+use crate::row_writer::{RowWriter, Writer};
 use crate::versions::ask;
 
-/// Where an event comes from, for messages, and whom to ask about its topic.
+/// Where an event comes from, for messages.
 pub(crate) struct Origin<'a> {
     pub(crate) name: &'a str,
-    pub(crate) questions: &'a mpsc::Sender<Question>,
 }
 
 impl Origin<'_> {
     pub(crate) fn error(&self, row: &RowWriter<'_>, what: String) -> StageError {
         StageError::Outbox { origin: self.name.to_owned(), commit_lsn: row.transaction.commit_lsn, what }
-    }
-
-    fn ask<T>(
-        &self,
-        out: &mut Outlet,
-        question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Question,
-    ) -> Result<T, StageError> {
-        ask(self.questions, out, question)
     }
 }
 
@@ -41,6 +30,7 @@ pub(crate) fn write_row(
     row: &mut RowWriter<'_>,
 ) -> Result<(), StageError> {
     let event = events.event(new).map_err(|what| origin.error(row, what))?;
+    row.counted_source(origin.name)?;
     write(events, topics, &event, origin, row)
 }
 
@@ -52,17 +42,18 @@ pub(crate) fn write(
     origin: &Origin<'_>,
     row: &mut RowWriter<'_>,
 ) -> Result<(), StageError> {
-    let mut topic = std::mem::take(&mut row.scratch.topic);
+    let mut topic = std::mem::take(&mut row.writer.scratch.topic);
     events.write_topic(event.aggregatetype, &mut topic).map_err(|what| origin.error(row, what))?;
     let place = match topics.get(&topic) {
         Some(place) => *place,
         None => {
-            let place = resolve_topic(events, &topic, origin, row.out)?;
+            let place = resolve_topic(events, &topic, origin, row.writer)?;
             topics.insert(topic.clone(), place);
             place
         }
     };
-    let (mut key, mut value) = (std::mem::take(&mut row.scratch.key), std::mem::take(&mut row.scratch.value));
+    let (mut key, mut value) =
+        (std::mem::take(&mut row.writer.scratch.key), std::mem::take(&mut row.writer.scratch.value));
     key.clear();
     value.clear();
     encode(events, event, &topic, place, &mut key, &mut value).map_err(|source| StageError::Encode {
@@ -81,7 +72,7 @@ pub(crate) fn write(
         has_value.then_some(value.as_slice()),
         &headers(event),
     );
-    (row.scratch.key, row.scratch.value, row.scratch.topic) = (key, value, topic);
+    (row.writer.scratch.key, row.writer.scratch.value, row.writer.scratch.topic) = (key, value, topic);
     offered
 }
 
@@ -90,15 +81,24 @@ fn resolve_topic(
     events: &EventPlan,
     topic: &str,
     origin: &Origin<'_>,
-    out: &mut Outlet,
+    writer: &mut Writer,
 ) -> Result<EventTopic, StageError> {
+    let (questions, out) = (&writer.questions, &mut writer.out);
     let name = topic.to_owned();
-    let partitions = origin.ask(out, |answer| Question::Topic { topic: name, answer })?;
+    let partitions = ask(questions, out, |answer| Question::Topic { topic: name, answer })?;
     let mut place = EventTopic { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
     let EventEncoding::Avro(plans) = &events.encoding else { return Ok(place) };
     let mut register = |subject: Subject, schema_json: &str| {
         let (table, schema_json) = (origin.name.to_owned(), schema_json.to_owned());
-        origin.ask(out, |answer| Question::Register { table, subject: subject.0, schema_json, answer })
+        let on_incompatible = events.on_incompatible;
+        let subject = subject.0;
+        ask(questions, out, |answer| Question::Register {
+            table,
+            subject,
+            schema_json,
+            on_incompatible,
+            answer,
+        })
     };
     place.key_id = register(Subject::for_key(topic), plans.key.schema_json())?;
     place.value_id = register(Subject::for_value(topic), plans.value.schema_json())?;

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_pg::publication::PublicationState;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
 
 use crate::checkpoint::{Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
+use crate::records::{PublishedColumns, RecordRules};
 use crate::settings::Settings;
 use crate::start::may_create;
 use crate::status::{Readiness, Status};
@@ -113,6 +115,20 @@ pub(crate) async fn create(
     Ok(created.consistent_point)
 }
 
+/// A misspelt column hides nothing and filters nothing, so it is told. A table may come later: it stops nothing.
+async fn warn_of_names_without_effect(settings: &Settings, client: &Client) -> Result<(), StageError> {
+    if settings.records == RecordRules::default() {
+        return Ok(());
+    }
+    let columns = headwater_pg::publication::published_columns(client, &settings.publications)
+        .await
+        .map_err(StageError::postgres("looking for the published columns"))?;
+    for sentence in settings.records.without_effect(&PublishedColumns::all(columns)) {
+        tracing::warn!("{sentence}");
+    }
+    Ok(())
+}
+
 /// A publication must exist before the slot's start point (design, fact 11): later is too late for this slot.
 pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> Result<(), StageError> {
     let existing = headwater_pg::publication::publications(client, &settings.publications)
@@ -125,7 +141,8 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         .map(String::as_str)
         .collect();
     if missing.is_empty() {
-        return Ok(());
+        warn_of_idle_patterns(settings, &existing);
+        return warn_of_names_without_effect(settings, client).await;
     }
     Err(StageError::Halt(Halt::new(
         ExitCode::PublicationMissing,
@@ -136,6 +153,18 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         ),
         format!("CREATE PUBLICATION {} FOR TABLE …; or headwater init", missing[0]),
     )))
+}
+
+/// A table that is published later may be what a pattern waits for, so this halts nothing.
+fn warn_of_idle_patterns(settings: &Settings, publications: &[PublicationState]) {
+    let tables = publications.iter().flat_map(|publication| &publication.tables);
+    let names: Vec<String> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    for pattern in settings.topics.tables.idle_patterns(&names) {
+        tracing::warn!(
+            pattern,
+            "no published table matches this pattern of include_tables or exclude_tables"
+        );
+    }
 }
 
 async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> Result<(), StageError> {

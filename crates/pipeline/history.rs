@@ -31,6 +31,10 @@ pub(crate) struct HistoryRecord {
     /// Registry ids; none for the local sinks, and no key id for a keyless table.
     pub(crate) key_schema_id: Option<u32>,
     pub(crate) value_schema_id: Option<u32>,
+    /// The last point at which a Relation message came again and meant this version still. The server repeats it for
+    /// many reasons; what it means when it comes a second time must not depend on the catalog of that day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_met: Option<(Lsn, u64)>,
 }
 
 impl HistoryRecord {
@@ -85,16 +89,22 @@ impl SchemaHistory {
     /// A Relation message came at this point of the stream.
     pub(crate) fn look_up(&mut self, table: &TableSchema, at: (Lsn, u64)) -> Lookup {
         let first_in_session = self.announced.insert(table.id);
-        let in_force = self
-            .versions
-            .get(&table.id)
-            .and_then(|versions| versions.iter().rev().find(|version| version.position() <= at));
-        match in_force {
-            Some(version) if version.table == *table && (first_in_session || version.position() == at) => {
+        match self.in_force(table.id, at).map(|(version, _)| version) {
+            Some(version)
+                if version.table == *table
+                    && (first_in_session || version.position() == at || version.last_met >= Some(at)) =>
+            {
                 Lookup::Known(version.clone())
             }
             other => Lookup::New { in_force: other.cloned() },
         }
+    }
+
+    /// The version in force at this point of the stream, and whether it begins right there.
+    pub(crate) fn in_force(&self, relation: RelationId, at: (Lsn, u64)) -> Option<(&HistoryRecord, bool)> {
+        let versions = self.versions.get(&relation)?;
+        let version = versions.iter().rev().find(|version| version.position() <= at)?;
+        Some((version, version.position() == at))
     }
 
     /// A new version was stored and acknowledged.
@@ -149,6 +159,7 @@ mod tests {
             schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: Some(1),
+            last_met: None,
         }
     }
 
@@ -168,6 +179,17 @@ mod tests {
         assert!(matches!(history.look_up(&table(&["a"]), (Lsn(150), 0)), Lookup::Known(_)));
         let again = history.look_up(&table(&["a"]), (Lsn(300), 0));
         assert_eq!(again, Lookup::New { in_force: Some(version(100, &["a"])) }, "NOT NULL may have changed");
+    }
+
+    #[test]
+    fn a_message_that_changed_nothing_changes_nothing_when_it_comes_again() {
+        let met = HistoryRecord { last_met: Some((Lsn(300), 7)), ..version(100, &["a"]) };
+        let mut history = SchemaHistory::new(vec![met.clone()]);
+        for at in [(Lsn(150), 0), (Lsn(200), 9), (Lsn(300), 7)] {
+            assert_eq!(history.look_up(&table(&["a"]), at), Lookup::Known(met.clone()), "{at:?}");
+        }
+        assert!(matches!(history.look_up(&table(&["a"]), (Lsn(300), 8)), Lookup::New { .. }));
+        assert!(matches!(history.look_up(&table(&["b"]), (Lsn(200), 0)), Lookup::New { .. }));
     }
 
     #[test]

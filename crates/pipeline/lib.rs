@@ -25,11 +25,21 @@ mod resolver;
 
 mod describe;
 
+mod record_key;
+
+pub mod present;
+
 mod row_writer;
 
 mod outbox;
 
 mod event;
+
+mod side_topic;
+
+mod transaction_topic;
+
+mod message_topic;
 
 mod record;
 
@@ -44,6 +54,8 @@ mod ack;
 mod checkpoint;
 
 mod run;
+
+mod own_slot;
 
 mod start;
 

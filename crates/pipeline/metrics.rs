@@ -91,7 +91,7 @@ impl Metrics {
             acknowledged: counter("headwater_records_acknowledged_total", "Records acknowledged by the sink"),
             skipped: counters(
                 "headwater_skipped_total",
-                "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message)",
+                "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message, filter, flat_delete)",
                 &["table", "reason"],
             ),
             in_flight_bytes: gauge(

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 
 use headwater_avro::{
-    BarePlan, ColumnDescription, PgType, RecordSettings, SchemaError, SchemaId, TableDescription,
+    BarePlan, ColumnDescription, OnIncompatible, PgType, RecordSettings, SchemaError, SchemaId,
+    TableDescription,
 };
 use headwater_pgoutput::{Column, Tuple};
 use serde::Deserialize;
@@ -34,6 +35,7 @@ pub(crate) struct EventPlan {
     payload: usize,
     headers: Vec<(usize, String)>,
     pub(crate) encoding: EventEncoding,
+    pub(crate) on_incompatible: OnIncompatible,
 }
 
 /// How key and payload are written.
@@ -121,6 +123,7 @@ impl EventPlan {
             payload,
             headers,
             encoding,
+            on_incompatible: records.on_incompatible,
         })
     }
 
@@ -151,6 +154,7 @@ impl EventPlan {
             payload: 0,
             headers: Vec::new(),
             encoding,
+            on_incompatible: OnIncompatible::Halt,
         }
     }
 
@@ -225,7 +229,7 @@ pub(crate) fn bytes_of(column: Column<'_>) -> Option<&[u8]> {
 }
 
 /// Whether a text matches a pattern in which `*` stands for any run of characters.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();

@@ -8,14 +8,17 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use headwater_avro::{EncodeError, TruncateHandling};
 use headwater_pg::{Frame, WalBatch};
 use headwater_pgoutput::{Logical, Lsn, RelationId};
 
 use crate::error::StageError;
 use crate::event::{self, Origin};
+use crate::halt::{ExitCode, Halt};
+use crate::message_topic::MessageTopic;
 use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
-use crate::row_writer::{Row, RowWriter, Scratch};
+use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
@@ -55,13 +58,8 @@ pub(crate) struct Pump {
     versions: Versions,
     message_events: EventPlan,
     message_topics: EventTopics,
-    out: Outlet,
-    /// The open transaction's place in the ack tracker.
-    sequence: u32,
-    /// Records of the open transaction so far.
-    ordinal: u64,
-    scratch: Scratch,
-    tombstones: bool,
+    messages: MessageTopic,
+    writer: Writer,
 }
 
 impl Pump {
@@ -75,14 +73,11 @@ impl Pump {
         Pump {
             wal,
             reader: TransactionReader::new(checkpoint),
-            versions,
             message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(settings)),
             message_topics: EventTopics::new(),
-            out,
-            sequence: 0,
-            ordinal: 0,
-            scratch: Scratch::default(),
-            tombstones: settings.tombstones_on_delete,
+            messages: MessageTopic::new(settings.messages.clone(), versions.source(), writes_avro(settings)),
+            writer: Writer::new(settings, versions.questions.clone(), out),
+            versions,
         }
     }
 
@@ -92,14 +87,14 @@ impl Pump {
         let result = self.pump();
         if result.as_ref().is_err_and(StageError::is_of_content) {
             // What came before it is sound: deliver and confirm it, so that a start after the cure repeats nothing.
-            self.out.discard_staged(self.sequence);
-            if let Err(worse) = self.out.drain(DRAIN_PATIENCE) {
+            self.writer.discard_staged();
+            if let Err(worse) = self.writer.out.drain(DRAIN_PATIENCE) {
                 tracing::debug!(error = crate::error::chain(&worse), "draining before the halt");
             }
         }
         self.count_tables();
-        let repeats = self.out.in_flight_records();
-        self.out.abandon();
+        let repeats = self.writer.out.in_flight_records();
+        self.writer.out.abandon();
         (result, repeats)
     }
 
@@ -107,30 +102,30 @@ impl Pump {
         loop {
             if self.stopping() && self.reader.open().is_none() {
                 // The deadline is the caller's: it abandons us when it passes.
-                while !self.out.drain(DRAIN_PATIENCE)? {}
+                while !self.writer.out.drain(DRAIN_PATIENCE)? {}
                 return Ok(PumpEnd::Stopped);
             }
-            let wait = if self.out.in_flight_records() > 0 { WAIT_IN_FLIGHT } else { WAIT_IDLE };
+            let wait = if self.writer.out.in_flight_records() > 0 { WAIT_IN_FLIGHT } else { WAIT_IDLE };
             match self.wal.recv_timeout(wait) {
                 Ok(batch) => {
-                    self.out.still_alive()?;
+                    self.writer.out.still_alive()?;
                     self.process(&batch.wal)?;
-                    self.out.offer_staged()?;
-                    self.out.budget().release(batch.charged);
+                    self.writer.out.offer_staged()?;
+                    self.writer.out.budget().release(batch.charged);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.out.drain(DRAIN_PATIENCE)?;
+                    self.writer.out.drain(DRAIN_PATIENCE)?;
                     return Ok(PumpEnd::SourceEnded);
                 }
             }
-            self.out.serve(Duration::ZERO)?;
+            self.writer.out.serve(Duration::ZERO)?;
             self.count_tables();
         }
     }
 
     fn stopping(&self) -> bool {
-        self.out.stop().graceful.load(Ordering::Relaxed)
+        self.writer.out.stop().graceful.load(Ordering::Relaxed)
     }
 
     fn process(&mut self, wal: &WalBatch) -> Result<(), StageError> {
@@ -142,10 +137,10 @@ impl Pump {
                         return Ok(());
                     }
                 }
-                Frame::Keepalive { wal_end, .. } => self.out.tracker.keepalive(wal_end),
+                Frame::Keepalive { wal_end, .. } => self.writer.out.tracker.keepalive(wal_end),
             }
         }
-        self.out.received = self.out.received.max(wal.last_wal_end);
+        self.writer.out.received = self.writer.out.received.max(wal.last_wal_end);
         Ok(())
     }
 
@@ -153,14 +148,16 @@ impl Pump {
         match self.reader.read(lsn, data)? {
             Step::Begin => {
                 let open = self.reader.open().expect("Begin opens a transaction");
-                self.sequence = self.out.tracker.begin(open.commit_unix_micros);
-                self.ordinal = 0;
+                self.writer.begin(open.commit_unix_micros);
             }
             Step::Commit { end_lsn } => {
-                self.out.tracker.commit(end_lsn);
-                self.out.received = self.out.received.max(end_lsn);
+                if let Some(open) = self.reader.open().filter(|open| !open.skipped) {
+                    self.writer.row(lsn, open).end_transaction()?;
+                }
+                self.writer.out.tracker.commit(end_lsn);
+                self.writer.out.received = self.writer.out.received.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
-                let metrics = self.out.metrics();
+                let metrics = self.writer.out.metrics();
                 if skipped {
                     metrics.repeated_transactions.inc()
                 } else {
@@ -170,8 +167,10 @@ impl Pump {
             }
             Step::Relation(table) => {
                 let commit_lsn = self.reader.open().map_or(lsn, |open| open.commit_lsn);
-                if let Some(mut plan) = self.versions.tables.announce(table, (commit_lsn, self.ordinal)) {
-                    count(&self.out, &mut plan);
+                if let Some(mut plan) =
+                    self.versions.tables.announce(table, (commit_lsn, self.writer.ordinal))
+                {
+                    count(&self.writer.out, &mut plan);
                 }
             }
             Step::Insert(insert) => self.change(lsn, insert.relation, &Row::Inserted(insert.new))?,
@@ -179,51 +178,80 @@ impl Pump {
                 self.change(lsn, update.relation, &Row::Updated(update.old, update.new))?
             }
             Step::Delete(delete) => self.change(lsn, delete.relation, &Row::Deleted(delete.old))?,
-            Step::Truncate(truncate) => self.truncate(truncate.relations),
+            Step::Truncate(truncate) => self.truncate(lsn, truncate.relations)?,
             Step::Message(logical) => self.logical_message(lsn, &logical)?,
             Step::Nothing => {}
         }
         Ok(())
     }
 
-    fn truncate(&mut self, relations: impl Iterator<Item = RelationId>) {
-        if self.reader.open().is_some_and(|open| open.skipped) {
-            return;
-        }
-        for relation in relations {
-            match self.versions.tables.plan_for(relation) {
-                Some(plan) => plan.counts.truncate += 1,
-                None => {
-                    let name = self.versions.tables.name_of(relation).unwrap_or_else(|| relation.to_string());
-                    self.out.metrics().skipped.with_label_values(&[name.as_str(), "truncate"]).inc();
-                }
-            }
-        }
-    }
-
-    fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+    fn truncate(&mut self, lsn: Lsn, relations: impl Iterator<Item = RelationId>) -> Result<(), StageError> {
         if self.reader.open().is_some_and(|open| open.skipped) {
             return Ok(());
         }
-        if self.versions.tables.plan_for(relation).is_none() {
-            self.versions.resolve(relation, lsn, &mut self.out)?;
+        for relation in relations {
+            let (name, handling) =
+                self.versions.truncate_handling(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
+            match handling {
+                TruncateHandling::Skip => {
+                    self.writer.out.metrics().skipped.with_label_values(&[name.as_str(), "truncate"]).inc();
+                }
+                TruncateHandling::Halt => return Err(refused_truncate(&name, lsn)),
+                TruncateHandling::Emit => {
+                    self.resolve(relation, lsn)?;
+                    let transaction = self.reader.open().expect("a TRUNCATE is inside a transaction");
+                    let plan = self.versions.tables.plan_for(relation);
+                    let plan = plan.ok_or_else(|| unknown_relation(relation, lsn))?;
+                    self.writer.row(lsn, transaction).truncated(plan)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        let ordinal = self.writer.ordinal;
+        match self.write_change(lsn, relation, changed) {
+            Err(StageError::Encode {
+                source: EncodeError::UnexpectedNull { column, type_name },
+                table,
+                commit_lsn,
+                lsn,
+            }) if self.writer.ordinal == ordinal && self.versions.writes_changes(relation) => {
+                if self.versions.null_met(relation, (commit_lsn, ordinal), &column, &mut self.writer.out)? {
+                    self.writer.uncount();
+                    return self.change(lsn, relation, changed);
+                }
+                let source = EncodeError::UnexpectedNull { column, type_name };
+                Err(StageError::Encode { source, table, commit_lsn, lsn })
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn write_change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        if self.reader.open().is_some_and(|open| open.skipped) {
+            return Ok(());
+        }
+        match self.versions.tables.plan_for(relation) {
+            Some(plan) if plan.labels.is_empty() => {}
+            _ => self.make_ready(lsn, relation, changed)?,
         }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
-        let mut row = RowWriter {
-            lsn,
-            transaction,
-            sequence: self.sequence,
-            ordinal: &mut self.ordinal,
-            out: &mut self.out,
-            scratch: &mut self.scratch,
-            tombstones: self.tombstones,
+        let mut row = self.writer.row(lsn, transaction);
+        let (events, topics) = match &mut plan.form {
+            Form::Event(events, topics) => (events, topics),
+            Form::LeftOut => {
+                plan.counts.left_out += 1;
+                return Ok(());
+            }
+            Form::Record { .. } | Form::Lines(_) => return row.write(plan, changed),
         };
-        let Form::Event(events, topics) = &mut plan.form else { return row.write(plan, changed) };
         // A row of the outbox is an event when it is written; cleaning up is not.
         match changed {
             Row::Inserted(new) => {
-                let origin = Origin { name: &plan.name, questions: &self.versions.questions };
+                let origin = Origin { name: &plan.name };
                 event::write_row(events, topics, new, &origin, &mut row)?;
                 plan.counts.create += 1;
             }
@@ -233,10 +261,37 @@ impl Pump {
         Ok(())
     }
 
+    /// Makes sure that the relation's rows can be written.
+    fn resolve(&mut self, relation: RelationId, lsn: Lsn) -> Result<(), StageError> {
+        match self.versions.tables.plan_for(relation) {
+            Some(_) => Ok(()),
+            None => self.versions.resolve(relation, lsn, &mut self.writer.out),
+        }
+    }
+
+    /// Makes the plan that a row needs: the first one of an announced table; and, since a label that was added to an
+    /// enum comes without any Relation message, the one that begins with the first row that holds it, before any of the
+    /// row's records is offered.
+    fn make_ready(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        self.resolve(relation, lsn)?;
+        while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
+        {
+            let Some(unseen) = changed.unseen_label(&plan.labels) else { break };
+            count(&self.writer.out, plan);
+            let commit_lsn = self.reader.open().expect("a row is inside a transaction").commit_lsn;
+            self.versions.label_added(
+                relation,
+                (commit_lsn, self.writer.ordinal),
+                &unseen,
+                &mut self.writer.out,
+            )?;
+        }
+        Ok(())
+    }
+
     fn logical_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {
         let Some(aggregatetype) = logical.prefix.strip_prefix(MESSAGE_PREFIX) else {
-            self.out.metrics().skipped.with_label_values(&["", "message"]).inc();
-            return Ok(());
+            return self.other_message(lsn, logical);
         };
         let name = format!("a logical message with prefix {MESSAGE_PREFIX}{aggregatetype}");
         let transaction = match self.reader.open() {
@@ -250,48 +305,81 @@ impl Pump {
         if transaction.skipped {
             return Ok(());
         }
-        let origin = Origin { name: &name, questions: &self.versions.questions };
-        let mut row = RowWriter {
-            lsn,
-            transaction,
-            sequence: self.sequence,
-            ordinal: &mut self.ordinal,
-            out: &mut self.out,
-            scratch: &mut self.scratch,
-            tombstones: self.tombstones,
-        };
+        let origin = Origin { name: &name };
+        let mut row = self.writer.row(lsn, transaction);
         let content = MessageContent::parse(logical.content).map_err(|what| origin.error(&row, what))?;
         let event = content.event(aggregatetype);
         event::write(&self.message_events, &mut self.message_topics, &event, &origin, &mut row)?;
-        let topic = &self.scratch.topic;
-        self.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();
-        self.out.status().count(topic, "event", 1);
+        let topic = &self.writer.scratch.topic;
+        self.writer.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();
+        self.writer.out.status().count(topic, "event", 1);
+        Ok(())
+    }
+
+    /// A message that is no event of the outbox.
+    fn other_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {
+        let skipped = self.reader.open().is_some_and(|open| open.skipped);
+        if skipped || !self.messages.takes(logical.prefix) {
+            self.writer.out.metrics().skipped.with_label_values(&["", "message"]).inc();
+            return Ok(());
+        }
+        match self.reader.open() {
+            Some(transaction) => self.messages.write(logical, &mut self.writer.row(lsn, transaction))?,
+            None => self.messages.write_alone(logical, &mut self.writer)?,
+        }
+        let labels = [self.messages.topic_name(), "m"];
+        self.writer.out.metrics().records.with_label_values(&labels).inc();
+        self.writer.out.status().count(labels[0], labels[1], 1);
         Ok(())
     }
 
     fn count_tables(&mut self) {
         for plan in self.versions.tables.plans_mut() {
-            count(&self.out, plan);
+            count(&self.writer.out, plan);
         }
     }
 }
 
 /// Adds a plan's counts to metrics and status, and starts them anew.
 fn count(out: &Outlet, plan: &mut TablePlan) {
-    let Counts { create, update, delete, tombstone, truncate, outbox_update, outbox_delete } =
-        std::mem::take(&mut plan.counts);
+    let Counts {
+        create,
+        update,
+        delete,
+        tombstone,
+        truncate,
+        outbox_update,
+        outbox_delete,
+        left_out,
+        filtered,
+        flat_delete,
+    } = std::mem::take(&mut plan.counts);
     let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
-    for (op, records) in [(create_op, create), ("u", update), ("d", delete), ("tombstone", tombstone)] {
+    for (op, records) in
+        [(create_op, create), ("u", update), ("d", delete), ("t", truncate), ("tombstone", tombstone)]
+    {
         if records > 0 {
             out.metrics().records.with_label_values(&[plan.name.as_str(), op]).inc_by(records);
             out.status().count(&plan.name, op, records);
         }
     }
-    for (reason, changes) in
-        [("truncate", truncate), ("outbox_update", outbox_update), ("outbox_delete", outbox_delete)]
-    {
+    for (reason, changes) in [
+        ("outbox_update", outbox_update),
+        ("outbox_delete", outbox_delete),
+        ("left_out", left_out),
+        ("filter", filtered),
+        ("flat_delete", flat_delete),
+    ] {
         if changes > 0 {
             out.metrics().skipped.with_label_values(&[plan.name.as_str(), reason]).inc_by(changes);
         }
     }
+}
+
+fn refused_truncate(table: &str, lsn: Lsn) -> StageError {
+    StageError::Halt(Halt::new(
+        ExitCode::TruncateRefused,
+        format!("{table} was truncated at {lsn}, and truncate = \"halt\""),
+        "empty the consumers' copies, then start once with truncate = \"skip\" or \"emit\" for this table",
+    ))
 }

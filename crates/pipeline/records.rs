@@ -1,6 +1,6 @@
 //! Which table's rows become records in which way: one setting for all tables, and exceptions for some by name.
 
-use headwater_avro::{RecordOverrides, RecordSettings};
+use headwater_avro::{RecordEncoding, RecordOverrides, RecordSettings, glob_matches};
 
 /// How rows become records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,68 +30,146 @@ impl RecordRules {
             .for_each(|rule| rule.overrides.apply_to(&mut settings));
         settings
     }
+
+    /// Whether any record of any table may be Avro, and so needs a registry.
+    pub fn writes_avro(&self) -> bool {
+        let is_avro = |encoding: Option<RecordEncoding>| encoding == Some(RecordEncoding::Avro);
+        [self.all.key_encoding, self.all.value_encoding].contains(&RecordEncoding::Avro)
+            || self
+                .tables
+                .iter()
+                .any(|rule| is_avro(rule.overrides.key_encoding) || is_avro(rule.overrides.value_encoding))
+    }
+
+    /// Patterns and names that match nothing of these tables, each as a sentence: a misspelt mask hides nothing.
+    pub fn without_effect(&self, tables: &[PublishedColumns]) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if tables.is_empty() {
+            return sentences;
+        }
+        let every: Vec<&PublishedColumns> = tables.iter().collect();
+        columns_without_effect("records", &RecordOverrides::of_columns(&self.all), &every, &mut sentences);
+        for rule in &self.tables {
+            let place = format!("table ({})", rule.tables.join(", "));
+            let covered: Vec<_> =
+                tables.iter().filter(|table| rule.covers(&table.schema, &table.table)).collect();
+            for pattern in &rule.tables {
+                let name = |table: &PublishedColumns| format!("{}.{}", table.schema, table.table);
+                if !tables.iter().any(|table| glob_matches(pattern, &name(table))) {
+                    sentences.push(format!("table.tables: \"{pattern}\" matches no published table"));
+                }
+            }
+            if !covered.is_empty() {
+                columns_without_effect(&place, &rule.overrides, &covered, &mut sentences);
+            }
+        }
+        sentences
+    }
+}
+
+/// A published table and the columns that it publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedColumns {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// Its columns.
+    pub columns: Vec<String>,
+}
+
+impl PublishedColumns {
+    /// From rows of schema, table and columns.
+    pub fn all(rows: Vec<(String, String, Vec<String>)>) -> Vec<PublishedColumns> {
+        let one = |(schema, table, columns)| PublishedColumns { schema, table, columns };
+        rows.into_iter().map(one).collect()
+    }
+}
+
+fn columns_without_effect(
+    place: &str,
+    overrides: &RecordOverrides,
+    tables: &[&PublishedColumns],
+    sentences: &mut Vec<String>,
+) {
+    let RecordOverrides { columns_include, columns_exclude, renames, masks, .. } = overrides;
+    let mut patterns: Vec<(&str, &str)> = Vec::new();
+    patterns.extend(columns_include.iter().flat_map(|p| &p.0).map(|p| ("columns_include", p.as_str())));
+    patterns.extend(columns_exclude.iter().flat_map(|p| &p.0).map(|p| ("columns_exclude", p.as_str())));
+    patterns.extend(masks.iter().flat_map(|masks| masks.patterns()).map(|p| ("masks", p)));
+    for (key, pattern) in patterns {
+        if !tables.iter().any(|table| table.columns.iter().any(|column| glob_matches(pattern, column))) {
+            sentences.push(format!("{place}.{key}: \"{pattern}\" matches no column of a published table"));
+        }
+    }
+    for name in renames.iter().flat_map(|names| names.0.keys()) {
+        if !tables.iter().any(|table| table.columns.contains(name)) {
+            sentences.push(format!("{place}.renames: there is no column \"{name}\" in a published table"));
+        }
+    }
+}
+
+/// Which of the published tables become records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableChoice {
+    /// Patterns over `schema.table`; only what matches one.
+    pub include: Vec<String>,
+    /// And none of these.
+    pub exclude: Vec<String>,
+}
+
+impl Default for TableChoice {
+    fn default() -> TableChoice {
+        TableChoice { include: vec!["*".to_owned()], exclude: Vec::new() }
+    }
+}
+
+impl TableChoice {
+    /// Whether rows of the table become records.
+    pub fn takes(&self, schema: &str, table: &str) -> bool {
+        let name = format!("{schema}.{table}");
+        let listed = |patterns: &[String]| patterns.iter().any(|pattern| glob_matches(pattern, &name));
+        listed(&self.include) && !listed(&self.exclude)
+    }
+
+    /// Patterns that match none of these tables, each given as `schema.table`: most likely misspelt.
+    pub fn idle_patterns(&self, tables: &[String]) -> Vec<&str> {
+        let patterns = self.include.iter().chain(&self.exclude).filter(|pattern| *pattern != "*");
+        patterns
+            .filter(|pattern| !tables.iter().any(|table| glob_matches(pattern, table)))
+            .map(String::as_str)
+            .collect()
+    }
 }
 
 impl TableRule {
     /// Whether a pattern matches the table.
     pub fn covers(&self, schema: &str, table: &str) -> bool {
         let name = format!("{schema}.{table}");
-        self.tables.iter().any(|pattern| matches(pattern, &name))
+        self.tables.iter().any(|pattern| glob_matches(pattern, &name))
     }
-}
-
-/// Whether the whole text matches. After a mismatch the last `*` takes one character more, which is enough: what an
-/// earlier one could take in its place, the last one can as well.
-fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut at, mut from, mut star) = (0, 0, None);
-    while from < text.len() {
-        match pattern.get(at) {
-            Some('*') => {
-                star = Some((at, from));
-                at += 1;
-            }
-            Some(&c) if c == '?' || c == text[from] => {
-                at += 1;
-                from += 1;
-            }
-            _ => match star {
-                Some((star_at, taken)) => {
-                    at = star_at + 1;
-                    from = taken + 1;
-                    star = Some((star_at, taken + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at..].iter().all(|&c| c == '*')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use headwater_avro::{BinaryHandling, DecimalHandling};
+    use headwater_avro::{BinaryHandling, ColumnMasks, ColumnPatterns, DecimalHandling, Mask};
 
     #[test]
-    fn patterns_cover_whole_names() {
-        for (pattern, name, expected) in [
-            ("public.orders", "public.orders", true),
-            ("public.orders", "public.orders2", false),
-            ("public.*", "public.orders", true),
-            ("*.orders", "shop.orders", true),
-            ("public.audit_*", "public.audit", false),
-            ("public.audit_*", "public.audit_", true),
-            ("*a*b*c", "xaxbxbxc", true),
-            ("*a*b*c", "xaxbxbx", false),
-            ("public.part_????", "public.part_2024", true),
-            ("public.part_????", "public.part_24", false),
-            ("*", "a.ü", true),
-            ("?.?", "a.ü", true),
-            ("", "a.b", false),
+    fn tables_are_taken_by_pattern() {
+        let list = |patterns: &str| patterns.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for (include, exclude, table, expected) in [
+            ("*", "", "orders", true),
+            ("public.o*", "", "orders", true),
+            ("public.o*", "", "parts", false),
+            ("*", "public.orders", "orders", false),
+            ("public.o* public.p*", "public.pa*", "parts", false),
         ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+            let choice = TableChoice { include: list(include), exclude: list(exclude) };
+            assert_eq!(choice.takes("public", table), expected, "{include} {exclude} {table}");
         }
+        let choice = TableChoice { include: list("* public.ordres"), exclude: list("public.p*") };
+        assert_eq!(choice.idle_patterns(&list("public.orders public.parts")), ["public.ordres"]);
     }
 
     #[test]
@@ -125,5 +203,33 @@ mod tests {
         assert_eq!(found("public", "a"), (DecimalHandling::Double, BinaryHandling::Hex));
         assert_eq!(found("other", "t"), (DecimalHandling::String, BinaryHandling::Hex));
         assert_eq!(found("third", "t"), (DecimalHandling::Precise, BinaryHandling::Bytes));
+    }
+
+    #[test]
+    fn what_matches_nothing_is_named() {
+        let masks = |patterns: &[&str]| {
+            ColumnMasks::new(patterns.iter().map(|&pattern| (pattern.to_owned(), Mask::Hash)))
+        };
+        let exclude = |patterns: &[&str]| ColumnPatterns(patterns.iter().map(|&p| p.to_owned()).collect());
+        let rules = RecordRules {
+            all: RecordSettings { masks: masks(&["*email*", "emial"]), ..RecordSettings::default() },
+            tables: vec![TableRule {
+                tables: vec!["public.user".to_owned(), "public.usr".to_owned()],
+                overrides: RecordOverrides {
+                    columns_exclude: Some(exclude(&["secret_*", "id"])),
+                    ..RecordOverrides::default()
+                },
+            }],
+        };
+        let columns = ["id", "email"].map(str::to_owned).to_vec();
+        let table = PublishedColumns { schema: "public".to_owned(), table: "user".to_owned(), columns };
+        assert_eq!(
+            rules.without_effect(&[table]),
+            [
+                "records.masks: \"emial\" matches no column of a published table",
+                "table.tables: \"public.usr\" matches no published table",
+                "table (public.user, public.usr).columns_exclude: \"secret_*\" matches no column of a published table",
+            ]
+        );
     }
 }

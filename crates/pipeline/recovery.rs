@@ -70,7 +70,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
         ),
         StageError::Schema { .. } => (
             ExitCode::TableUnsuitable,
-            "rename the columns, or leave the table out of the publication".to_owned(),
+            "correct what it names, or leave the table out of the publication".to_owned(),
         ),
         StageError::Encode { source, table, .. } => encode(&source, &table),
         StageError::RowTooLarge { .. } => (
@@ -184,7 +184,14 @@ fn registry(error: &RegistryError, table: &str, subject: &str) -> (ExitCode, Str
             ExitCode::SchemaIncompatible,
             format!(
                 "the registry keeps {subject} from changing as {table} did. Allow this change (PUT /config/{subject} with \
-                 {{\"compatibility\": \"NONE\"}}, start headwater, set it back), or undo the ALTER TABLE"
+                 {{\"compatibility\": \"NONE\"}}, start headwater, set it back), set on_incompatible = \"set_compatibility_none\" for the table, or undo the ALTER TABLE"
+            ),
+        ),
+        RegistryError::NotRegistered { .. } => (
+            ExitCode::SchemaIncompatible,
+            format!(
+                "register the schema under {subject}: `headwater schema show {table}` prints it with the request that does so. \
+                 Or set schema_registry.auto_register = true"
             ),
         ),
         RegistryError::Rejected { .. } => (
@@ -223,7 +230,9 @@ mod tests {
     use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, SslMode, TlsSettings};
     use headwater_pgoutput::{Lsn, RelationId};
 
-    use crate::settings::{CheckpointSettings, OutboxRoute, SinkSettings, TopicSettings};
+    use crate::settings::{
+        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
+    };
 
     fn settings() -> Settings {
         Settings {
@@ -244,6 +253,7 @@ mod tests {
             adopt_slot: false,
             status_interval: Duration::from_secs(10),
             heartbeat_interval: None,
+            heartbeat_sql: None,
             max_in_flight_bytes: 1 << 20,
             max_row_bytes: 1 << 20,
             shutdown_timeout: Duration::from_secs(8),
@@ -253,11 +263,14 @@ mod tests {
                 partitions: 1,
                 replication_factor: 1,
                 config: Default::default(),
+                tables: Default::default(),
             },
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
             records: crate::records::RecordRules::default(),
             outbox_messages: OutboxRoute::default(),
+            messages: MessageSettings { include: Vec::new(), exclude: Vec::new(), topic: "m".to_owned() },
+            transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }
@@ -293,7 +306,11 @@ mod tests {
             (StageError::Stuck { seconds: 20 }, None),
             (registry(RegistryError::Unavailable { url: text(), reason: text() }), None),
             (
-                registry(RegistryError::Incompatible { subject, reason: text() }),
+                registry(RegistryError::Incompatible { subject: subject.clone(), reason: text() }),
+                Some(ExitCode::SchemaIncompatible),
+            ),
+            (
+                registry(RegistryError::NotRegistered { subject: subject.clone(), reason: text() }),
                 Some(ExitCode::SchemaIncompatible),
             ),
             (

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_avro::registry::{Registry, RegistryError};
-use headwater_avro::{SchemaId, Subject, TableDescription};
+use headwater_avro::{OnIncompatible, SchemaId, Subject, TableDescription};
 use headwater_kafka::{Admin, Class, NewTopic};
-use headwater_pg::{Client, catalog};
+use headwater_pg::Client;
 use headwater_pgoutput::TableSchema;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::describe::{describe, types_to_look_up};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::metrics::Metrics;
+use crate::present::describe_now;
 use crate::settings::TopicSettings;
 use crate::status::{Readiness, Status};
 
@@ -38,6 +38,7 @@ pub(crate) enum Question {
         table: String,
         subject: String,
         schema_json: String,
+        on_incompatible: OnIncompatible,
         answer: oneshot::Sender<Result<SchemaId, StageError>>,
     },
 }
@@ -46,7 +47,8 @@ pub(crate) enum Question {
 #[derive(Clone)]
 pub(crate) struct Destination {
     pub(crate) admin: Arc<Admin>,
-    pub(crate) registry: Arc<Registry>,
+    /// None where nothing is written as Avro.
+    pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) topics: TopicSettings,
 }
 
@@ -77,8 +79,9 @@ impl Resolver {
                     }
                     drop(answer.send(found));
                 }
-                Ok(Some(Question::Register { table, subject, schema_json, answer })) => {
-                    drop(answer.send(self.register(&table, subject, &schema_json).await));
+                Ok(Some(Question::Register { table, subject, schema_json, on_incompatible, answer })) => {
+                    let registered = self.register(&table, subject, &schema_json, on_incompatible).await;
+                    drop(answer.send(registered));
                 }
                 Err(_) => {
                     self.look_at_partitions(&mut partitions).await;
@@ -111,13 +114,7 @@ impl Resolver {
 
     async fn describe(&self, table: &TableSchema) -> Result<TableDescription, StageError> {
         let reading = "reading the catalog for a table's description";
-        let known = catalog::table(&self.client, table.id).await.map_err(StageError::postgres(reading))?;
-        let oids = types_to_look_up(table);
-        let types = match oids.is_empty() {
-            true => Vec::new(),
-            false => catalog::types(&self.client, &oids).await.map_err(StageError::postgres(reading))?,
-        };
-        Ok(describe(table, known.as_ref(), &types))
+        describe_now(&self.client, table).await.map_err(StageError::postgres(reading))
     }
 
     async fn topic(&self, name: &str) -> Result<i32, StageError> {
@@ -132,12 +129,33 @@ impl Resolver {
         table: &str,
         subject: String,
         schema_json: &str,
+        mut on_incompatible: OnIncompatible,
     ) -> Result<SchemaId, StageError> {
         let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        let Some(registry) = &destination.registry else {
+            return Err(StageError::Halt(Halt::new(
+                ExitCode::RegistryRefused,
+                format!("{subject} is to be written as Avro, and no schema registry is configured"),
+                "set schema_registry.url, or another encoding (for an outbox: payload = \"raw\")",
+            )));
+        };
         let subject = Subject(subject);
         let mut backoff = Backoff::new();
         loop {
-            match destination.registry.register(&subject, schema_json).await {
+            let mut outcome = registry.schema_id(&subject, schema_json).await;
+            if let (Err(RegistryError::Incompatible { reason, .. }), OnIncompatible::SetCompatibilityNone) =
+                (&outcome, on_incompatible)
+            {
+                match allow_any(registry, table, &subject, reason).await {
+                    Ok(()) => {
+                        // A registry that refuses even now has a reason of another kind.
+                        on_incompatible = OnIncompatible::Halt;
+                        continue;
+                    }
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            match outcome {
                 Ok(id) => {
                     self.metrics.registry_calls.with_label_values(&["ok"]).inc();
                     self.resume(&backoff);
@@ -174,6 +192,25 @@ impl Resolver {
             self.status.resume();
         }
     }
+}
+
+/// `on_incompatible = "set_compatibility_none"`: readers of older records may fail on what comes, so it is said.
+async fn allow_any(
+    registry: &Registry,
+    table: &str,
+    subject: &Subject,
+    reason: &str,
+) -> Result<(), RegistryError> {
+    let before = registry.compatibility(Some(subject)).await?;
+    registry.allow_any(subject).await?;
+    tracing::warn!(
+        table,
+        %subject,
+        before,
+        reason,
+        "compatibility_set_to_none: the registry refused a table's new schema, and on_incompatible lets it pass"
+    );
+    Ok(())
 }
 
 fn registry_refusal(table: &str, subject: String, source: RegistryError) -> StageError {

@@ -1,14 +1,24 @@
 //! From one changed row to its records: change, tombstone, or the three records of a changed key.
+//!
+//! Under a row filter an update that brings a row into the filter is a create, and one that takes it out is a delete,
+//! as Postgres has it for a publication's WHERE.
 
-use headwater_avro::{Change, ChangeSource, EncodeError, Op};
+use headwater_avro::{
+    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, TransactionPlace, UnseenLabel,
+};
 use headwater_kafka::partition_for_key;
-use headwater_pgoutput::{Lsn, OldTuple, Tuple};
+use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
+use tokio::sync::mpsc;
 
 use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
+use crate::resolver::Question;
+use crate::settings::Settings;
 use crate::table_cache::{Form, TablePlan};
 use crate::transaction::Transaction;
+use crate::transaction_topic::TransactionTopic;
+use crate::versions::writes_avro;
 
 /// Buffers that are used again for every record.
 #[derive(Default)]
@@ -19,6 +29,7 @@ pub(crate) struct Scratch {
     pub(crate) key_json: Vec<u8>,
     pub(crate) old_key_json: Vec<u8>,
     pub(crate) topic: String,
+    partition_text: Vec<u8>,
 }
 
 /// What happened to a row. An update carries its old tuple only where the replica identity says so.
@@ -28,30 +39,141 @@ pub(crate) enum Row<'a> {
     Deleted(OldTuple<'a>),
 }
 
+impl Row<'_> {
+    /// A label in it, old or new, that the schema does not list.
+    pub(crate) fn unseen_label(&self, labels: &EnumLabels) -> Option<UnseenLabel> {
+        let (old, new) = match self {
+            Row::Inserted(new) => (None, Some(new)),
+            Row::Updated(old, new) => (old.as_ref(), Some(new)),
+            Row::Deleted(old) => (Some(old), None),
+        };
+        new.and_then(|new| labels.unseen(new)).or_else(|| labels.unseen(old?.tuple()))
+    }
+}
+
+/// What writing takes from one row to the next; owned by the pump.
+pub(crate) struct Writer {
+    pub(crate) out: Outlet,
+    /// Whom to ask about topics and schemas.
+    pub(crate) questions: mpsc::Sender<Question>,
+    /// The open transaction's place in the ack tracker.
+    sequence: u32,
+    /// Records of the open transaction so far.
+    pub(crate) ordinal: u64,
+    pub(crate) scratch: Scratch,
+    tombstones: bool,
+    /// Where transaction metadata is wanted.
+    transactions: Option<TransactionTopic>,
+}
+
+impl Writer {
+    pub(crate) fn new(settings: &Settings, questions: mpsc::Sender<Question>, out: Outlet) -> Writer {
+        let transactions = settings.transactions.metadata.then(|| {
+            let (prefix, topic) = (&settings.topics.prefix, &settings.transactions.topic);
+            TransactionTopic::new(prefix, topic, writes_avro(settings))
+        });
+        Writer {
+            out,
+            questions,
+            sequence: 0,
+            ordinal: 0,
+            scratch: Scratch::default(),
+            tombstones: settings.tombstones_on_delete,
+            transactions,
+        }
+    }
+
+    /// A transaction begins.
+    pub(crate) fn begin(&mut self, commit_unix_micros: i64) {
+        self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
+        self.ordinal = 0;
+    }
+
+    /// A row whose first record could not be written is written again: its place in the transaction is free.
+    pub(crate) fn uncount(&mut self) {
+        if let Some(topic) = &mut self.transactions {
+            topic.uncount();
+        }
+    }
+
+    /// The records of one row of the open transaction.
+    pub(crate) fn row<'a>(&'a mut self, lsn: Lsn, transaction: &'a Transaction) -> RowWriter<'a> {
+        RowWriter { lsn, transaction, writer: self }
+    }
+
+    /// Lets go of what was taken of the open transaction and not offered.
+    pub(crate) fn discard_staged(&mut self) {
+        self.out.discard_staged(self.sequence);
+    }
+}
+
 /// Writes the records of one row.
 pub(crate) struct RowWriter<'a> {
     pub(crate) lsn: Lsn,
     pub(crate) transaction: &'a Transaction,
-    pub(crate) sequence: u32,
-    pub(crate) ordinal: &'a mut u64,
-    pub(crate) out: &'a mut Outlet,
-    pub(crate) scratch: &'a mut Scratch,
-    pub(crate) tombstones: bool,
+    pub(crate) writer: &'a mut Writer,
 }
 
-impl RowWriter<'_> {
+impl<'a> RowWriter<'a> {
     pub(crate) fn write(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
+        match plan.filter.take() {
+            None => self.write_row(plan, changed),
+            Some(filter) => {
+                let result = self.write_filtered(plan, &filter, changed);
+                plan.filter = Some(filter);
+                result
+            }
+        }
+    }
+
+    fn write_filtered(
+        &mut self,
+        plan: &mut TablePlan,
+        filter: &FilterPlan,
+        changed: &Row<'_>,
+    ) -> Result<(), StageError> {
+        let passes = |row: &Tuple<'_>, old: Option<&OldTuple<'_>>| {
+            filter.passes(row, old.map(OldTuple::tuple)).map_err(|source| self.encode_error(plan, source))
+        };
+        let (before, after) = match changed {
+            Row::Inserted(new) => (false, passes(new, None)?),
+            Row::Deleted(old) => (passes(old.tuple(), None)?, false),
+            Row::Updated(Some(old), new) => (passes(old.tuple(), None)?, passes(new, Some(old))?),
+            // Without an old row the identity is what it was, and the filter looks at nothing else.
+            Row::Updated(None, new) => {
+                let same = passes(new, None)?;
+                (same, same)
+            }
+        };
+        match (changed, before, after) {
+            (_, false, false) => {
+                plan.counts.filtered += 1;
+                Ok(())
+            }
+            (Row::Updated(old, new), false, true) => {
+                self.record(plan, Op::Create, old.as_ref(), Some(new), None)?;
+                plan.counts.create += 1;
+                Ok(())
+            }
+            (Row::Updated(Some(old), _), true, false) => self.delete(plan, old, None),
+            _ => self.write_row(plan, changed),
+        }
+    }
+
+    fn write_row(&mut self, plan: &mut TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
         match changed {
             Row::Inserted(new) => {
+                self.record(plan, Op::Create, None, Some(new), None)?;
                 plan.counts.create += 1;
-                self.record(plan, Op::Create, None, Some(new), None)
+                Ok(())
             }
             Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => {
                 self.key_change(plan, old, new)
             }
             Row::Updated(old, new) => {
+                self.record(plan, Op::Update, old.as_ref(), Some(new), None)?;
                 plan.counts.update += 1;
-                self.record(plan, Op::Update, old.as_ref(), Some(new), None)
+                Ok(())
             }
             Row::Deleted(old) => self.delete(plan, old, None),
         }
@@ -59,7 +181,7 @@ impl RowWriter<'_> {
 
     fn key_changed(&self, plan: &TablePlan, old: &OldTuple<'_>, new: &Tuple<'_>) -> bool {
         match &plan.form {
-            Form::Avro { key: Some((key, _)), .. } => key.changed(old.tuple(), new),
+            Form::Record { key: Some((key, _)), .. } => key.changed(old.tuple(), new),
             _ => false,
         }
     }
@@ -71,11 +193,13 @@ impl RowWriter<'_> {
         old: &OldTuple<'_>,
         new: &Tuple<'_>,
     ) -> Result<(), StageError> {
-        let Form::Avro { key: Some((key, _)), .. } = &plan.form else {
+        let Form::Record { key: Some((key, _)), .. } = &plan.form else {
             unreachable!("only a key can change")
         };
-        let (mut new_json, mut old_json) =
-            (std::mem::take(&mut self.scratch.key_json), std::mem::take(&mut self.scratch.old_key_json));
+        let (mut new_json, mut old_json) = (
+            std::mem::take(&mut self.writer.scratch.key_json),
+            std::mem::take(&mut self.writer.scratch.old_key_json),
+        );
         new_json.clear();
         old_json.clear();
         let written = key
@@ -85,7 +209,7 @@ impl RowWriter<'_> {
         self.delete(plan, old, Some(("__debezium.newkey", &new_json)))?;
         plan.counts.create += 1;
         self.record(plan, Op::Create, Some(old), Some(new), Some(("__debezium.oldkey", &old_json)))?;
-        (self.scratch.key_json, self.scratch.old_key_json) = (new_json, old_json);
+        (self.writer.scratch.key_json, self.writer.scratch.old_key_json) = (new_json, old_json);
         Ok(())
     }
 
@@ -95,16 +219,46 @@ impl RowWriter<'_> {
         old: &OldTuple<'_>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        plan.counts.delete += 1;
-        self.record(plan, Op::Delete, Some(old), None, header)?;
-        let keyed = matches!(plan.form, Form::Avro { key: Some(_), .. });
-        if !keyed || !self.tombstones {
-            return Ok(());
+        let deletes = match &plan.form {
+            Form::Record { key, value, .. } => {
+                let deletes = value.deletes();
+                let tombstone = key.is_some() && deletes.tombstone.unwrap_or(self.writer.tombstones);
+                Deletes { tombstone: Some(tombstone), ..deletes }
+            }
+            _ => Deletes { record: true, tombstone: None },
+        };
+        if deletes.record {
+            self.record(plan, Op::Delete, Some(old), None, header)?;
+            plan.counts.delete += 1;
         }
-        plan.counts.tombstone += 1;
-        let key = std::mem::take(&mut self.scratch.key);
-        let result = self.offer(plan, &plan.topic, Some(&key), None, header);
-        self.scratch.key = key;
+        if deletes.tombstone == Some(true) {
+            plan.counts.tombstone += 1;
+            self.tombstone(plan, old, header)?;
+        } else if !deletes.record {
+            plan.counts.flat_delete += 1;
+        }
+        Ok(())
+    }
+
+    fn tombstone(
+        &mut self,
+        plan: &TablePlan,
+        old: &OldTuple<'_>,
+        header: Option<(&str, &[u8])>,
+    ) -> Result<(), StageError> {
+        let Form::Record { key: Some((key_plan, key_id)), .. } = &plan.form else {
+            unreachable!("only what has a key has a tombstone")
+        };
+        let mut key = std::mem::take(&mut self.writer.scratch.key);
+        key.clear();
+        let result = key_plan
+            .encode_into(*key_id, old.tuple(), &mut key)
+            .map_err(|source| self.encode_error(plan, source))
+            .and_then(|()| {
+                let partition = self.partition(plan, Some(&key), Some(old.tuple()), None);
+                self.offer(&plan.topic, partition, Some(&key), None, header)
+            });
+        self.writer.scratch.key = key;
         result
     }
 
@@ -116,13 +270,7 @@ impl RowWriter<'_> {
         new: Option<&Tuple<'_>>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        let source = ChangeSource {
-            commit_lsn: self.transaction.commit_lsn,
-            lsn: self.lsn,
-            commit_unix_micros: self.transaction.commit_unix_micros,
-            xid: self.transaction.xid,
-            origin: self.transaction.origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
-        };
+        let source = self.counted_source(&plan.name)?;
         let change = Change {
             op,
             before: old.map(OldTuple::tuple),
@@ -131,14 +279,50 @@ impl RowWriter<'_> {
             source: &source,
         };
         let (mut key, mut value) =
-            (std::mem::take(&mut self.scratch.key), std::mem::take(&mut self.scratch.value));
+            (std::mem::take(&mut self.writer.scratch.key), std::mem::take(&mut self.writer.scratch.value));
         key.clear();
         value.clear();
         let result = self.encode(plan, &change, &mut key, &mut value).and_then(|keyed| {
-            self.offer(plan, &plan.topic, keyed.then_some(key.as_slice()), Some(&value), header)
+            let key = keyed.then_some(key.as_slice());
+            let partition = self.partition(plan, key, change.after.or(change.before), change.before);
+            self.offer(&plan.topic, partition, key, Some(&value), header)
         });
-        (self.scratch.key, self.scratch.value) = (key, value);
+        (self.writer.scratch.key, self.writer.scratch.value) = (key, value);
         result
+    }
+
+    /// The table was truncated: a record without a row, and without a key, so that it stands with the other keyless
+    /// records of its topic. It follows what came before it in its own partition only.
+    pub(crate) fn truncated(&mut self, plan: &mut TablePlan) -> Result<(), StageError> {
+        plan.counts.truncate += 1;
+        self.record(plan, Op::Truncate, None, None, None)
+    }
+
+    /// Counts a change of a table, and tells where it stands. The first one of a transaction begins it in its topic.
+    pub(crate) fn counted_source(&mut self, table: &str) -> Result<ChangeSource<'a>, StageError> {
+        let Some(mut topic) = self.writer.transactions.take() else { return Ok(self.source(None)) };
+        let counted = topic.count(table, self);
+        self.writer.transactions = Some(topic);
+        Ok(self.source(Some(counted?)))
+    }
+
+    /// The Commit was read: ends the transaction in its topic, if it was begun there.
+    pub(crate) fn end_transaction(&mut self) -> Result<(), StageError> {
+        let Some(mut topic) = self.writer.transactions.take() else { return Ok(()) };
+        let ended = topic.end(self);
+        self.writer.transactions = Some(topic);
+        ended
+    }
+
+    pub(crate) fn source(&self, place: Option<TransactionPlace>) -> ChangeSource<'a> {
+        ChangeSource {
+            commit_lsn: self.transaction.commit_lsn,
+            lsn: self.lsn,
+            commit_unix_micros: self.transaction.commit_unix_micros,
+            xid: self.transaction.xid,
+            origin: self.transaction.origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
+            place,
+        }
     }
 
     /// Whether there is a key.
@@ -151,34 +335,50 @@ impl RowWriter<'_> {
     ) -> Result<bool, StageError> {
         let failed = |source| self.encode_error(plan, source);
         match &plan.form {
-            Form::Avro { key: key_plan, value: value_plan, value_id, .. } => {
+            Form::Record { key: key_plan, value: value_plan, value_id, .. } => {
                 value_plan.encode_into(*value_id, change, value).map_err(failed)?;
                 let Some((key_plan, key_id)) = key_plan else { return Ok(false) };
-                let keyed_by = change.after.or(change.before).expect("a change has a tuple");
+                let Some(keyed_by) = change.after.or(change.before) else { return Ok(false) };
                 key_plan.encode_with_old_into(*key_id, keyed_by, change.before, key).map_err(failed)?;
                 Ok(true)
             }
-            Form::Lines => {
-                headwater_avro::write_json_change(&plan.description, change, value);
+            Form::Lines(lines) => {
+                lines.write(&plan.description, change, value);
                 Ok(false)
             }
-            Form::Event(..) => unreachable!("events are written elsewhere"),
+            Form::Event(..) | Form::LeftOut => unreachable!("the pump sends no such row here"),
+        }
+    }
+
+    /// The partition of a record: of its key, of the columns that were chosen for it, or the table's one.
+    fn partition(
+        &mut self,
+        plan: &TablePlan,
+        key: Option<&[u8]>,
+        tuple: Option<&Tuple<'_>>,
+        old: Option<&Tuple<'_>>,
+    ) -> i32 {
+        let Form::Record { partitions, keyless_partition, partition_by, .. } = &plan.form else { return 0 };
+        match (key, tuple) {
+            (_, Some(tuple)) if !partition_by.is_empty() => {
+                let text = &mut self.writer.scratch.partition_text;
+                text.clear();
+                partition_by.iter().for_each(|at| write_partition_text(*at, tuple, old, text));
+                partition_for_key(text, *partitions)
+            }
+            (Some(key), _) => partition_for_key(key, *partitions),
+            (None, _) => *keyless_partition,
         }
     }
 
     fn offer(
         &mut self,
-        plan: &TablePlan,
         topic: &str,
+        partition: i32,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         header: Option<(&str, &[u8])>,
     ) -> Result<(), StageError> {
-        let partition = match (&plan.form, key) {
-            (Form::Avro { partitions, .. }, Some(key)) => partition_for_key(key, *partitions),
-            (Form::Avro { keyless_partition, .. }, None) => *keyless_partition,
-            _ => 0,
-        };
         match header {
             None => self.offer_to(topic, partition, key, value, &[]),
             Some(header) => self.offer_to(topic, partition, key, value, &[header]),
@@ -194,9 +394,25 @@ impl RowWriter<'_> {
         value: Option<&[u8]>,
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
-        write_record_id(&mut self.scratch.id, self.transaction.commit_lsn, *self.ordinal);
-        *self.ordinal += 1;
-        let id = (ID_HEADER, self.scratch.id.as_slice());
+        let mut id = std::mem::take(&mut self.writer.scratch.id);
+        write_record_id(&mut id, self.transaction.commit_lsn, self.writer.ordinal);
+        self.writer.ordinal += 1;
+        let result = self.offer_as(&id, topic, partition, key, value, more);
+        self.writer.scratch.id = id;
+        result
+    }
+
+    /// Offers one record under an identity of its own.
+    pub(crate) fn offer_as(
+        &mut self,
+        id: &[u8],
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        more: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        let id = (ID_HEADER, id);
         let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
         let record = |headers| Record {
             topic,
@@ -209,12 +425,12 @@ impl RowWriter<'_> {
         };
         let commit_lsn = self.transaction.commit_lsn;
         match more {
-            [] => self.out.take(self.sequence, record(&[id]), commit_lsn),
-            [one] => self.out.take(self.sequence, record(&[id, *one]), commit_lsn),
+            [] => self.writer.out.take(self.writer.sequence, record(&[id]), commit_lsn),
+            [one] => self.writer.out.take(self.writer.sequence, record(&[id, *one]), commit_lsn),
             more => {
                 let mut headers = vec![id];
                 headers.extend_from_slice(more);
-                self.out.take(self.sequence, record(&headers), commit_lsn)
+                self.writer.out.take(self.writer.sequence, record(&headers), commit_lsn)
             }
         }
     }
@@ -227,4 +443,18 @@ impl RowWriter<'_> {
             source,
         }
     }
+}
+
+/// A column's text and a zero byte, which no text holds; a NULL is the zero byte alone and an empty text is `0x01`.
+fn write_partition_text(at: usize, tuple: &Tuple<'_>, old: Option<&Tuple<'_>>, out: &mut Vec<u8>) {
+    let column = match tuple.column(at) {
+        Some(Column::Unchanged) => old.and_then(|old| old.column(at)),
+        column => column,
+    };
+    match column {
+        Some(Column::Text(b"")) => out.push(1),
+        Some(Column::Text(text)) => out.extend_from_slice(text),
+        _ => {}
+    }
+    out.push(0);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use headwater_avro::registry::RegistrySettings;
 use headwater_pg::ConnectSettings;
 
-use crate::records::RecordRules;
+use crate::records::{RecordRules, TableChoice};
 
 /// Everything `run` needs. Build it with [`Settings`]' public fields; [`Settings::validate`] checks what types can't.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Settings {
     pub status_interval: Duration,
     /// Emit a logical message this often, so that an idle database's slot moves. Off by default.
     pub heartbeat_interval: Option<Duration>,
+    /// The statement to run instead of emitting that message.
+    pub heartbeat_sql: Option<String>,
     /// The one memory knob: bytes between the Postgres socket and the broker's acknowledgement.
     pub max_in_flight_bytes: u64,
     /// A single change larger than this halts the pipeline with its table and LSN (default 64 MiB).
@@ -44,6 +46,10 @@ pub struct Settings {
     pub outbox: Vec<OutboxTable>,
     /// Transactional logical messages with prefix `outbox.<aggregatetype>`.
     pub outbox_messages: OutboxRoute,
+    /// Other logical messages.
+    pub messages: MessageSettings,
+    /// BEGIN and END of each transaction.
+    pub transactions: TransactionSettings,
     /// Where records go.
     pub sink: SinkSettings,
     /// Write a tombstone after each delete (default true).
@@ -63,6 +69,8 @@ pub struct TopicSettings {
     pub replication_factor: i32,
     /// Topic configuration of a created topic (`cleanup.policy`, `retention.ms`, …).
     pub config: BTreeMap<String, String>,
+    /// Which of the published tables have one. Outbox tables are taken in any case.
+    pub tables: TableChoice,
 }
 
 /// Where the checkpoint and the schema history live.
@@ -108,6 +116,26 @@ pub struct OutboxRoute {
     pub payload: PayloadFormat,
 }
 
+/// Logical messages that are no outbox events.
+#[derive(Clone, Debug)]
+pub struct MessageSettings {
+    /// Prefixes, as patterns with `*`, whose messages become records. None by default.
+    pub include: Vec<String>,
+    /// Those of them that do not.
+    pub exclude: Vec<String>,
+    /// Their topic, behind the topics' prefix and a dot.
+    pub topic: String,
+}
+
+/// Transaction metadata.
+#[derive(Clone, Debug)]
+pub struct TransactionSettings {
+    /// Whether each change carries its place in its transaction, and BEGIN and END are records.
+    pub metadata: bool,
+    /// Their topic, behind the topics' prefix and a dot.
+    pub topic: String,
+}
+
 impl Default for OutboxRoute {
     fn default() -> OutboxRoute {
         OutboxRoute {
@@ -130,12 +158,12 @@ pub enum PayloadFormat {
 /// Where records go.
 #[derive(Clone, Debug)]
 pub enum SinkSettings {
-    /// Kafka, as Avro with a schema registry.
+    /// Kafka.
     Kafka {
         /// The producer's and the admin client's settings.
         kafka: headwater_kafka::Settings,
-        /// The schema registry.
-        registry: RegistrySettings,
+        /// The schema registry; needed for what is written as Avro.
+        registry: Option<RegistrySettings>,
     },
     /// Lines of JSON on the standard output.
     Stdout,
@@ -197,12 +225,25 @@ impl Settings {
                 );
             }
         }
+        for (key, topic) in
+            [("messages.topic", &self.messages.topic), ("transactions.topic", &self.transactions.topic)]
+        {
+            if topic.is_empty() || !topic.chars().all(legal_in_topic) {
+                problem(key, "one or more of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
+            }
+        }
         if matches!(self.sink, SinkSettings::Kafka { .. })
             && !self.checkpoint.topic.chars().all(legal_in_topic)
         {
             problem("checkpoint.topic", "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
         }
         problems
+    }
+
+    /// Whether a table's rows become records.
+    pub fn takes_table(&self, schema: &str, table: &str) -> bool {
+        let is_outbox = self.outbox.iter().any(|outbox| outbox.schema == schema && outbox.table == table);
+        is_outbox || self.topics.tables.takes(schema, table)
     }
 
     /// The topic of a table: characters that Kafka refuses become `_`, as Debezium does.

@@ -1,8 +1,9 @@
 //! Tells a Kafka that is away from a producer that is stuck.
 //!
-//! A broker that is away is waited for, as long as it takes. But librdkafka can lose sight of a partition's leader when
-//! a broker was fenced for a moment, and then deliver nothing although everything answers. The only cure is a new
-//! producer, which begins again from the checkpoint. So while nothing is acknowledged, another client asks.
+//! A broker that is away is waited for, as long as it takes. A producer that forgot its brokers is helped where it is
+//! (`kafka/bootstrap.rs`). Should it be stuck for a reason that nobody knows yet, and deliver nothing although
+//! everything answers, the last resort is a new producer, which begins again from the checkpoint. So while nothing is
+//! acknowledged, another client asks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -22,6 +22,7 @@ pub(crate) struct SlotWatch {
     pub(crate) postgres: ConnectSettings,
     pub(crate) slot: String,
     pub(crate) heartbeat_interval: Option<Duration>,
+    pub(crate) heartbeat_sql: Option<String>,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -47,10 +48,28 @@ impl SlotWatch {
             tokio::select! {
                 _ = looks.tick() => self.look(&client).await?,
                 _ = heartbeats.tick(), if self.heartbeat_interval.is_some() => {
-                    client.simple_query(HEARTBEAT).await?;
+                    self.beat(&client).await?;
                 }
             }
         }
+    }
+
+    /// A statement that the server refuses is said each time: whoever configured it counts on it.
+    async fn beat(&self, client: &Client) -> Result<(), headwater_pg::Error> {
+        let Some(statement) = &self.heartbeat_sql else {
+            client.simple_query(HEARTBEAT).await?;
+            return Ok(());
+        };
+        let beaten = client.simple_query(statement).await.map(drop).map_err(headwater_pg::Error::from);
+        if let Err(error) = &beaten
+            && error.sqlstate().is_some()
+            && !error.is_transient()
+        {
+            self.metrics.errors.with_label_values(&["heartbeat"]).inc();
+            tracing::warn!(error = chain(error), "the statement of pipeline.heartbeat_sql failed");
+            return Ok(());
+        }
+        beaten
     }
 
     async fn look(&self, client: &Client) -> Result<(), headwater_pg::Error> {

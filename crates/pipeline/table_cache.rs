@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use headwater_avro::{KeyPlan, SchemaId, TableDescription, ValuePlan};
+use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::{ExitCode, Halt};
@@ -18,7 +18,11 @@ pub(crate) struct TablePlan {
     pub(crate) name: String,
     pub(crate) topic: String,
     pub(crate) description: TableDescription,
+    /// The labels of enums that the schema lists.
+    pub(crate) labels: EnumLabels,
     pub(crate) form: Form,
+    /// Which rows become records; none if all do.
+    pub(crate) filter: Option<FilterPlan>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
 }
@@ -26,19 +30,24 @@ pub(crate) struct TablePlan {
 /// What becomes of a row.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// A change record in Avro.
-    Avro {
+    /// A change record of Kafka.
+    Record {
         key: Option<(KeyPlan, SchemaId)>,
         value: ValuePlan,
+        /// Meaningless where values aren't Avro, as the key's id is where keys aren't.
         value_id: SchemaId,
         partitions: i32,
+        /// Columns whose text chooses the partition in the place of the key.
+        partition_by: Vec<usize>,
         /// Where the records of a keyless table go, all of them, so that their order is kept.
         keyless_partition: i32,
     },
     /// A change record as a line of JSON.
-    Lines,
+    Lines(LinePlan),
     /// An event of the outbox.
     Event(EventPlan, EventTopics),
+    /// Nothing: the table is left out by configuration.
+    LeftOut,
 }
 
 /// Records offered since the last report.
@@ -51,6 +60,11 @@ pub(crate) struct Counts {
     pub(crate) truncate: u64,
     pub(crate) outbox_update: u64,
     pub(crate) outbox_delete: u64,
+    pub(crate) left_out: u64,
+    /// Changes of rows that no filter lets pass.
+    pub(crate) filtered: u64,
+    /// Deletes that flat records leave out.
+    pub(crate) flat_delete: u64,
 }
 
 /// The state of one relation.
@@ -96,7 +110,7 @@ impl TableCache {
 
     /// An announcement was resolved and its history record is acknowledged.
     pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
-        if !matches!(plan.form, Form::Event(..)) {
+        if !matches!(plan.form, Form::Event(..) | Form::LeftOut) {
             let owner =
                 self.topics.entry(plan.topic.clone()).or_insert_with(|| (plan.name.clone(), relation));
             // The same name under another id is the table dropped and created again: its topic goes on.
@@ -121,11 +135,11 @@ impl TableCache {
         })
     }
 
-    /// The name of a relation, as far as it was announced.
-    pub(crate) fn name_of(&self, relation: RelationId) -> Option<String> {
+    /// Schema and name of a relation, as it was announced.
+    pub(crate) fn name_of(&self, relation: RelationId) -> Option<(&str, &str)> {
         match self.entries.get(&relation)? {
-            Entry::Announced(table, _) => Some(format!("{}.{}", table.namespace, table.name)),
-            Entry::Ready(plan) => Some(plan.name.clone()),
+            Entry::Announced(table, _) => Some((&table.namespace, &table.name)),
+            Entry::Ready(plan) => Some((&plan.description.schema, &plan.description.table)),
         }
     }
 }

@@ -7,15 +7,20 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use headwater_avro::{KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
+use headwater_avro::{
+    EnumLabels, KeyPlan, LinePlan, RecordPart, RecordSettings, SchemaId, SourceSettings, TableDescription,
+    TruncateHandling, UnseenLabel, columns_of_unknown_types,
+};
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StageError;
+use crate::halt::{ExitCode, Halt};
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
+use crate::present::{self, Plans, Unsuitable};
 use crate::resolver::Question;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
@@ -59,12 +64,15 @@ impl Versions {
         let Some((table, at)) = self.tables.unresolved(relation) else {
             return Err(crate::transaction::unknown_relation(relation, lsn));
         };
+        if !self.settings.takes_table(&table.namespace, &table.name) {
+            return self.tables.insert(relation, left_out(table)).map_err(StageError::Halt);
+        }
         let record = match self.history.look_up(&table, at) {
             Lookup::Known(record) => self.known_version(record, out)?,
             Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
         };
         let plan = self.plan(record)?;
-        if let Form::Avro { .. } = plan.form {
+        if let Form::Record { .. } = plan.form {
             self.warn_of_unknown_types(&plan);
         }
         self.tables.insert(relation, plan).map_err(StageError::Halt)
@@ -79,7 +87,7 @@ impl Versions {
     ) -> Result<HistoryRecord, StageError> {
         let before = record.clone();
         self.furnish(&mut record, out)?;
-        if before.value_schema_id.is_some()
+        if (before.value_schema_id.is_some() || before.schema_fingerprint != 0)
             && before.topic == record.topic
             && before.partitions != record.partitions
         {
@@ -109,7 +117,11 @@ impl Versions {
         if let Some(same) =
             in_force.as_ref().filter(|old| old.table == *table && old.description == description)
         {
-            return self.known_version(same.clone(), out);
+            // Noted, because the catalog may say something else when this message comes again.
+            let met = HistoryRecord { last_met: Some(at), ..same.clone() };
+            let record = self.known_version(met, out)?;
+            self.keep(&record, out)?;
+            return Ok(record);
         }
         let mut record = HistoryRecord {
             version: HistoryRecord::VERSION,
@@ -122,6 +134,7 @@ impl Versions {
             schema_fingerprint: 0,
             key_schema_id: None,
             value_schema_id: None,
+            last_met: None,
         };
         self.furnish(&mut record, out)?;
         if let Some(old) = in_force {
@@ -130,6 +143,83 @@ impl Versions {
         self.keep(&record, out)?;
         tracing::info!(table = record.name(), topic = record.topic, commit_lsn = %at.0, "a new version of a table");
         Ok(record)
+    }
+
+    /// A row holds a label that its table's schema does not list: a version of the table begins with that row.
+    pub(crate) fn label_added(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        unseen: &UnseenLabel,
+        out: &mut Outlet,
+    ) -> Result<(), StageError> {
+        let (questions, settings) = (self.questions.clone(), self.settings.clone());
+        self.amend(relation, at, out, |before, out| {
+            let table = before.table.clone();
+            let now = ask(&questions, out, |answer| Question::Describe { table, answer })?;
+            tracing::info!(
+                table = before.name(),
+                column = before.description.columns[unseen.column].name,
+                commit_lsn = %at.0,
+                "an enum has a new label"
+            );
+            let key = present::keyed(&settings, &before.description).map_err(StageError::Halt)?.key;
+            Ok(before.description.with_labels(&now, unseen, &key))
+        })
+    }
+
+    /// Whether the relation's rows are written as change records, not as events.
+    pub(crate) fn writes_changes(&mut self, relation: RelationId) -> bool {
+        self.tables.plan_for(relation).is_some_and(|plan| matches!(plan.form, Form::Record { .. }))
+    }
+
+    /// A row holds NULL in a column that is NOT NULL in its table's schema: the constraint was dropped while nobody
+    /// read, so no Relation message told of it. A version begins with that row. False if that is no explanation.
+    pub(crate) fn null_met(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        column: &str,
+        out: &mut Outlet,
+    ) -> Result<bool, StageError> {
+        let Some(plan) = self.tables.plan_for(relation) else { return Ok(false) };
+        let columns = &plan.description.columns;
+        let Some(index) = columns.iter().position(|known| known.name == column && known.not_null) else {
+            return Ok(false);
+        };
+        self.amend(relation, at, out, |before, _| {
+            tracing::info!(table = before.name(), column, commit_lsn = %at.0, "a column is no longer NOT NULL");
+            let mut description = before.description.clone();
+            description.columns[index].not_null = false;
+            Ok(description)
+        })?;
+        Ok(true)
+    }
+
+    /// Begins a version in the midst of the stream: the one that is stored for this point if the row came before, else
+    /// one that differs from the present one as `amended` says.
+    fn amend(
+        &mut self,
+        relation: RelationId,
+        at: (Lsn, u64),
+        out: &mut Outlet,
+        amended: impl FnOnce(&HistoryRecord, &mut Outlet) -> Result<TableDescription, StageError>,
+    ) -> Result<(), StageError> {
+        let (before, begins_here) = self.history.in_force(relation, at).expect("a plan has a stored version");
+        let before = before.clone();
+        let present = self.tables.plan_for(relation).map(|plan| &plan.description);
+        let record = if begins_here && present.is_some_and(|present| *present != before.description) {
+            self.known_version(before, out)?
+        } else {
+            let description = amended(&before, out)?;
+            let mut record =
+                HistoryRecord { commit_lsn: at.0, ordinal: at.1, description, last_met: None, ..before };
+            self.furnish(&mut record, out)?;
+            self.keep(&record, out)?;
+            record
+        };
+        let plan = self.plan(record)?;
+        self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
     /// Gives a version its topic, partitions and schema ids under the present configuration. Ids are asked for only
@@ -145,19 +235,22 @@ impl Versions {
         }
         let asked = topic.clone();
         record.partitions = ask(&self.questions, out, |answer| Question::Topic { topic: asked, answer })?;
-        let (key, value) = self.plans(record)?;
-        let key_json = key.as_ref().map(KeyPlan::schema_json);
-        let fingerprint = schema_fingerprint(key_json, value.schema_json());
-        if same_topic && record.value_schema_id.is_some() && record.schema_fingerprint == fingerprint {
+        let Plans { key, value, .. } = self.plans(record)?;
+        let fingerprint = schema_fingerprint(key.as_ref().map(KeyPlan::schema_json), value.schema_json());
+        let key_json = key.as_ref().filter(|key| key.is_avro()).map(KeyPlan::schema_json);
+        let has_its_ids = record.key_schema_id.is_some() == key_json.is_some()
+            && record.value_schema_id.is_some() == value.is_avro();
+        if same_topic && has_its_ids && record.schema_fingerprint == fingerprint {
             return Ok(());
         }
-        let name = record.name();
         record.key_schema_id = match key_json {
-            Some(json) => Some(self.register(&name, Subject::for_key(&topic), json, out)?),
+            Some(json) => Some(self.register(record, RecordPart::Key, json, out)?),
             None => None,
         };
-        record.value_schema_id =
-            Some(self.register(&name, Subject::for_value(&topic), value.schema_json(), out)?);
+        record.value_schema_id = match value.is_avro() {
+            true => Some(self.register(record, RecordPart::Value, value.schema_json(), out)?),
+            false => None,
+        };
         record.schema_fingerprint = fingerprint;
         Ok(())
     }
@@ -169,14 +262,30 @@ impl Versions {
         Ok(())
     }
 
-    fn plans(&self, record: &HistoryRecord) -> Result<(Option<KeyPlan>, ValuePlan), StageError> {
-        let source =
-            SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() };
-        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
-        let schema_error = |source| StageError::Schema { table: record.name(), source };
-        let key = KeyPlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        let value = ValuePlan::new(&record.description, &source, &records).map_err(schema_error)?;
-        Ok((key, value))
+    /// The name of an announced relation and what becomes of its TRUNCATE: nothing need be resolved to leave one out,
+    /// and those of an outbox are cleaning up.
+    pub(crate) fn truncate_handling(&self, relation: RelationId) -> Option<(String, TruncateHandling)> {
+        let (schema, table) = self.tables.name_of(relation)?;
+        let is_outbox = self.settings.outbox.iter().any(|each| each.schema == schema && each.table == table);
+        let configured = self.settings.records.records_for(schema, table).truncate;
+        let handling = if is_outbox || !self.settings.takes_table(schema, table) {
+            TruncateHandling::Skip
+        } else {
+            configured
+        };
+        Some((format!("{schema}.{table}"), handling))
+    }
+
+    /// What every record says of its origin.
+    pub(crate) fn source(&self) -> SourceSettings {
+        SourceSettings { prefix: self.settings.topics.prefix.clone(), database: self.database.clone() }
+    }
+
+    fn plans(&self, record: &HistoryRecord) -> Result<Plans, StageError> {
+        present::plans(&self.settings, &self.database, &record.description).map_err(|why| match why {
+            Unsuitable::Schema(source) => StageError::Schema { table: record.name(), source },
+            Unsuitable::Settings(halt) => StageError::Halt(halt),
+        })
     }
 
     /// Once per column, not once per version of its table.
@@ -194,46 +303,65 @@ impl Versions {
     }
 
     fn register(
-        &mut self,
-        table: &str,
-        subject: Subject,
+        &self,
+        record: &HistoryRecord,
+        part: RecordPart,
         schema_json: &str,
         out: &mut Outlet,
     ) -> Result<u32, StageError> {
-        let (table, schema_json) = (table.to_owned(), schema_json.to_owned());
+        let subject = present::subject(&self.settings, &record.topic, part, schema_json);
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
         let id = ask(&self.questions, out, |answer| Question::Register {
-            table,
+            table: record.name(),
             subject: subject.0,
-            schema_json,
+            schema_json: schema_json.to_owned(),
+            on_incompatible: records.on_incompatible,
             answer,
         })?;
         Ok(id.0)
     }
 
     fn plan(&self, record: HistoryRecord) -> Result<TablePlan, StageError> {
+        let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+        let name = record.name();
+        let schema_error = |source| StageError::Schema { table: name.clone(), source };
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
             let writes_avro = writes_avro(&self.settings);
-            let records = self.settings.records.records_for(&record.table.namespace, &record.table.name);
+            refuse_masks(&record, &records).map_err(StageError::Halt)?;
             let events = EventPlan::for_table(outbox, &record.description, writes_avro, &records)
                 .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
-        } else if let Some(value_id) = record.value_schema_id {
-            let (key, value) = self.plans(&record)?;
-            Form::Avro {
+        } else if writes_avro(&self.settings) {
+            let Plans { key, value, partition_by } = self.plans(&record)?;
+            Form::Record {
                 key: key.map(|plan| (plan, SchemaId(record.key_schema_id.unwrap_or_default()))),
                 value,
-                value_id: SchemaId(value_id),
+                value_id: SchemaId(record.value_schema_id.unwrap_or_default()),
                 partitions: record.partitions,
+                partition_by,
                 keyless_partition: partition_for_key(record.topic.as_bytes(), record.partitions),
             }
         } else {
-            Form::Lines
+            Form::Lines(LinePlan::new(&record.description, &records).map_err(schema_error)?)
+        };
+        let filter = match form {
+            Form::Event(..) => None,
+            _ => records.row_filter.compile(&record.description).map_err(schema_error)?,
+        };
+        let labels = match form {
+            Form::Record { .. } => EnumLabels::of(
+                &present::keyed(&self.settings, &record.description).map_err(StageError::Halt)?,
+                &records,
+            ),
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
         };
         Ok(TablePlan {
             name: record.name(),
             topic: record.topic,
             description: record.description,
+            labels,
             form,
+            filter,
             counts: Counts::default(),
         })
     }
@@ -246,7 +374,43 @@ impl Versions {
     }
 }
 
-/// Only Kafka has a registry; the local sinks write lines.
+/// An event is its columns as they are; one that should be hidden must not get out through it.
+fn refuse_masks(record: &HistoryRecord, records: &RecordSettings) -> Result<(), Halt> {
+    let Some(column) = record.description.columns.iter().find(|c| records.masks.of(&c.name).is_some()) else {
+        return Ok(());
+    };
+    Err(Halt::new(
+        ExitCode::OutboxInvalid,
+        format!(
+            "column \"{}\" of the outbox table {} is masked, and events have no masks",
+            column.name,
+            record.name()
+        ),
+        "write what may be shown into the outbox, and except its columns: masks = { \"column\" = \"none\" } for this table",
+    ))
+}
+
+/// Nothing is asked and nothing stored for a table that is left out.
+fn left_out(table: TableSchema) -> TablePlan {
+    TablePlan {
+        name: format!("{}.{}", table.namespace, table.name),
+        topic: String::new(),
+        description: TableDescription {
+            relation: table.id,
+            schema: table.namespace,
+            table: table.name,
+            replica_identity: table.replica_identity,
+            columns: Vec::new(),
+            key: Vec::new(),
+        },
+        labels: EnumLabels::default(),
+        form: Form::LeftOut,
+        filter: None,
+        counts: Counts::default(),
+    }
+}
+
+/// Only Kafka has records; the local sinks write lines.
 pub(crate) fn writes_avro(settings: &Settings) -> bool {
     matches!(settings.sink, SinkSettings::Kafka { .. })
 }

@@ -67,7 +67,14 @@ impl Run {
                 ordinal += 1;
             }
             let operation = *operation;
-            self.evidence.audit.push(AuditRow { xid, relation: "s.t".to_owned(), operation, old, new });
+            self.evidence.audit.push(AuditRow {
+                xid,
+                relation: "s.t".to_owned(),
+                operation,
+                old,
+                new,
+                spec: None,
+            });
         }
         let ends = Arc::new(self.ends.clone());
         self.evidence.samples.push(Sample { confirmed: commit.end_lsn, ends });

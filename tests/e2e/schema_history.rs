@@ -1,10 +1,11 @@
 //! A table changes while it streams, and Headwater is killed around it: what was sent comes again byte for byte, also
 //! when today's catalog says something else.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::harness::checker::Repeats;
 use crate::harness::fixture::{Fixture, on_shared};
+use crate::harness::http;
 
 const TABLE: &str = "create table item (id int primary key, name text not null, kind text default 'plain')";
 
@@ -66,18 +67,106 @@ async fn column_dropped_before_it_was_read(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// A label that is added to an enum comes without any notice.
+/// A label that is added to an enum comes without any notice: the list in the schema grows with the first row that
+/// holds it, in the midst of a transaction, and a repetition has the list of its moment.
 async fn enum_label_added(test: &mut Fixture) -> Result<()> {
-    let schema = "create type mood as enum ('sad', 'ok'); create table item (id int primary key, mood mood, moods mood[])";
+    // A label that is renamed is another text in the table than in its records.
+    test.do_not_fold("public.item");
+    let schema = "create type mood as enum ('sad', 'ok');
+                  create table item (id int primary key, mood mood, moods mood[])";
     test.capture(schema, &["public.item"]).await?;
     let mut headwater = test.start(test.config()).await?;
     test.database.execute("insert into item values (1, 'sad', '{ok}')").await?;
     test.settle().await?;
     test.database.execute("alter type mood add value 'happy'").await?;
-    test.database.execute("insert into item values (2, 'happy', '{happy,sad}')").await?;
+    test.database
+        .execute(
+            "begin; insert into item select g, 'ok' from generate_series(2, 50000) g;
+             insert into item values (50001, 'ok', '{happy,sad}'); update item set id = 50002, mood = 'happy' where id = 1;
+             insert into item select g, 'happy' from generate_series(60000, 110000) g; commit",
+        )
+        .await?;
+    headwater.metric_until("headwater_records_acknowledged_total", &[], |n| n > 60000.0).await?;
+    headwater.kill()?;
+    test.database
+        .execute(
+            "alter type mood add value 'later' before 'ok'; alter type mood rename value 'happy' to 'glad'",
+        )
+        .await?;
+    test.database.execute("insert into item values (200000, 'glad', '{later}')").await?;
+    let mut headwater = test.start(test.config()).await?;
     test.settle().await?;
     headwater.stop().await?;
-    test.check(Repeats::None).await.map(drop)
+    let allowed = allowed_lists(test)?;
+    // What was listed when the row before came, with the row's own, and in the end every spelling.
+    let expected = ["sad,ok", "sad,ok,happy", "sad,ok,happy,later,glad"];
+    ensure!(allowed == expected, "the lists are {allowed:?}");
+    let report = test.check(Repeats::Replayed).await?;
+    ensure!(report.duplicates > 50000, "nothing was repeated: {report:?}");
+    Ok(())
+}
+
+/// The lists of labels in the versions of the subject.
+fn allowed_lists(test: &Fixture) -> Result<Vec<String>> {
+    let subject = format!("{}/subjects/{}-value/versions", test.kafka.registry, test.topic("public.item"));
+    let versions: Vec<u32> = serde_json::from_str(&http::get(&subject)?.body)?;
+    let mut lists = Vec::new();
+    for version in versions {
+        let body: serde_json::Value =
+            serde_json::from_str(&http::get(&format!("{subject}/{version}"))?.body)?;
+        let schema: serde_json::Value = serde_json::from_str(body["schema"].as_str().context("no schema")?)?;
+        let mood = &schema["fields"][0]["type"][1]["fields"][1]["type"][1];
+        lists.push(mood["connect.parameters"]["allowed"].as_str().context("no list")?.to_owned());
+    }
+    Ok(lists)
+}
+
+/// The server repeats a Relation message although the table is as it was; when it comes again after a kill, the catalog
+/// says something else, and the rows behind it must still be what they were.
+async fn repeated_message_changes_nothing(test: &mut Fixture) -> Result<()> {
+    test.capture(&format!("{TABLE}; alter table item replica identity full"), &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.database
+        .execute(
+            "begin; insert into item select g, 'before' from generate_series(1, 50000) g;
+             alter table item set (fillfactor = 90);
+             insert into item select g, 'after' from generate_series(50001, 100000) g; commit",
+        )
+        .await?;
+    headwater.metric_until("headwater_records_acknowledged_total", &[], |n| n > 60000.0).await?;
+    headwater.kill()?;
+    test.database
+        .execute("alter table item alter name drop not null, alter kind set default 'other'")
+        .await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let report = test.check(Repeats::Replayed).await?;
+    ensure!(report.duplicates > 50000, "the second half was not repeated: {report:?}");
+    Ok(())
+}
+
+/// NOT NULL is dropped while nobody reads: the first message of the next session looks as the last one did.
+async fn not_null_dropped_while_stopped(test: &mut Fixture) -> Result<()> {
+    test.capture(&format!("{TABLE}; alter table item replica identity full"), &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.database.execute("insert into item values (1, 'one'), (2, 'two')").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    test.database
+        .execute(
+            "alter table item alter name drop not null; insert into item values (3, 'three'), (4, null);
+             update item set name = null where id = 1; update item set id = 5, name = null where id = 2; delete from item where id = 4",
+        )
+        .await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.settle().await?;
+    headwater.kill()?;
+    test.database.execute("update item set name = 'again'").await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    test.check(Repeats::Replayed).await.map(drop)
 }
 
 /// A second table joins the publication while it streams.
@@ -110,6 +199,16 @@ fn column_dropped_before_it_was_read_is_kept() {
 #[test]
 fn enum_label_arrives() {
     on_shared("history_enum", enum_label_added);
+}
+
+#[test]
+fn a_repeated_message_changes_nothing() {
+    on_shared("history_message", repeated_message_changes_nothing);
+}
+
+#[test]
+fn not_null_dropped_while_stopped_is_met() {
+    on_shared("history_null", not_null_dropped_while_stopped);
 }
 
 #[test]

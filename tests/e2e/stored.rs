@@ -140,6 +140,33 @@ async fn no_tombstones(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// Tables that are left out are neither records nor topics, and a pattern that matches nothing is said.
+async fn tables_chosen(test: &mut Fixture) -> Result<()> {
+    let ddl = "create table item (id int primary key); create table part (id int primary key);
+               create table audit_item (id int primary key)";
+    test.capture(ddl, &["public.item", "public.part", "public.audit_item"]).await?;
+    test.expect_complaint("public.ordres");
+    let include = toml::Value::Array(vec!["public.*".into(), "public.ordres".into()]);
+    let config =
+        test.config().set("topics.include_tables", include).set("topics.exclude_tables", "public.audit_*");
+    let output = test.command(&["check"], &config)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(text.contains("public.ordres") && text.contains("public.audit_item"), "check: {text}");
+    let mut headwater = test.start(config).await?;
+    headwater.log_line(&["public.ordres"]).await?;
+    for table in ["item", "part", "audit_item"] {
+        test.database.execute(&format!("insert into {table} values (1), (2); truncate {table}")).await?;
+    }
+    test.settle().await?;
+    headwater.metric_until("headwater_skipped_total", &["audit_item", "left_out"], |n| n == 2.0).await?;
+    headwater.stop().await?;
+    let topics: std::collections::BTreeSet<String> =
+        test.raw_records()?.into_iter().map(|record| record.topic).collect();
+    let expected = [test.topic("public.item"), test.topic("public.part")];
+    ensure!(topics.iter().eq(expected.iter()), "{topics:?}");
+    Ok(())
+}
+
 #[test]
 fn checkpoint_has_its_documented_form() {
     on_shared("stored_checkpoint", checkpoint_form);
@@ -163,4 +190,9 @@ fn key_changes_name_the_other_key() {
 #[test]
 fn tombstones_can_be_left_out() {
     on_shared("stored_tombstones", no_tombstones);
+}
+
+#[test]
+fn tables_can_be_left_out() {
+    on_shared("tables_chosen", tables_chosen);
 }

@@ -10,8 +10,8 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, RecordSettings, SchemaId, SourceSettings,
-    TableDescription, ValuePlan,
+    Change, ChangeSource, ColumnDescription, ColumnMasks, ColumnPatterns, Envelope, KeyPlan, Mask, Op,
+    PgType, RecordEncoding, RecordSettings, SchemaId, SourceSettings, TableDescription, ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity};
 
@@ -67,6 +67,7 @@ const SOURCE: ChangeSource<'static> = ChangeSource {
     commit_unix_micros: 1_771_061_213_589_793,
     xid: 987_654,
     origin: None,
+    place: None,
 };
 
 fn encode(value: &ValuePlan, key: &KeyPlan, message: &Message<'_>, out: &mut Vec<u8>) {
@@ -103,6 +104,32 @@ fn inventory_row(criterion: &mut Criterion) {
             black_box(out.len())
         });
     });
+    let shaped = |records: RecordSettings| {
+        let value = ValuePlan::new(&table, &source, &records).expect("a schema");
+        let key = KeyPlan::new(&table, &source, &records).expect("a schema").expect("a key");
+        (value, key)
+    };
+    let json = RecordSettings {
+        key_encoding: RecordEncoding::Json,
+        value_encoding: RecordEncoding::Json,
+        ..RecordSettings::default()
+    };
+    let flat = RecordSettings { envelope: Envelope::Flat, ..RecordSettings::default() };
+    let masked = RecordSettings {
+        masks: ColumnMasks::new([("name".to_owned(), Mask::Hash)]),
+        columns_exclude: ColumnPatterns(vec!["sku".to_owned()]),
+        ..RecordSettings::default()
+    };
+    for (name, records) in [("flat", flat), ("one column hashed, one left out", masked), ("as JSON", json)] {
+        let (value, key) = shaped(records);
+        group.bench_function(format!("encode key and value, {name}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encode(&value, &key, black_box(&message), &mut out);
+                black_box(out.len())
+            });
+        });
+    }
     group.bench_function("decode and encode", |bencher| {
         bencher.iter(|| {
             out.clear();

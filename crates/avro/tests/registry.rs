@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headwater_avro::registry::{Password, Registry, RegistryError, RegistrySettings, RegistrySettingsError};
-use headwater_avro::{SchemaId, Subject};
+use headwater_avro::{SchemaId, Subject, SubjectStrategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -86,6 +86,9 @@ fn settings(urls: &[&str]) -> RegistrySettings {
         ca_file: None,
         client_cert: None,
         timeout: Duration::from_millis(500),
+        auto_register: true,
+        key_subject: SubjectStrategy::TopicName,
+        value_subject: SubjectStrategy::TopicName,
     }
 }
 
@@ -179,6 +182,59 @@ async fn other_refusals_are_final() {
         assert_eq!(error, RegistryError::Rejected { status, code, reason });
         assert!(!error.is_retriable());
     }
+}
+
+#[tokio::test]
+async fn what_may_not_be_registered_is_looked_for() {
+    const ABSENT: Answer = Status(404, r#"{"error_code":40403,"message":"Schema not found"}"#);
+    const SAME: Answer = Status(
+        200,
+        r#"{"id":7,"version":3,"schema":"{\"type\":\"record\",\"doc\":\"d\",\"name\":\"Value\"}"}"#,
+    );
+    const OTHER: Answer = Status(200, r#"{"id":8,"version":4,"schema":"\"string\""}"#);
+    let check = async |answers: &[Answer], expected: Result<SchemaId, &str>| {
+        let server = Server::start(answers).await;
+        let settings = RegistrySettings { auto_register: false, ..settings(&[&server.url]) };
+        let registry = Registry::new(&settings).expect("good settings");
+        let found = registry.schema_id(&subject(), SCHEMA).await;
+        match (found, expected) {
+            (Ok(id), Ok(expected)) => assert_eq!(id, expected),
+            (Err(RegistryError::NotRegistered { reason, .. }), Err(expected)) => assert_eq!(reason, expected),
+            (found, expected) => panic!("{found:?} instead of {expected:?}"),
+        }
+        assert_eq!(server.requests().len(), answers.len());
+        assert!(
+            server
+                .requests()
+                .iter()
+                .all(|request| !request.starts_with("POST /subjects/shop.public.orders-value/"))
+        );
+    };
+    check(&[Status(200, r#"{"id":5,"version":1}"#)], Ok(SchemaId(5))).await;
+    check(&[ABSENT, SAME], Ok(SchemaId(7))).await;
+    check(&[ABSENT, ABSENT], Err("there is no such subject")).await;
+    let differs =
+        "its latest version 4 is another schema (its type is record, not string); the registry would ";
+    let verdict = Status(200, r#"{"is_compatible":true}"#);
+    check(&[ABSENT, OTHER, verdict], Err(&format!("{differs}take the table's as compatible"))).await;
+    // An older registry compares with the latest version only.
+    let verdict = Status(200, r#"{"is_compatible":false,"messages":["x","y"]}"#);
+    check(
+        &[ABSENT, OTHER, ABSENT, verdict],
+        Err(&format!("{differs}refuse the table's as incompatible: x; y")),
+    )
+    .await;
+    let verdict = Status(200, r#"{"is_compatible":false,"messages":null}"#);
+    check(&[ABSENT, OTHER, verdict], Err(&format!("{differs}refuse the table's as incompatible: "))).await;
+}
+
+#[tokio::test]
+async fn a_level_is_set_for_one_subject() {
+    let server = Server::start(&[Status(200, r#"{"compatibility":"NONE"}"#)]).await;
+    assert_eq!(registry(&server).allow_any(&subject()).await, Ok(()));
+    let request = server.requests().remove(0);
+    assert!(request.starts_with("PUT /config/shop.public.orders-value HTTP/1.1"), "{request}");
+    assert!(request.ends_with(r#"{"compatibility":"NONE"}"#), "{request}");
 }
 
 #[tokio::test]

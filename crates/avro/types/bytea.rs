@@ -95,6 +95,15 @@ const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 /// A `string` of four characters for each three bytes.
 fn put_base64(bytes: &[u8], alphabet: &[u8; 64], out: &mut Vec<u8>) {
     binary::write_long((bytes.len().div_ceil(3) * 4) as i64, out);
+    append_base64(bytes, alphabet, out);
+}
+
+/// The characters alone, in the standard alphabet.
+pub(crate) fn write_base64_text(bytes: &[u8], out: &mut Vec<u8>) {
+    append_base64(bytes, BASE64, out);
+}
+
+fn append_base64(bytes: &[u8], alphabet: &[u8; 64], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
         let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);

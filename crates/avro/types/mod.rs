@@ -23,11 +23,13 @@ mod vector;
 
 use crate::description::PgType;
 use crate::error::Reason;
+use crate::mask::Masking;
 use crate::record_settings::{
     ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling, RecordSettings,
     TimePrecision, TypeStyle, UnknownTypes,
 };
 
+pub(crate) use bytea::write_base64_text;
 pub use unchanged::is_placeholder;
 pub(crate) use unchanged::{Unchanged, placeholder};
 
@@ -369,6 +371,8 @@ pub(crate) enum Encoding {
     Scaled(WriteScaled, i16),
     /// Applies to each element, between which stands this character.
     Array(Box<Encoding>, u8),
+    /// Hides the value.
+    Mask(Masking),
 }
 
 impl Encoding {
@@ -379,6 +383,7 @@ impl Encoding {
             Encoding::Fixed(write) => write(text, out),
             Encoding::Scaled(write, scale) => write(text, *scale, out),
             Encoding::Array(element, delimiter) => array::write(text, element, *delimiter, out),
+            Encoding::Mask(masking) => masking.write(text, out),
         }
     }
 }

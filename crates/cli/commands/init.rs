@@ -136,7 +136,8 @@ async fn wanted_topics(
     let mut names = super::check::wanted_topics(settings, &existing);
     if arguments.dry_run && existing.is_empty() {
         let planned = arguments.tables.iter().filter_map(|table| qualified_name(table));
-        names.extend(planned.map(|(schema, table)| settings.table_topic(&schema, &table)));
+        let taken = planned.filter(|(schema, table)| settings.takes_table(schema, table));
+        names.extend(taken.map(|(schema, table)| settings.table_topic(&schema, &table)));
     }
     let shape = &settings.topics;
     let new_topic = |name| NewTopic {

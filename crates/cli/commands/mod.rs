@@ -14,6 +14,8 @@ pub mod import_debezium;
 
 pub mod take_over;
 
+pub mod schema;
+
 pub mod config_reference;
 
 use std::error::Error;

@@ -10,6 +10,7 @@ use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::schema;
 use crate::Shared;
 use crate::config::Config;
 use crate::http::{self, Sources};
@@ -47,15 +48,23 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         "starting"
     );
     let shutdown = watch_signals()?;
+    if let Err(halt) = schema::check_registered(&config.settings).await {
+        return halted(halt);
+    }
     match headwater_pipeline::run(config.settings, metrics, status, shutdown).await {
         Ok(()) => Ok(ExitCode::Success),
-        // A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.
-        Err(Halt { code, what, advice }) if !std::io::stderr().is_terminal() => {
-            tracing::error!(code = code.number(), advice, "halted: {what}");
-            Ok(code)
-        }
-        Err(halt) => Err(halt.into()),
+        Err(halt) => halted(halt),
     }
+}
+
+/// A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.
+fn halted(halt: Halt) -> anyhow::Result<ExitCode> {
+    if std::io::stderr().is_terminal() {
+        return Err(halt.into());
+    }
+    let Halt { code, what, advice } = halt;
+    tracing::error!(code = code.number(), advice, "halted: {what}");
+    Ok(code)
 }
 
 /// The first SIGTERM or SIGINT asks the pipeline to stop, the second ends the process.

@@ -304,6 +304,7 @@ impl<'a> Printer<'a> {
             commit_unix_micros: *commit_unix_micros,
             xid: *xid,
             origin: origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
+            place: None,
         };
         let change = Change {
             op,

@@ -10,12 +10,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_avro::SubjectStrategy;
 use headwater_pg::Secret;
 
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
-use super::records::{Exception, Records};
+use super::records::{Exception, Masking, Records};
 use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
 
 /// What a key of the configuration holds after reading.
@@ -178,7 +179,7 @@ sections! {
         properties: Properties,
     }
 
-    /// The Schema Registry that keeps the Avro schemas. Required for Kafka.
+    /// The Schema Registry that keeps the Avro schemas. Required for Kafka, unless all keys and values are JSON.
     "schema_registry" => pub struct SchemaRegistry {
         /// Required. The registry's address; a list of addresses is tried in order.
         url: Names,
@@ -197,6 +198,16 @@ sections! {
         key_file: PathBuf,
         /// How long one request may take before it is tried again.
         timeout: Duration = "10s",
+        /// Whether schemas are registered. If not, each must be there before its first row: in any version of its
+        /// subject, or as a latest version under which the bytes mean the same. `headwater schema show` prints what
+        /// to register; `run` looks at its start as well.
+        auto_register: bool = "true",
+        /// The subject of a key's schema, as Confluent's strategies: `topic_name` is `<topic>-key`, `record_name` the
+        /// record's full name, `topic_record_name` both with `-` between. A schema that is no record (an outbox
+        /// event's) keeps its topic's.
+        key_subject_strategy: SubjectStrategy = "topic_name",
+        /// The same for values: `topic_name` is `<topic>-value`.
+        value_subject_strategy: SubjectStrategy = "topic_name",
     }
 
     /// The topics that rows are written to: `<prefix>.<schema>.<table>`.
@@ -211,6 +222,12 @@ sections! {
         replication_factor: i32 = "-1",
         /// Settings of a topic that Headwater creates, by Kafka's names: `"cleanup.policy" = "compact"`.
         config: Properties,
+        /// Which of the published tables become records: `schema.table` or a list of those, `*` standing for any
+        /// characters and `?` for any one. Better is a publication of these tables only: what is left out here is
+        /// still sent by Postgres.
+        include_tables: Names = "*",
+        /// Which of those do not.
+        exclude_tables: Names,
     }
 
     /// A table whose inserted rows are messages for other services; may be given several times.
@@ -244,6 +261,27 @@ sections! {
         aggregatetypes: Names = "*",
     }
 
+    /// Other logical messages, which go to `<prefix>.<topic>` as Debezium writes them. Headwater's own
+    /// (`headwater.…`) never do, and those of the outbox go where they are routed.
+    "messages" => pub struct Messages {
+        /// Which prefixes become records: one or a list, `*` standing for any characters. `"*"` is what Debezium
+        /// does by default. Without it none do.
+        include: Names,
+        /// Which of those do not.
+        exclude: Names,
+        /// The topic, behind the prefix of topics and a dot.
+        topic: String = "message",
+    }
+
+    /// Transaction metadata, as Debezium's `provide.transaction.metadata`.
+    "transactions" => pub struct Transactions {
+        /// Whether each change carries its transaction and its place in it (the field `transaction`), and a topic
+        /// has BEGIN and END of each transaction, END with its counts by table.
+        metadata: bool = "false",
+        /// The topic, behind the prefix of topics and a dot.
+        topic: String = "transaction",
+    }
+
     /// Where the position is kept that was reached for certain.
     "checkpoint" => pub struct Checkpoint {
         /// The topic for it: one partition, compacted, created if missing; several configurations may share it.
@@ -267,6 +305,9 @@ sections! {
         /// Writes a small logical message into the database this often, so that the slot moves although nothing is
         /// published. Off by default: Headwater also moves the slot with the server's own keepalives.
         heartbeat_interval: Duration,
+        /// One SQL statement instead of that message, for example an UPDATE of a table of one's own that is
+        /// published, so that its consumers see the heartbeat too. Needs `heartbeat_interval`.
+        heartbeat_sql: String,
         /// Whether a delete is followed by a tombstone, which lets compaction drop the key.
         tombstones_on_delete: bool = "true",
     }
@@ -296,8 +337,11 @@ pub struct AsWritten {
     pub topics: Topics,
     pub records: Records,
     pub table: Vec<Exception>,
+    pub masking: Masking,
     pub outbox: Vec<Outbox>,
     pub outbox_messages: OutboxMessages,
+    pub messages: Messages,
+    pub transactions: Transactions,
     pub checkpoint: Checkpoint,
     pub pipeline: Pipeline,
     pub sink: Sink,
@@ -312,6 +356,7 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Topics>(),
     section::<Records>(),
     section::<Exception>(),
+    section::<Masking>(),
     section::<Outbox>(),
     section::<OutboxMessages>(),
     section::<Checkpoint>(),
@@ -346,8 +391,11 @@ impl AsWritten {
             topics: read_section(&mut tree, problems),
             records: read_section(&mut tree, problems),
             table: read_list(&mut tree, problems),
+            masking: read_section(&mut tree, problems),
             outbox: read_list(&mut tree, problems),
             outbox_messages: read_section(&mut tree, problems),
+            messages: read_section(&mut tree, problems),
+            transactions: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use headwater_pg::{ChannelBinding, ConnectSettings, Host, RootCert, Secret, SslMode, TlsSettings};
 
+use super::ConfigError;
 use super::as_written::{self, Field};
 use super::layers::Node;
 use super::password::{self, Found};
-use super::problem::Origin;
+use super::problem::{Origin, Problems};
 use super::settings::{Findings, make_pair, take_secret};
 use super::url::{self, PostgresUrl};
-use super::value::{self, Value};
+use super::value::{self, Names, Value};
 
 /// The section [postgres], validated.
 pub struct PostgresPart {
@@ -89,6 +90,27 @@ pub fn make(written: as_written::Postgres, findings: &mut Findings) -> Option<Po
         slot: slot?,
         slot_create_timeout: slot_create_timeout.value()?,
     })
+}
+
+/// A connection from a URL alone, as a flag gives it; the password may be in it or in `~/.pgpass`.
+pub fn from_flag(flag: &str, url: &str) -> Result<ConnectSettings, ConfigError> {
+    let origin = Origin::File(flag.into(), 0);
+    let set = |text: &str| Field::Set(text.to_owned(), origin.clone());
+    let written = as_written::Postgres {
+        url: set(url),
+        publication: Field::Set(Names(Vec::new()), Origin::Default),
+        slot: Field::Set(String::new(), Origin::Default),
+        slot_create_timeout: Field::Set(Duration::ZERO, Origin::Default),
+        allow_md5: Field::Set(false, Origin::Default),
+        connect_timeout: Field::Set(Duration::from_secs(10), Origin::Default),
+        ..as_written::Postgres::default()
+    };
+    let mut findings = Findings { file: origin, problems: Problems::default(), warnings: Vec::new() };
+    let made = make(written, &mut findings);
+    match made {
+        Some(part) if findings.problems.is_empty() => Ok(part.connect),
+        _ => Err(ConfigError { problems: findings.problems.into_sorted(), warnings: findings.warnings }),
+    }
 }
 
 fn seconds(text: String) -> String {

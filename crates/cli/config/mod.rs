@@ -27,6 +27,7 @@ use layers::{Node, Table};
 use problem::{Origin, Problem, Problems};
 use settings::Findings;
 
+pub use connection::from_flag;
 pub use problem::did_you_mean;
 pub use settings::qualified_name;
 

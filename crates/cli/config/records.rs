@@ -3,16 +3,21 @@
 //! To add a key: a line here, a field of the same name and type in the library's table of record settings (the
 //! compiler asks for it), then `headwater config-reference > docs/CONFIG.md`.
 
+use std::path::PathBuf;
+
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    MONEY_FRACTION_DIGITS_MAX, RecordOverrides, RecordSettings, TimePrecision, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnNames, ColumnPatterns,
+    DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
+    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnIncompatible, RecordEncoding, RecordOverrides,
+    RecordSettings, RowFilter, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
+use headwater_pg::Secret;
 use headwater_pipeline::records::{RecordRules, TableRule};
 
 use super::as_written::{Field, Key, Section, default_text, key_name, read_field, refuse_unknown, sections};
 use super::layers::Table;
 use super::problem::Problems;
-use super::settings::Findings;
+use super::settings::{Findings, take_secret};
 use super::value::{Names, Value};
 
 /// Declares both sections and how they become settings.
@@ -38,15 +43,15 @@ macro_rules! record_keys {
         }
 
         /// None when a key was written wrongly; that is noted already.
-        fn make_all(written: Records) -> Option<RecordSettings> {
+        fn make_all(written: Records, mask_salt: MaskSalt) -> Option<RecordSettings> {
             let Records { $( $key, )* } = written;
-            Some(RecordSettings { $( $key: $key.value()?, )* })
+            Some(RecordSettings { $( $key: $key.value()?, )* mask_salt })
         }
 
         fn make_exception(written: Exception, findings: &mut Findings) -> Option<TableRule> {
             let Exception { tables, $( $key, )* } = written;
             let tables = findings.require(tables, "table.tables", "tables = \"public.audit_*\"")?.0;
-            Some(TableRule { tables, overrides: RecordOverrides { $( $key: $key.value(), )* } })
+            Some(TableRule { tables, overrides: RecordOverrides { $( $key: $key.value(), )* mask_salt: None } })
         }
     };
 }
@@ -80,13 +85,82 @@ record_keys! {
     /// Columns that an old row does not carry: `null`, with every such column nullable in the schema; or `debezium`,
     /// with NOT NULL columns not nullable and Debezium's made-up values (0, an empty string, 1970) in their place.
     absent_before: AbsentBefore = "null",
+    /// The columns of the record key, one name or a list, as Debezium's `message.key.columns`. An old row must carry
+    /// them (replica identity), or a delete would have no key. Default: the primary key, or the columns of the
+    /// replica identity where an old row lacks the primary key. An empty list means the default.
+    message_key_columns: ColumnList = "",
+    /// The record key of a table that has none: `none`, or `full_row` for all columns (a row that changes is a
+    /// delete of one key and a create of another, then).
+    keyless_key: KeylessKey = "none",
+    /// The columns whose text chooses the partition: for tables without a key, which otherwise go to one partition
+    /// each, or some of the key's columns, so that what they have in common stays together. An empty list means the
+    /// whole key.
+    partition_columns: ColumnList = "",
+    /// TRUNCATE: `skip` (counted, as Debezium's default `skipped.operations`), `emit` (a record with `op` `t`, without row
+    /// or key) or `halt`.
+    truncate: TruncateHandling = "skip",
     /// What stands for an unchanged TOAST value that is not at hand. After `hex:` it is bytes in hexadecimal, for
     /// bytea columns.
     unavailable_value_placeholder: String = "__debezium_unavailable_value",
+    /// What becomes of a schema that the registry refuses as incompatible (409): `halt` with the registry's words, or
+    /// `set_compatibility_none`, which sets the level of that one subject to NONE, warns and registers again.
+    on_incompatible: OnIncompatible = "halt",
+    /// What a record's value is: `debezium` has `before`, `after`, `source` and `op`; `flat` is the row itself, as
+    /// Debezium's transform ExtractNewRecordState leaves it. With `flat_deletes = "tombstone"`, `flat` is what
+    /// compacted topics and upserting consumers want.
+    envelope: Envelope = "debezium",
+    /// A delete under `envelope = "flat"`: `tombstone` (and no other record), `rewrite` (the old row with
+    /// `__deleted` = "true"; all rows have that field then), `rewrite-with-tombstone` or `drop`.
+    flat_deletes: FlatDeletes = "tombstone",
+    /// Fields behind the columns under `envelope = "flat"`: `op`, and Debezium's source fields such as `table`,
+    /// `lsn`, `txId`, `source.ts_ms`. `op:operation` gives one another name.
+    metadata_fields: MetadataFields = "",
+    /// Goes before the names of metadata fields: `op` is `__op`.
+    metadata_prefix: String = "__",
+    /// How keys are written: `avro`, `json` (Connect's JsonConverter without schemas) or `json_schema_envelope`
+    /// (the same with `schema` and `payload`). JSON needs no registry.
+    key_encoding: RecordEncoding = "avro",
+    /// How values are written, as `key_encoding`.
+    value_encoding: RecordEncoding = "avro",
+    /// The columns that values have, `*` standing for any characters and `?` for any one.
+    columns_include: ColumnPatterns = "*",
+    /// Columns that values do not have. Key columns stay in the key.
+    columns_exclude: ColumnPatterns = "",
+    /// New names of columns in keys and values: `renames = { old = "new" }`.
+    renames: ColumnNames = "",
+    /// What stands in the place of values, by column pattern: `masks = { email = "hash", "card_*" = "fixed:****" }`.
+    /// `hash` is HMAC-SHA-256 under `masking.salt`, in hexadecimal; `truncate:10` the first ten characters of a text;
+    /// `fixed:` a text; `null` null; `none` the value after all. NULL stays NULL. A masked column is a string,
+    /// whatever its type (under `null` it keeps its type). Masks hold in `before`, in `after`, in the key and in
+    /// headers; in a key only `hash` is allowed. The longest pattern wins. A `[[table]]` adds to the masks of
+    /// `[records]`.
+    masks: ColumnMasks = "",
+    /// Which rows become records: `row_filter = "status <> 'draft' and total > 10"`. Columns are compared with
+    /// constants by `=`, `<>`, `<`, `<=`, `>`, `>=` and `IN`, tested by `IS NULL`, joined by `AND`, `OR`, `NOT` and
+    /// parentheses. An update that brings a row in is a create, one that takes it out a delete; old rows must carry
+    /// the filter's columns.
+    row_filter: RowFilter = "",
+}
+
+sections! {
+    /// What masks need.
+    "masking" => pub struct Masking {
+        /// The key of `hash` masks. Meant for the environment (`HEADWATER_MASKING__SALT`); in the file it is warned
+        /// about. Another salt gives other hashes, and moves hashed keys to other partitions.
+        salt: Secret,
+        /// A file that holds the salt and nothing else. One line end is cut off.
+        salt_file: PathBuf,
+    }
 }
 
 /// Makes the rules; what is wrong is noted in `findings`.
-pub fn make(records: Records, exceptions: Vec<Exception>, findings: &mut Findings) -> Option<RecordRules> {
+pub fn make(
+    records: Records,
+    exceptions: Vec<Exception>,
+    masking: Masking,
+    findings: &mut Findings,
+) -> Option<RecordRules> {
+    let mask_salt = make_salt(&records, &exceptions, masking, findings);
     let digits = |field: &Field<u8>, section: &str, findings: &mut Findings| match field.located() {
         Some((&digits, origin)) if digits > MONEY_FRACTION_DIGITS_MAX => findings.problems.add(
             origin,
@@ -115,8 +189,35 @@ pub fn make(records: Records, exceptions: Vec<Exception>, findings: &mut Finding
             findings.problems.add(origin, &format!("{section}.unavailable_value_placeholder"), message);
         }
     }
-    let all = make_all(records);
+    let all = make_all(records, mask_salt?);
     let tables: Vec<_> =
         exceptions.into_iter().map(|exception| make_exception(exception, findings)).collect();
     Some(RecordRules { all: all?, tables: tables.into_iter().collect::<Option<Vec<_>>>()? })
+}
+
+/// The salt, which must be there where a mask hashes: without one, short values are found by trying.
+fn make_salt(
+    records: &Records,
+    exceptions: &[Exception],
+    masking: Masking,
+    findings: &mut Findings,
+) -> Option<MaskSalt> {
+    let Masking { salt, salt_file } = masking;
+    let is_written = salt.is_written() || salt_file.is_written();
+    let salt = take_secret(salt, "masking.salt", salt_file, "masking.salt_file", findings);
+    let fields = exceptions.iter().map(|exception| (&exception.masks, Exception::NAME));
+    let hashed = fields.chain([(&records.masks, Records::NAME)]).find_map(|(field, section)| {
+        let (masks, origin) = field.located()?;
+        masks.hash_any().then(|| (origin.clone(), section))
+    });
+    match (salt, hashed) {
+        (Some(salt), _) => Some(MaskSalt::new(salt.expose().as_bytes())),
+        (None, _) if is_written => None,
+        (None, None) => Some(MaskSalt::default()),
+        (None, Some((origin, section))) => findings.wrong(
+            &origin,
+            &format!("{section}.masks"),
+            "hash needs a salt; set HEADWATER_MASKING__SALT or masking.salt_file",
+        ),
+    }
 }

@@ -11,8 +11,10 @@ use std::time::Duration;
 use headwater_avro::registry::{Password, RegistrySettings};
 use headwater_pg::Secret;
 use headwater_pipeline::Settings;
+use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::settings::{
-    CheckpointSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings, TopicSettings,
+    CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
+    TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -51,8 +53,11 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         topics,
         records,
         table,
+        masking,
         outbox,
         outbox_messages,
+        messages,
+        transactions,
         checkpoint,
         pipeline,
         sink,
@@ -60,14 +65,21 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     } = written;
     let postgres = connection::make(postgres, findings);
     let topics = make_topics(topics, findings);
-    let records = records::make(records, table, findings);
+    let records = records::make(records, table, masking, findings);
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
     let outbox_messages = make_outbox_messages(outbox_messages);
+    let messages = make_messages(messages);
+    let transactions = make_transactions(transactions);
     let checkpoint = make_checkpoint(checkpoint);
-    let limits = make_limits(pipeline);
+    let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
-    let sink = make_sink(sink, kafka, schema_registry, queue_bytes_max, findings);
+    let needs_registry = records.as_ref().is_none_or(RecordRules::writes_avro)
+        || outbox.iter().flatten().any(|outbox| outbox.route.payload == PayloadFormat::Avro)
+        || messages.as_ref().is_some_and(|messages| !messages.include.is_empty())
+        || transactions.as_ref().is_some_and(|transactions| transactions.metadata);
+    let registry = Registry { written: schema_registry, is_needed: needs_registry };
+    let sink = make_sink(sink, kafka, registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
     let (postgres, limits) = (postgres?, limits?);
     Some(Made {
@@ -79,6 +91,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             adopt_slot: false,
             status_interval: limits.status_interval,
             heartbeat_interval: limits.heartbeat_interval,
+            heartbeat_sql: limits.heartbeat_sql,
             max_in_flight_bytes: limits.max_in_flight_bytes,
             max_row_bytes: limits.max_row_bytes,
             shutdown_timeout: limits.shutdown_timeout,
@@ -87,6 +100,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             checkpoint: checkpoint?,
             outbox: outbox.into_iter().collect::<Option<Vec<_>>>()?,
             outbox_messages: outbox_messages?,
+            messages: messages?,
+            transactions: transactions?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -157,13 +172,25 @@ pub fn take_secret(
 }
 
 fn make_topics(written: as_written::Topics, findings: &mut Findings) -> Option<TopicSettings> {
-    let as_written::Topics { prefix, create, partitions, replication_factor, config } = written;
+    let as_written::Topics {
+        prefix,
+        create,
+        partitions,
+        replication_factor,
+        config,
+        include_tables,
+        exclude_tables,
+    } = written;
     Some(TopicSettings {
         prefix: findings.require(prefix, "topics.prefix", "prefix = \"shop\"")?,
         create: create.value()?,
         partitions: partitions.value()?,
         replication_factor: replication_factor.value()?,
         config: plain(config),
+        tables: TableChoice {
+            include: include_tables.value()?.0,
+            exclude: exclude_tables.value().unwrap_or_default().0,
+        },
     })
 }
 
@@ -218,6 +245,17 @@ fn make_outbox_messages(written: as_written::OutboxMessages) -> Option<OutboxRou
     make_route(topic, aggregatetypes, payload)
 }
 
+fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
+    let as_written::Messages { include, exclude, topic } = written;
+    let names = |field: Field<Names>| field.value().unwrap_or_default().0;
+    Some(MessageSettings { include: names(include), exclude: names(exclude), topic: topic.value()? })
+}
+
+fn make_transactions(written: as_written::Transactions) -> Option<TransactionSettings> {
+    let as_written::Transactions { metadata, topic } = written;
+    Some(TransactionSettings { metadata: metadata.value()?, topic: topic.value()? })
+}
+
 fn make_route(
     topic: Field<String>,
     aggregatetypes: Field<Names>,
@@ -255,32 +293,45 @@ struct Limits {
     shutdown_timeout: Duration,
     status_interval: Duration,
     heartbeat_interval: Option<Duration>,
+    heartbeat_sql: Option<String>,
     tombstones_on_delete: bool,
 }
 
-fn make_limits(written: as_written::Pipeline) -> Option<Limits> {
+fn make_limits(written: as_written::Pipeline, findings: &mut Findings) -> Option<Limits> {
     let as_written::Pipeline {
         max_in_flight_bytes,
         max_row_bytes,
         shutdown_timeout,
         status_interval,
         heartbeat_interval,
+        heartbeat_sql,
         tombstones_on_delete,
     } = written;
+    if let (Field::Missing, Some((_, origin))) = (&heartbeat_interval, heartbeat_sql.located()) {
+        let message = "needs pipeline.heartbeat_interval, for example \"60s\"";
+        findings.problems.add(origin, "pipeline.heartbeat_sql", message);
+    }
     Some(Limits {
         max_in_flight_bytes: max_in_flight_bytes.value()?.0,
         max_row_bytes: max_row_bytes.value()?.0,
         shutdown_timeout: shutdown_timeout.value()?,
         status_interval: status_interval.value()?,
         heartbeat_interval: heartbeat_interval.value(),
+        heartbeat_sql: heartbeat_sql.value(),
         tombstones_on_delete: tombstones_on_delete.value()?,
     })
+}
+
+/// The section as it was written, and whether anything is written as Avro.
+struct Registry {
+    written: as_written::SchemaRegistry,
+    is_needed: bool,
 }
 
 fn make_sink(
     written: as_written::Sink,
     kafka: as_written::Kafka,
-    registry: as_written::SchemaRegistry,
+    registry: Registry,
     queue_bytes_max: u64,
     findings: &mut Findings,
 ) -> Option<SinkSettings> {
@@ -296,8 +347,14 @@ fn make_sink(
         }),
         SinkType::Kafka => {
             let kafka = make_kafka(kafka, queue_bytes_max, findings);
-            let registry = make_registry(registry, findings);
-            Some(SinkSettings::Kafka { kafka: kafka?, registry: registry? })
+            let registry = match registry.is_needed || registry.written.url.is_written() {
+                true => Some(make_registry(registry.written, findings)),
+                false => None,
+            };
+            Some(SinkSettings::Kafka {
+                kafka: kafka?,
+                registry: registry.map_or(Some(None), |made| made.map(Some))?,
+            })
         }
     }
 }
@@ -350,6 +407,9 @@ fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -
         cert_file,
         key_file,
         timeout,
+        auto_register,
+        key_subject_strategy,
+        value_subject_strategy,
     } = written;
     let url_origin = url.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     let urls = findings.require(url, "schema_registry.url", "url = \"http://registry:8081\"");
@@ -382,6 +442,9 @@ fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -
         ca_file: ca_file.value(),
         client_cert,
         timeout: timeout.value()?,
+        auto_register: auto_register.value()?,
+        key_subject: key_subject_strategy.value()?,
+        value_subject: value_subject_strategy.value()?,
     })
 }
 

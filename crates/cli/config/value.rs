@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, DecimalHandling, HstoreHandling, IntervalHandling,
-    TimePrecision, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnNames, ColumnPatterns,
+    DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, Mask,
+    MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SubjectStrategy, TimePrecision,
+    TruncateHandling, TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -131,6 +133,88 @@ impl Value for Names {
     }
 }
 
+impl Value for ColumnList {
+    const KIND: &'static str = "name or list of names";
+    fn read(node: Node) -> Result<Self, String> {
+        read_names(node).map(ColumnList)
+    }
+}
+
+/// Names or none: an empty text is an empty list.
+fn read_names(node: Node) -> Result<Vec<String>, String> {
+    match node {
+        Node::Text(text) | Node::Typed(text) if text.is_empty() => Ok(Vec::new()),
+        Node::Array(entries) if entries.is_empty() => Ok(Vec::new()),
+        node => Names::read(node).map(|names| names.0),
+    }
+}
+
+/// Text by name; in an environment variable `name=text` with commas between them.
+fn read_pairs(node: Node) -> Result<Vec<(String, String)>, String> {
+    match node {
+        Node::Table(table) => {
+            let pair = |(name, entry): (String, Entry)| match String::read(entry.node) {
+                Ok(text) => Ok((name, text)),
+                Err(message) => Err(format!("{name} {message}")),
+            };
+            table.into_iter().map(pair).collect()
+        }
+        Node::Typed(text) if text.is_empty() => Ok(Vec::new()),
+        Node::Typed(text) => {
+            let pair = |pair: &str| match pair.split_once('=') {
+                Some((name, text)) => Ok((name.trim().to_owned(), text.trim().to_owned())),
+                None => Err(format!("\"{pair}\" is not name=text")),
+            };
+            text.split(',').map(pair).collect()
+        }
+        other => Err(format!("is {}; write a table, {{ column = \"text\" }}", other.kind())),
+    }
+}
+
+impl Value for ColumnPatterns {
+    const KIND: &'static str = "name or list of names";
+    fn read(node: Node) -> Result<Self, String> {
+        read_names(node).map(ColumnPatterns)
+    }
+}
+
+impl Value for ColumnNames {
+    const KIND: &'static str = "table";
+    fn read(node: Node) -> Result<Self, String> {
+        Ok(ColumnNames(read_pairs(node)?.into_iter().collect()))
+    }
+}
+
+impl Value for ColumnMasks {
+    const KIND: &'static str = "table";
+    fn read(node: Node) -> Result<Self, String> {
+        let mask = |(pattern, text): (String, String)| match Mask::parse(&text) {
+            Ok(mask) => Ok((pattern, mask)),
+            Err(message) => Err(format!("{pattern}: {message}")),
+        };
+        let masks = read_pairs(node)?.into_iter().map(mask).collect::<Result<Vec<_>, _>>()?;
+        Ok(ColumnMasks::new(masks))
+    }
+}
+
+impl Value for MetadataFields {
+    const KIND: &'static str = "name or list of names";
+    fn read(node: Node) -> Result<Self, String> {
+        let fields = read_names(node)?;
+        fields.iter().map(|field| MetadataField::parse(field)).collect::<Result<_, _>>().map(MetadataFields)
+    }
+}
+
+impl Value for RowFilter {
+    const KIND: &'static str = "text";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Text(text) | Node::Typed(text) => RowFilter::parse(&text),
+            other => Err(format!("is {}; write an expression in quotes", other.kind())),
+        }
+    }
+}
+
 impl Value for Properties {
     const KIND: &'static str = "table";
     fn read(node: Node) -> Result<Self, String> {
@@ -243,11 +327,18 @@ macro_rules! words_of {
 
 words_of! {
     AbsentBefore,
+    KeylessKey,
+    TruncateHandling,
     ArrayHandling,
     BinaryHandling,
     DecimalHandling,
+    Envelope,
+    FlatDeletes,
     HstoreHandling,
     IntervalHandling,
+    OnIncompatible,
+    SubjectStrategy,
+    RecordEncoding,
     TimePrecision,
     TypeStyle,
     UnknownTypes,

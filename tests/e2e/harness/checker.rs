@@ -243,7 +243,7 @@ fn transactions(evidence: &Evidence, first: &[&Record], report: &mut Report) {
     let mut expected: BTreeMap<u32, Vec<Expected<'_>>> = BTreeMap::new();
     for row in &evidence.audit {
         let records = expected.entry(row.xid).or_default();
-        if let Some(spec) = evidence.tables.get(&row.relation) {
+        if let Some(spec) = row.spec.as_ref().or_else(|| evidence.tables.get(&row.relation)) {
             records.extend(expected_of(row, spec));
         }
     }

@@ -20,7 +20,7 @@ const AUDIT: &str = r#"
 create schema audit;
 create extension hstore schema audit;
 create table audit.change (
-  seq bigserial primary key, txid bigint not null, relation text not null, op text not null, old text, new text);
+  seq bigserial primary key, txid bigint not null, relation text not null, op text not null, old text, new text, spec text);
 create function audit.record() returns trigger language plpgsql security definer
   set search_path = audit, pg_catalog set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
   set extra_float_digits = 3 set bytea_output = 'hex' as $$
@@ -37,6 +37,31 @@ begin
   else
     insert into change (txid, relation, op) values (txid_current(), tg_table_schema || '.' || tg_table_name, 't');
   end if;
+  return null;
+end $$;
+-- The same for tables that change meanwhile: with the table's name, key and identity of that very moment. The argument
+-- names the published root of a partition.
+create function audit.record_moment() returns trigger language plpgsql security definer
+  set search_path = audit, pg_catalog set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
+  set extra_float_digits = 3 set bytea_output = 'hex' as $$
+declare
+  published regclass := case when tg_nargs > 0 then tg_argv[0]::regclass else tg_relid::regclass end;
+  moment record;
+begin
+  select n.nspname, c.relname, c.relreplident,
+         (select json_agg(a.attname order by array_position(i.indkey::int2[], a.attnum))
+            from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey)
+           where i.indrelid = c.oid and i.indisprimary) as pk,
+         (select json_agg(a.attname order by array_position(i.indkey::int2[], a.attnum))
+            from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey)
+           where i.indrelid = c.oid and i.indisreplident) as ri
+    into moment from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = published;
+  insert into change (txid, relation, op, old, new, spec) values (
+    txid_current(), moment.nspname || '.' || moment.relname,
+    case tg_op when 'INSERT' then 'c' when 'UPDATE' then 'u' else 'd' end,
+    case when tg_op <> 'INSERT' then hstore_to_json(hstore(old)) end,
+    case when tg_op <> 'DELETE' then hstore_to_json(hstore(new)) end,
+    json_build_array(moment.nspname, moment.relname, moment.relreplident, moment.pk, moment.ri));
   return null;
 end $$;
 "#;
@@ -179,6 +204,34 @@ impl Database {
             .await
     }
 
+    /// Publishes tables that exist and will change, whose audit notes their state with every row; `root` when a
+    /// partitioned table's changes are published as its own. Starts the checker's own slot.
+    pub async fn capture_changing(&self, tables: &[&str], root: bool) -> Result<()> {
+        let names: Vec<_> = tables.iter().map(|name| TableName::new(name)).collect();
+        let list: Vec<_> = names.iter().map(TableName::quoted).collect();
+        self.execute(&format!(
+            "create publication {PUBLICATION} for table {} with (publish_via_partition_root = {root})",
+            list.join(", ")
+        ))
+        .await?;
+        for name in tables {
+            self.audit_changing(name, root).await?;
+        }
+        self.execute(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", self.oracle()))
+            .await
+    }
+
+    /// Audits one more table that will change; it must be published.
+    pub async fn audit_changing(&self, table: &str, root: bool) -> Result<()> {
+        let quoted = TableName::new(table).quoted();
+        let argument = if root { format!("'{quoted}'") } else { String::new() };
+        self.execute(&format!(
+            "create trigger audit after insert or update or delete on {quoted} for each row
+             execute function audit.record_moment({argument})"
+        ))
+        .await
+    }
+
     /// Publishes and audits one more table.
     pub async fn capture_also(&self, table: &str) -> Result<()> {
         let name = TableName::new(table);
@@ -220,14 +273,8 @@ impl Database {
             let columns = |json: Option<String>| -> Result<Vec<String>> {
                 Ok(json.map(|json| serde_json::from_str(&json)).transpose()?.unwrap_or_default())
             };
-            let (primary, index) = (columns(primary)?, columns(index)?);
-            let (key, identity) = match letter.as_str() {
-                "f" => (primary, Identity::Full),
-                "i" => (index.clone(), Identity::Columns(index)),
-                "n" => (primary, Identity::Columns(Vec::new())),
-                _ => (primary.clone(), Identity::Columns(primary)),
-            };
-            specs.insert(format!("{schema}.{table}"), TableSpec { schema, table, key, identity });
+            let spec = spec(schema, table, &letter, columns(primary)?, columns(index)?);
+            specs.insert(format!("{}.{}", spec.schema, spec.table), spec);
         }
         Ok(specs)
     }
@@ -245,11 +292,12 @@ impl Database {
 
     /// What the triggers recorded, in the order they did.
     pub async fn audit_rows(&self) -> Result<Vec<AuditRow>> {
-        let rows = self.rows("select txid, relation, op, old, new from audit.change order by seq").await?;
+        let rows =
+            self.rows("select txid, relation, op, old, new, spec from audit.change order by seq").await?;
         rows.into_iter()
             .map(|row| {
-                let [Some(txid), Some(relation), Some(op), old, new] =
-                    <[_; 5]>::try_from(row).expect("five columns")
+                let [Some(txid), Some(relation), Some(op), old, new, moment] =
+                    <[_; 6]>::try_from(row).expect("six columns")
                 else {
                     bail!("a NULL in the audit")
                 };
@@ -262,7 +310,8 @@ impl Database {
                 let row = |text: Option<String>| text.map(|text| parse_row(&text)).transpose();
                 // The stream carries the low 32 bits of a transaction id.
                 let xid = txid.parse::<u64>()? as u32;
-                Ok(AuditRow { xid, relation, operation, old: row(old)?, new: row(new)? })
+                let spec = moment.map(|json| spec_of_moment(&json)).transpose()?;
+                Ok(AuditRow { xid, relation, operation, old: row(old)?, new: row(new)?, spec })
             })
             .collect()
     }
@@ -338,6 +387,24 @@ pub async fn connect(server: &Postgres, database: &str) -> Result<Client> {
 pub fn parse_lsn(text: &str) -> Result<u64> {
     let (high, low) = text.split_once('/').with_context(|| format!("'{text}' is not an LSN"))?;
     Ok(u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?)
+}
+
+/// Key and identity from the letter of the replica identity, the primary key and the identity's index.
+fn spec(schema: String, table: String, letter: &str, primary: Vec<String>, index: Vec<String>) -> TableSpec {
+    let (key, identity) = match letter {
+        "f" => (primary, Identity::Full),
+        "i" => (index.clone(), Identity::Columns(index)),
+        "n" => (primary, Identity::Columns(Vec::new())),
+        _ => (primary.clone(), Identity::Columns(primary)),
+    };
+    TableSpec { schema, table, key, identity }
+}
+
+fn spec_of_moment(json: &str) -> Result<TableSpec> {
+    type Moment = (String, String, String, Option<Vec<String>>, Option<Vec<String>>);
+    let (schema, table, letter, primary, index): Moment =
+        serde_json::from_str(json).context("parse a table's state")?;
+    Ok(spec(schema, table, &letter, primary.unwrap_or_default(), index.unwrap_or_default()))
 }
 
 fn parse_row(json: &str) -> Result<Row> {

@@ -73,6 +73,11 @@ impl Datum {
         &self.value
     }
 
+    /// The schema that it was written with.
+    pub fn schema(&self) -> &Json {
+        &self.parsed.json
+    }
+
     /// A key record's columns.
     pub fn key(&self) -> Result<Cells> {
         record(&self.parsed.json, &Names::of(&self.parsed.json), &self.value)
@@ -210,6 +215,13 @@ fn cell(schema: &Json, names: &Names<'_>, value: &Value) -> Result<Cell> {
             };
             Cell::Number(decimal_text(&unscaled(value)?, *scale)?)
         }
+        ("MicroDuration", Value::Long(micros)) => Cell::Duration(*micros),
+        ("Bits", Value::Bytes(bytes)) => Cell::Bits(bytes.clone()),
+        ("ZonedTime", Value::String(text)) => {
+            Cell::Text(format!("{}+00", text.strip_suffix('Z').context("not in UTC")?))
+        }
+        ("Point" | "Line" | "Circle" | "Geometry", Value::Record(fields)) => Cell::Numbers(numbers(fields)?),
+        // bit(1) is a boolean to Debezium.
         (_, Value::Boolean(truth)) => Cell::Text(if *truth { "t" } else { "f" }.to_owned()),
         (_, Value::Int(number)) => Cell::Text(number.to_string()),
         (_, Value::Long(number)) => Cell::Text(number.to_string()),
@@ -222,6 +234,53 @@ fn cell(schema: &Json, names: &Names<'_>, value: &Value) -> Result<Cell> {
             Cell::Array(items.iter().map(|item| cell(element, names, item)).collect::<Result<_>>()?)
         }
         (name, value) => bail!("no text for a {name} {:?}", apache_avro::schema::SchemaKind::from(value)),
+    })
+}
+
+/// The numbers of a geometric type in the order of Postgres' text.
+fn numbers(fields: &[(String, Value)]) -> Result<Vec<f64>> {
+    let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
+    let double = |name: &str| match field(name) {
+        Some(Value::Double(number)) => Ok(*number),
+        _ => bail!("no double {name}"),
+    };
+    if let Some(Value::Record(center)) = field("center") {
+        let mut all = numbers(center)?;
+        all.push(double("radius")?);
+        return Ok(all);
+    }
+    if field("a").is_some() {
+        return Ok(vec![double("a")?, double("b")?, double("c")?]);
+    }
+    let wkb = match field("wkb") {
+        Some(Value::Bytes(bytes)) => bytes,
+        Some(Value::Union(_, inner)) => match &**inner {
+            Value::Bytes(bytes) => bytes,
+            _ => bail!("no WKB"),
+        },
+        _ => bail!("no WKB"),
+    };
+    ensure!(wkb.first() == Some(&1), "the highest byte first");
+    let header = match wkb[1] {
+        1 => 5,
+        2 => 9,
+        3 => 13,
+        other => bail!("odd WKB type {other}"),
+    };
+    let points: Vec<f64> = wkb[header..]
+        .chunks_exact(8)
+        .map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight")))
+        .collect();
+    if wkb[1] == 1 {
+        ensure!(points == [double("x")?, double("y")?], "a point's WKB is another point");
+    }
+    let Some(Value::Union(_, extensions)) = field("extensions") else { return Ok(points) };
+    let Value::Map(extensions) = &**extensions else { bail!("no extensions") };
+    Ok(match extensions.get("type") {
+        // Two opposite corners of the ring.
+        Some(Value::String(kind)) if kind == "box" => vec![points[0], points[1], points[4], points[5]],
+        Some(Value::String(kind)) if kind == "polygon" => points[..points.len() - 2].to_vec(),
+        _ => points,
     })
 }
 

@@ -45,6 +45,8 @@ pub struct AuditRow {
     pub old: Option<Row>,
     /// The row after.
     pub new: Option<Row>,
+    /// The table as it was then, where that was noted.
+    pub spec: Option<TableSpec>,
 }
 
 /// A committed transaction as the server's decoder tells it on the checker's own slot.
@@ -148,6 +150,8 @@ pub struct Evidence {
     pub audit: Vec<AuditRow>,
     /// Committed transactions by id.
     pub commits: HashMap<u32, Commit>,
+    /// Tables whose topics don't fold to them: renamed, or made anew under the name of another.
+    pub unfolded: Vec<String>,
     /// The tables' rows at the start of the stream.
     pub initial: BTreeMap<String, Vec<Row>>,
     /// The tables' rows at the end.

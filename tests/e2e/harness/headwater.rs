@@ -34,6 +34,12 @@ impl Config {
         self
     }
 
+    /// Takes a whole section away.
+    pub fn without(mut self, section: &str) -> Config {
+        self.0.remove(section);
+        self
+    }
+
     /// Adds an entry to an array of tables.
     pub fn push(mut self, name: &str, entry: Table) -> Config {
         let list = self.0.entry(name).or_insert_with(|| Value::Array(Vec::new()));

@@ -20,6 +20,7 @@ pub mod sampler;
 pub mod samples;
 pub mod servers;
 pub mod time_text;
+pub mod traffic;
 pub mod workload;
 
 use std::time::{Duration, Instant};

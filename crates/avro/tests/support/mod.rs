@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub mod compiled;
+
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
@@ -89,6 +91,7 @@ pub const CHANGE_SOURCE: ChangeSource<'static> = ChangeSource {
     commit_unix_micros: 1_795_244_653_774_208,
     xid: 1_406_414,
     origin: None,
+    place: None,
 };
 
 pub fn create<'a>(after: &'a Tuple<'a>) -> Change<'a> {

@@ -60,6 +60,7 @@ pub fn wanted_topics(settings: &Settings, publications: &[PublicationState]) -> 
         .iter()
         .flat_map(|publication| &publication.tables)
         .filter(|table| !settings.outbox.iter().any(|o| o.schema == table.schema && o.table == table.name))
+        .filter(|table| settings.takes_table(&table.schema, &table.name))
         .map(|table| settings.table_topic(&table.schema, &table.name))
         .collect();
     topics.sort();

@@ -16,6 +16,7 @@ mod registry;
 use std::time::Duration;
 
 use clap::Args;
+use headwater_pg::Client;
 use headwater_pg::publication::PublicationState;
 use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::{ExitCode, Settings};
@@ -50,17 +51,19 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
 async fn check(config: &Config) -> Report {
     let mut report = Report::default();
     let settings = &config.settings;
-    let publications = check_postgres(settings, &mut report).await;
+    let (client, publications) = check_postgres(settings, &mut report).await;
     if let SinkSettings::Kafka { kafka, registry } = &settings.sink {
         kafka::check(settings, kafka.clone(), &publications, &mut report).await;
-        registry::check(registry, &mut report).await;
+        if let Some(registry) = registry {
+            registry::check(settings, registry, client.as_ref(), &mut report).await;
+        }
     }
     report
 }
 
-/// Everything about the database. Returns the publications that exist.
-async fn check_postgres(settings: &Settings, report: &mut Report) -> Vec<PublicationState> {
-    let Some(client) = postgres::connect(settings, report).await else { return Vec::new() };
+/// Everything about the database. Returns the connection and the publications that exist.
+async fn check_postgres(settings: &Settings, report: &mut Report) -> (Option<Client>, Vec<PublicationState>) {
+    let Some(client) = postgres::connect(settings, report).await else { return (None, Vec::new()) };
     postgres::check_replication_connection(settings, report).await;
     let outcome = postgres::check_server(&client, settings, report).await;
     report.note_failure("server", outcome);
@@ -77,7 +80,7 @@ async fn check_postgres(settings: &Settings, report: &mut Report) -> Vec<Publica
     report.note_failure("tables", outcome);
     let outcome = slot::check(&client, settings, report).await;
     report.note_failure("slot", outcome);
-    publications
+    (Some(client), publications)
 }
 
 /// A duration for people: `4 s`, `3 min`, `2 h`.

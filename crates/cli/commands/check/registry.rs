@@ -1,12 +1,20 @@
 //! The schema registry: whether it answers, and what it would refuse.
 
 use headwater_avro::registry::{Registry, RegistrySettings};
+use headwater_pg::Client;
+use headwater_pipeline::Settings;
+use headwater_pipeline::present::present_tables;
 
 use super::report::Report;
-use crate::commands::chain;
+use crate::commands::{chain, schema};
 
-/// Asks for the registry's own compatibility level.
-pub async fn check(settings: &RegistrySettings, report: &mut Report) {
+/// Asks for the registry's own compatibility level and, where nothing may be registered, for every table's schemas.
+pub async fn check(
+    all: &Settings,
+    settings: &RegistrySettings,
+    client: Option<&Client>,
+    report: &mut Report,
+) {
     let place = settings.urls.join(", ");
     let registry = match Registry::new(settings) {
         Ok(registry) => registry,
@@ -35,5 +43,26 @@ pub async fn check(settings: &RegistrySettings, report: &mut Report) {
         ),
         Ok(level) => report.ok("compatibility", level),
         Err(error) => report.warning("compatibility", chain(&error), "ask whoever runs the registry for the right to read it"),
+    }
+    if let (false, Some(client)) = (settings.auto_register, client) {
+        check_registered(all, &registry, client, report).await;
+    }
+}
+
+async fn check_registered(settings: &Settings, registry: &Registry, client: &Client, report: &mut Report) {
+    let requirement = "registered schemas";
+    let tables = match present_tables(client, settings, &settings.postgres.database).await {
+        Ok(tables) => tables,
+        Err(error) => return report.failed(requirement, &error),
+    };
+    match schema::not_registered(registry, &tables).await {
+        Ok(missing) if missing.is_empty() => report.ok(requirement, "of every published table"),
+        Ok(missing) => {
+            for each in missing {
+                let mend = schema::advice_to_register(settings, std::slice::from_ref(&each));
+                report.wrong(requirement, each.1, mend);
+            }
+        }
+        Err(error) => report.failed(requirement, &error),
     }
 }

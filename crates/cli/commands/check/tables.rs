@@ -6,6 +6,7 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::publication::{PublicationState, PublishedTable};
 use headwater_pg::{Client, Error};
 use headwater_pipeline::Settings;
+use headwater_pipeline::records::PublishedColumns;
 
 use super::report::Report;
 
@@ -32,6 +33,10 @@ pub async fn check_publications(
             ),
             Some(publication) => check_publication(&requirement, publication, report),
         }
+    }
+    let columns = headwater_pg::publication::published_columns(client, &settings.publications).await?;
+    for sentence in settings.records.without_effect(&PublishedColumns::all(columns)) {
+        report.warning("records", sentence, "correct the name, or take it out of the configuration");
     }
     Ok(found)
 }
@@ -79,6 +84,24 @@ fn check_publication(requirement: &str, publication: &PublicationState, report: 
     }
 }
 
+/// Tables that are left out, and patterns that match nothing.
+fn check_choice(settings: &Settings, tables: &BTreeSet<(String, String)>, report: &mut Report) {
+    let requirement = "tables";
+    let names: Vec<String> = tables.iter().map(|(schema, table)| format!("{schema}.{table}")).collect();
+    for pattern in settings.topics.tables.idle_patterns(&names) {
+        report.warning(
+            requirement,
+            format!("\"{pattern}\" matches no published table"),
+            "correct include_tables or exclude_tables below [topics], or publish the table".to_owned(),
+        );
+    }
+    let left_out = tables.iter().filter(|(schema, table)| !settings.takes_table(schema, table));
+    let left_out: Vec<String> = left_out.map(|(schema, table)| format!("{schema}.{table}")).collect();
+    if !left_out.is_empty() {
+        report.ok(requirement, format!("left out by configuration: {}", list(&left_out)));
+    }
+}
+
 /// Replica identity, rights and row-level security of every published table.
 pub async fn check_tables(
     client: &Client,
@@ -91,6 +114,7 @@ pub async fn check_tables(
         tables.insert((table.schema.clone(), table.name.clone()));
     }
     check_outbox(settings, publications, &tables, report);
+    check_choice(settings, &tables, report);
     let (schemas, names): (Vec<String>, Vec<String>) = tables.into_iter().unzip();
     let rows = client
         .query(

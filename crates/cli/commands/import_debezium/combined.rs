@@ -114,26 +114,96 @@ fn set_table(work: &Work<'_>, tables: &str) -> String {
     format!("ALTER PUBLICATION {} SET TABLE {tables}", work.effective("publication.name"))
 }
 
-/// Include and exclude lists of columns, over `schema.table.column`.
+/// Column patterns over `schema.table.column`, as table and column globs, gathered by table.
+fn by_table(list: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+    let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+    for glob in patterns::globs(list)? {
+        let (table, column) = glob.rsplit_once('.').ok_or_else(|| glob.clone())?;
+        match tables.iter_mut().find(|(known, _)| known == table) {
+            Some((_, columns)) => columns.push(column.to_owned()),
+            None => tables.push((table.to_owned(), vec![column.to_owned()])),
+        }
+    }
+    Ok(tables)
+}
+
+/// Include and exclude lists of columns become a `[[table]]` for each table.
 pub fn columns(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    let key = if given.shown.ends_with("column.include.list") {
-        "records.include_columns"
-    } else {
-        "records.exclude_columns"
+    let include = given.shown.ends_with("column.include.list");
+    let key = if include { "columns_include" } else { "columns_exclude" };
+    let tables = match by_table(&given.value) {
+        Ok(tables) if tables.is_empty() => return (Fate::Carried, "empty: every column".to_owned()),
+        Ok(tables) => tables,
+        Err(pattern) => {
+            return (
+                Fate::Unsupported,
+                format!("{pattern} is more than a name with wildcards: write [[table]] {key} by hand"),
+            );
+        }
     };
+    // Of two entries for one table only the later one would count.
+    if tables.len() > 1 && tables.iter().any(|(table, _)| table.contains('*')) {
+        return (
+            Fate::Unsupported,
+            format!("patterns may name a table twice: write [[table]] {key} by hand"),
+        );
+    }
+    for (table, columns) in tables {
+        let lines = vec![("tables", Value::from(vec![table])), (key, Value::from(columns))];
+        if !work.document.push("table", lines, &given.shown) {
+            return (
+                Fate::Unsupported,
+                format!("not yet: this version has no {key}; a column list of the publication does it"),
+            );
+        }
+    }
+    (Fate::Carried, format!("[[table]] {key}"))
+}
+
+/// `column.mask.with.N.chars` and `column.truncate.to.N.chars` become masks of each table.
+pub fn mask(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    let number = given.shown.split('.').rev().nth(1).and_then(|number| number.parse::<usize>().ok());
+    let Some(number) = number.filter(|number| *number <= 10_000) else {
+        return (Fate::Unsupported, "its name holds no number of characters".to_owned());
+    };
+    let (mask, note) = match given.shown.contains("column.truncate.to.") {
+        true => (format!("truncate:{number}"), ""),
+        false => (format!("fixed:{}", "*".repeat(number)), "; NULL stays NULL, which Debezium masks too"),
+    };
+    let tables = match by_table(&given.value) {
+        Ok(tables) => tables,
+        Err(pattern) => {
+            return (
+                Fate::Unsupported,
+                format!("{pattern} is more than a name with wildcards: write [[table]] masks by hand"),
+            );
+        }
+    };
+    for (table, columns) in tables {
+        let masks: toml::Table =
+            columns.into_iter().map(|column| (column, Value::from(mask.as_str()))).collect();
+        let lines = vec![("tables", Value::from(vec![table])), ("masks", Value::Table(masks))];
+        if !work.document.push("table", lines, &given.shown) {
+            return (Fate::Unsupported, "not yet: this version masks no columns; leave them out with a column list in the publication".to_owned());
+        }
+    }
+    (Fate::Carried, format!("[[table]] masks, {}{note}", mask.split(':').next().unwrap_or_default()))
+}
+
+/// Which logical messages go to `<prefix>.message`; Debezium sends all of them by default.
+pub fn message_prefixes(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    let include = !given.shown.ends_with("message.prefix.exclude.list");
+    let key = if include { "messages.include" } else { "messages.exclude" };
+    let by_default = given.shown.ends_with(", by default");
     match patterns::globs(&given.value) {
         Err(pattern) => {
             (Fate::Unsupported, format!("{pattern} is more than a name with wildcards: write {key} by hand"))
         }
-        Ok(globs) if globs.is_empty() => (Fate::Carried, "empty: every column".to_owned()),
         Ok(globs) => match work.emit(key, globs, &given.shown) {
-            (Fate::Carried, text) => (Fate::Carried, text),
-            (fate, text) => (
-                fate,
-                format!(
-                    "{text}; a column list of the publication does it: ALTER PUBLICATION … SET TABLE t (a, b)"
-                ),
-            ),
+            (Fate::Unsupported, _) if by_default => {
+                (Fate::Other, "logical messages go to no topic, except those of the outbox".to_owned())
+            }
+            outcome => outcome,
         },
     }
 }
@@ -198,13 +268,19 @@ pub fn transaction_metadata(work: &mut Work<'_>, given: &Given) -> (Fate, String
     if given.value.trim() != "true" {
         return (Fate::Carried, "as here: the transaction block is null".to_owned());
     }
-    let topic = format!("{}.{}", work.effective("topic.prefix"), work.effective("topic.transaction"));
-    match work.emit("transaction.topic", topic, &given.shown) {
+    match work.emit("transactions.metadata", true, &given.shown) {
         (Fate::Carried, text) => (Fate::Carried, text),
         (fate, text) => {
             (fate, format!("{text}; headwater.id on every record names its transaction and its place in it"))
         }
     }
+}
+
+pub fn transaction_topic(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    if work.effective("provide.transaction.metadata") != "true" {
+        return (Fate::Carried, "as here: no transaction records are written".to_owned());
+    }
+    work.emit("transactions.topic", given.value.trim(), &given.shown)
 }
 
 pub fn snapshot_mode(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
@@ -221,14 +297,31 @@ pub fn snapshot_mode(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
     }
 }
 
-pub fn heartbeat(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    match given.value.trim() {
-        "0" => (Fate::Carried, "as here: no heartbeats".to_owned()),
-        _ => (
-            Fate::Other,
-            "the slot moves with the server's keepalives, so none are needed; nothing is written to the heartbeat topic".to_owned(),
-        ),
+pub fn heartbeat(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    let value = given.value.trim();
+    if value == "0" {
+        return (Fate::Carried, "as here: no heartbeats".to_owned());
     }
+    // A statement of the user's own is seen by others; the interval alone has no purpose here.
+    if work.connector.value("heartbeat.action.query").is_some() && config::knows("pipeline", "heartbeat_sql")
+    {
+        return work.emit("pipeline.heartbeat_interval", format!("{value}ms"), &given.shown);
+    }
+    (
+        Fate::Other,
+        "the slot moves with the server's keepalives, so none are needed; nothing is written to the heartbeat topic".to_owned(),
+    )
+}
+
+pub fn heartbeat_query(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    let never = matches!(work.connector.value("heartbeat.interval.ms"), None | Some("0"));
+    if never || given.value.trim().is_empty() || !config::knows("pipeline", "heartbeat_sql") {
+        return (
+            Fate::Other,
+            "no rows are needed: the slot moves with the server's keepalives; other users of that table must write to it themselves".to_owned(),
+        );
+    }
+    work.emit("pipeline.heartbeat_sql", given.value.trim(), &given.shown)
 }
 
 pub fn offsets_topic(work: &mut Work<'_>, given: &Given) -> (Fate, String) {

@@ -48,11 +48,7 @@ const CONFLUENT_AVRO: &[Property] = &[
         "",
         Other("certificates are PEM: schema_registry.ca_file, cert_file, key_file"),
     ),
-    p(
-        "auto.register.schemas",
-        "true",
-        ByHand("schema_registry.auto_register", "schemas are registered when a version's first row comes"),
-    ),
+    p("auto.register.schemas", "true", Special(auto_register)),
     p(
         "use.latest.version",
         "false",
@@ -61,12 +57,12 @@ const CONFLUENT_AVRO: &[Property] = &[
     p(
         "key.subject.name.strategy",
         SUBJECTS[0].0,
-        Words("schema_registry.subject_strategy", SUBJECTS, "a strategy of your own is Java"),
+        Words("schema_registry.key_subject_strategy", SUBJECTS, "a strategy of your own is Java"),
     ),
     p(
         "value.subject.name.strategy",
         SUBJECTS[0].0,
-        Words("schema_registry.subject_strategy", SUBJECTS, "a strategy of your own is Java"),
+        Words("schema_registry.value_subject_strategy", SUBJECTS, "a strategy of your own is Java"),
     ),
     p("schemas.enable", "true", Other("Avro always has a schema")),
     p("schemas.cache.*", "", Other(CACHES)),
@@ -275,6 +271,16 @@ fn registry_url(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
     match urls.as_slice() {
         [one] => work.emit("schema_registry.url", one.as_str(), &given.shown),
         _ => work.emit("schema_registry.url", urls, &given.shown),
+    }
+}
+
+/// Schemas that nobody registers must be there.
+fn auto_register(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    match given.value.trim() {
+        "true" => {
+            (Fate::Carried, "as here: schemas are registered when a version's first row comes".to_owned())
+        }
+        _ => work.emit("schema_registry.auto_register", false, &given.shown),
     }
 }
 

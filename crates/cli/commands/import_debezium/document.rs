@@ -79,10 +79,11 @@ impl Document {
     /// Takes out what the loader refuses under this path; gives the properties it came from.
     pub fn remove(&mut self, path: &str) -> Vec<String> {
         let mut origins = Vec::new();
-        for section in &mut self.sections {
+        self.sections.retain_mut(|section| {
             let Some(key) = path.strip_prefix(&section.name).and_then(|rest| rest.strip_prefix('.')) else {
-                continue;
+                return true;
             };
+            let before = section.lines.len();
             section.lines.retain(|line| {
                 let refused = line.key == key;
                 if refused {
@@ -90,7 +91,9 @@ impl Document {
                 }
                 !refused
             });
-        }
+            // One of several has no meaning without the part that was refused.
+            !section.several || section.lines.len() == before
+        });
         origins
     }
 

@@ -64,7 +64,6 @@ const BYTES: &str = "memory has one limit, pipeline.max_in_flight_bytes, and row
 const RETRIES: &str =
     "a server that is away is waited for, with growing pauses and without an end; what can't pass halts";
 const FAILURES: &str = "a value that can't be written truthfully halts, with table, column and LSN";
-const MASKS: &str = "this version masks no columns; leave them out with a column list in the publication";
 
 /// The whole table, section by section.
 pub const TABLE: &[(&str, &[Property])] = &[
@@ -296,16 +295,8 @@ const CAPTURED: &[Property] = &[
             "an update that changes no captured column is sent; a row filter of the publication can leave it out",
         ),
     ),
-    p(
-        "message.prefix.include.list",
-        "",
-        ByHand("messages.include_prefixes", "logical messages go to no topic, except those of the outbox"),
-    ),
-    p(
-        "message.prefix.exclude.list",
-        "",
-        ByHand("messages.exclude_prefixes", "logical messages go to no topic, except those of the outbox"),
-    ),
+    always("message.prefix.include.list", ".*", Special(combined::message_prefixes)),
+    p("message.prefix.exclude.list", "", Special(combined::message_prefixes)),
     p("guardrail.collections.max", "0", Not("tables are what the publication holds, any number")),
     p(
         "guardrail.collections.limit.action",
@@ -317,10 +308,22 @@ const CAPTURED: &[Property] = &[
 const COLUMNS: &[Property] = &[
     p("column.include.list", "", Special(combined::columns)),
     p("column.exclude.list", "", Special(combined::columns)),
-    p("column.mask.hash.v2.*", "", ByHand("records.masks", MASKS)),
-    p("column.mask.hash.*", "", ByHand("records.masks", MASKS)),
-    p("column.mask.with.*", "", ByHand("records.masks", MASKS)),
-    p("column.truncate.to.*", "", ByHand("records.masks", MASKS)),
+    p(
+        "column.mask.hash.v2.*",
+        "",
+        Not(
+            "hashes are HMAC-SHA-256 under masking.salt, which gives other values than Debezium's digests: write [[table]] masks by hand if that will do",
+        ),
+    ),
+    p(
+        "column.mask.hash.*",
+        "",
+        Not(
+            "hashes are HMAC-SHA-256 under masking.salt, which gives other values than Debezium's digests: write [[table]] masks by hand if that will do",
+        ),
+    ),
+    p("column.mask.with.*", "", Special(combined::mask)),
+    p("column.truncate.to.*", "", Special(combined::mask)),
     p("column.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
     p("datatype.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
     p("message.key.columns", "", Special(combined::message_key_columns)),
@@ -442,7 +445,7 @@ const RECORDS: &[Property] = &[
     p("topic.key.field.*", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>")),
     p("tombstones.on.delete", "true", Flag("pipeline.tombstones_on_delete")),
     p("provide.transaction.metadata", "false", Special(combined::transaction_metadata)),
-    p("topic.transaction", "transaction", ByHand("transaction.topic", "no transaction records are written")),
+    p("topic.transaction", "transaction", Special(combined::transaction_topic)),
     p(
         "extended.headers.enabled",
         "true",
@@ -485,13 +488,7 @@ const SNAPSHOTS: &[Property] = &[
 
 const STREAMING: &[Property] = &[
     p("heartbeat.interval.ms", "0", Special(combined::heartbeat)),
-    p(
-        "heartbeat.action.query",
-        "",
-        Other(
-            "no rows are needed: the slot moves with the server's keepalives; other users of that table must write to it themselves",
-        ),
-    ),
+    p("heartbeat.action.query", "", Special(combined::heartbeat_query)),
     p("topic.heartbeat.prefix", "__debezium-heartbeat", Not("no heartbeat records are written")),
     p("topic.heartbeat.name", "", Not("no heartbeat records are written")),
     p("max.batch.size", "2048", Other(BYTES)),

@@ -143,6 +143,31 @@ fn what_has_no_equivalent_is_said_and_left_out() {
     check(&translation, "worker: offset.storage.topic", Fate::Other, "--offsets-topic my-offsets");
     check(&translation, "worker: plugin.path", Fate::Other, "worker");
     check(&translation, "transforms.route.topic.regex", Fate::Unsupported, "topics");
+    check(&translation, "column.mask.with.5.chars", Fate::Carried, "masks");
+    let toml: toml::Table = translation.toml.parse().expect("TOML, though not complete");
+    let expected: toml::Table = "
+        [[table]]
+        tables = [\"public.customers\"]
+        masks = { email = \"fixed:*****\" }
+        [[table]]
+        tables = [\"public.journal\"]
+        message_key_columns = [\"id\", \"at\"]
+        [[table]]
+        tables = [\"public.log_*\"]
+        message_key_columns = [\"id\"]
+    "
+    .parse()
+    .expect("TOML");
+    assert_eq!(toml["table"], expected["table"]);
+    for (path, value) in [
+        (&["records", "envelope"][..], "\"flat\""),
+        (&["records", "flat_deletes"], "\"rewrite\""),
+        (&["records", "metadata_fields"], "[\"op\", \"source.ts_ms\"]"),
+        (&["records", "value_encoding"], "\"json\""),
+        (&["records", "truncate"], "\"emit\""),
+    ] {
+        assert_eq!(at(&toml, path), value, "{path:?}");
+    }
     assert!(report::is_incomplete(&translation.verdicts));
     // What this version may learn is carried over then, and is not silently dropped until then.
     for (key, section, ours) in [
@@ -168,7 +193,8 @@ fn debezium_server() {
     assert_eq!(at(&toml, &["postgres", "url"]), "\"postgres://debezium@db.internal:5432/tutorial\"");
     assert_eq!(at(&toml, &["kafka", "bootstrap_servers"]), "\"kafka:9092\"");
     assert_eq!(at(&toml, &["schema_registry", "url"]), "\"http://registry:8081\"");
-    check(&translation, "debezium.source.schema.include.list", Fate::Unsupported, "SET TABLE");
+    assert_eq!(at(&toml, &["topics", "include_tables"]), "[\"inventory.*\"]");
+    check(&translation, "debezium.source.schema.include.list", Fate::Carried, "topics.include_tables");
     check(
         &translation,
         "debezium.source.offset.storage.file.filename",

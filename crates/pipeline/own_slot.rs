@@ -1,0 +1,204 @@
+//! Owning the slot: created or adopted where that is safe, taken over from another instance, or waited for.
+//!
+//! In: settings. Out: a stream from a slot that is ours, with the checkpoint it goes on from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
+use headwater_pgoutput::Lsn;
+
+use crate::checkpoint::{Identity, Progress, Stored};
+use crate::error::StageError;
+use crate::first_start::{create, identify, publications_exist};
+use crate::halt::{ExitCode, Halt};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::slot_watch::server_wal_end;
+use crate::start::{Verdict, Why, suitable, verdict};
+use crate::status::{Readiness, Status};
+use crate::store::CheckpointStore;
+
+/// How long between two attempts of a standby to take the slot: a takeover takes this much longer.
+const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Versions below this have no logical messages in pgoutput.
+const MESSAGES_SINCE: u32 = 140_000;
+
+/// A slot that we own, and all that is needed to stream from it.
+pub(crate) struct Owned {
+    pub(crate) stream: ReplicationStream,
+    pub(crate) client: Client,
+    pub(crate) identity: Identity,
+    pub(crate) checkpoint: Lsn,
+    pub(crate) stored: Stored,
+    pub(crate) store: CheckpointStore,
+    pub(crate) wal_sender_timeout: Option<Duration>,
+}
+
+/// Owning a slot is having START_REPLICATION accepted: the slot is the lease, and nothing is read from the
+/// checkpoint before, because its owner is still writing it.
+pub(crate) async fn own_slot(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    status: &Arc<Status>,
+) -> Result<Owned, StageError> {
+    let connecting = "connecting to Postgres";
+    let client = headwater_pg::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+    let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+    ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
+    let mut identity = identify(&mut session, settings).await?;
+    let mut store = None;
+    if slot_state(&client, settings).await?.is_none() {
+        let mut opened = CheckpointStore::open(settings, status).await?;
+        let stored = opened.read(&identity).await?;
+        let creating =
+            Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
+        create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
+        store = Some(opened);
+    }
+    let wal_sender_timeout = wal_sender_timeout(&client).await?;
+    let options = PgoutputOptions {
+        publications: settings.publications.clone(),
+        messages: session.server_version() >= MESSAGES_SINCE,
+    };
+    let mut stream = take(settings, metrics, status, &client, session, &identity, &options).await?;
+    stream.set_max_frame_bytes(settings.max_row_bytes);
+    metrics.set_role("active");
+    status.set(Readiness::Starting { doing: "reading the checkpoint".to_owned() });
+    let mut store = match store {
+        Some(store) => store,
+        None => CheckpointStore::open(settings, status).await?,
+    };
+    let stored = store.read(&identity).await?;
+    identity.epoch = stored.own.as_ref().map_or(0, |found| found.identity.epoch) + 1;
+    let state =
+        slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
+    // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.
+    let wal_end = server_wal_end(&client).await.map_err(StageError::postgres("asking where the WAL ends"))?;
+    let verdict =
+        verdict(&identity, wal_end, &state, &stored, settings.adopt_slot).map_err(StageError::Halt)?;
+    let checkpoint = match verdict {
+        Verdict::Resume(checkpoint) => checkpoint,
+        Verdict::Adopt { at, why } => {
+            tell_adoption(&settings.slot, at, &why);
+            store.store(&identity, Progress::Streaming(at)).await?;
+            at
+        }
+    };
+    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout })
+}
+
+/// Settings of the server that a start depends on.
+struct Shown {
+    wal_level: String,
+}
+
+async fn shown(client: &Client) -> Result<Box<Shown>, StageError> {
+    let row = client.query_one("SELECT current_setting('wal_level')", &[]).await;
+    let row =
+        row.map_err(|error| StageError::Postgres { doing: "asking for wal_level", source: error.into() })?;
+    Ok(Box::new(Shown { wal_level: row.get(0) }))
+}
+
+fn ready_for_logical_replication(session: &Session, shown: &mut Shown) -> Result<(), StageError> {
+    if shown.wal_level != "logical" {
+        return Err(StageError::Halt(Halt::new(
+            ExitCode::PostgresNotReady,
+            format!("wal_level is {}; logical decoding needs logical", shown.wal_level),
+            "ALTER SYSTEM SET wal_level = logical, then restart the server",
+        )));
+    }
+    let encoding = session.parameter("server_encoding").unwrap_or("UTF8");
+    if encoding != "UTF8" {
+        return Err(StageError::Halt(Halt::new(
+            ExitCode::PostgresNotReady,
+            format!("the database is encoded in {encoding}; headwater reads UTF8 databases only"),
+            "dump it and restore it into a database with ENCODING 'UTF8'",
+        )));
+    }
+    Ok(())
+}
+
+async fn slot_state(client: &Client, settings: &Settings) -> Result<Option<slot::SlotState>, StageError> {
+    slot::slot_state(client, &settings.slot).await.map_err(StageError::postgres("looking at the slot"))
+}
+
+/// None when the server waits for ever.
+async fn wal_sender_timeout(client: &Client) -> Result<Option<Duration>, StageError> {
+    let sql = "SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|error| StageError::Postgres {
+        doing: "asking for wal_sender_timeout",
+        source: error.into(),
+    })?;
+    let milliseconds: i64 = row.get(0);
+    Ok((milliseconds > 0).then(|| Duration::from_millis(milliseconds.unsigned_abs())))
+}
+
+/// Tries to own the slot until it does; in between it is a standby.
+async fn take(
+    settings: &Settings,
+    metrics: &Metrics,
+    status: &Status,
+    client: &Client,
+    session: Session,
+    identity: &Identity,
+    options: &PgoutputOptions,
+) -> Result<ReplicationStream, StageError> {
+    let mut session = Some(session);
+    let mut standing_by = false;
+    loop {
+        let state =
+            slot_state(client, settings).await?.ok_or(StageError::Silent { whom: "the slot", seconds: 0 })?;
+        suitable(&state, &identity.database).map_err(StageError::Halt)?;
+        if !standing_by {
+            publications_exist(settings, client).await?;
+        }
+        let next = match session.take() {
+            Some(session) => session,
+            None => Session::connect(&settings.postgres)
+                .await
+                .map_err(StageError::postgres("connecting to Postgres"))?,
+        };
+        // From the slot's own position: a position of ours would be skipped over, or waited for, in silence.
+        match next.start_replication(&settings.slot, Lsn(0), options).await {
+            Ok(stream) => {
+                if standing_by {
+                    tracing::info!(slot = settings.slot, "took over the slot");
+                }
+                return Ok(stream);
+            }
+            Err(error) if error.sqlstate() == Some("55006") => {
+                let owner = state.active_pid.map_or_else(
+                    || "another process".to_owned(),
+                    |pid| format!("the walsender with pid {pid}"),
+                );
+                if !standing_by {
+                    tracing::info!(
+                        slot = settings.slot,
+                        owner,
+                        "standing by: another instance owns the slot"
+                    );
+                    metrics.set_role("standby");
+                    standing_by = true;
+                }
+                status.set(Readiness::Standby { owner });
+                tokio::time::sleep(STANDBY_INTERVAL).await;
+            }
+            Err(source) => return Err(StageError::Postgres { doing: "starting replication", source }),
+        }
+    }
+}
+
+fn tell_adoption(slot: &str, at: Lsn, why: &Why) {
+    match why {
+        Why::CreationInterrupted => {
+            tracing::info!(slot, %at, "the slot was created by a start that was interrupted; going on with it")
+        }
+        Why::Asked => tracing::info!(slot, %at, "adopting the slot at what it confirmed, as asked"),
+        Why::AskedOverGap { checkpoint } => {
+            tracing::warn!(slot, %at, %checkpoint, "adopting the slot as asked: changes committed between checkpoint and slot are lost to it");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A topic beside those of tables: of transactions, of logical messages. Made sure of at its first record.
+
+use headwater_avro::{OnIncompatible, SchemaId, Subject};
+use headwater_kafka::partition_for_key;
+
+use crate::error::StageError;
+use crate::resolver::Question;
+use crate::row_writer::Writer;
+use crate::versions::ask;
+
+/// Its name, and what was found at its first record.
+pub(crate) struct SideTopic {
+    pub(crate) name: String,
+    place: Option<Place>,
+}
+
+/// What a record needs to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    partitions: i32,
+    /// Zero where nothing is registered.
+    pub(crate) key_id: SchemaId,
+    pub(crate) value_id: SchemaId,
+}
+
+impl Place {
+    pub(crate) fn partition(&self, key: &[u8]) -> i32 {
+        partition_for_key(key, self.partitions)
+    }
+}
+
+impl SideTopic {
+    pub(crate) fn new(prefix: &str, name: &str) -> SideTopic {
+        SideTopic { name: format!("{prefix}.{name}"), place: None }
+    }
+
+    /// What [`SideTopic::place`] found in this session.
+    pub(crate) fn known(&self) -> Place {
+        self.place.expect("its first record asked for it")
+    }
+
+    /// Makes sure that the topic exists and, for Avro, that its two schemas are registered.
+    pub(crate) fn place(
+        &mut self,
+        schemas: Option<(&str, &str)>,
+        writer: &mut Writer,
+    ) -> Result<Place, StageError> {
+        if let Some(place) = self.place {
+            return Ok(place);
+        }
+        let (questions, out) = (&writer.questions, &mut writer.out);
+        let topic = self.name.clone();
+        let partitions = ask(questions, out, |answer| Question::Topic { topic, answer })?;
+        let mut place = Place { partitions, key_id: SchemaId(0), value_id: SchemaId(0) };
+        if let Some((key_json, value_json)) = schemas {
+            let mut register = |subject: Subject, schema_json: &str| {
+                let (table, schema_json) = (self.name.clone(), schema_json.to_owned());
+                ask(questions, out, |answer| Question::Register {
+                    table,
+                    subject: subject.0,
+                    schema_json,
+                    on_incompatible: OnIncompatible::Halt,
+                    answer,
+                })
+            };
+            place.key_id = register(Subject::for_key(&self.name), key_json)?;
+            place.value_id = register(Subject::for_value(&self.name), value_json)?;
+        }
+        self.place = Some(place);
+        Ok(place)
+    }
+}
