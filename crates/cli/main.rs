@@ -67,6 +67,10 @@ enum Command {
     Tail(commands::tail::Arguments),
     /// Show slot, lag and counts of a running instance.
     Status(commands::status::Arguments),
+    /// Write the configuration that does what a Debezium connector does, and say what becomes of each of its keys.
+    ImportDebezium(commands::import_debezium::Arguments),
+    /// Take over the slot of a stopped Debezium connector at the offset that it stored.
+    TakeOver(commands::take_over::Arguments),
     /// Show the Avro schemas of tables, and what a change would do to them before it is made.
     Schema(commands::schema::Arguments),
     /// Print the reference of all settings, docs/CONFIG.md.
@@ -108,6 +112,8 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Init(arguments) => commands::init::run(shared, &arguments),
         Command::Tail(arguments) => commands::tail::run(shared, &arguments),
         Command::Status(arguments) => commands::status::run(shared, &arguments),
+        Command::ImportDebezium(arguments) => commands::import_debezium::run(shared, &arguments),
+        Command::TakeOver(arguments) => commands::take_over::run(shared, &arguments),
         Command::Schema(arguments) => commands::schema::run(shared, &arguments),
         Command::ConfigReference => commands::config_reference::run(),
     }

@@ -66,6 +66,10 @@ pub enum ExitCode {
     RecordTooLarge = 52,
     /// The stdout or file sink, or the local checkpoint file, can't be written.
     LocalOutput = 60,
+    /// `import-debezium` did its work, and something of the connector has no equivalent.
+    ImportIncomplete = 70,
+    /// The position of another connector can't be taken over as things are.
+    TakeOverRefused = 71,
 }
 
 impl ExitCode {

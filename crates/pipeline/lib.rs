@@ -61,6 +61,8 @@ mod start;
 
 pub mod first_start;
 
+pub mod take_over;
+
 mod store;
 
 mod slot_watch;

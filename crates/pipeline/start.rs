@@ -160,7 +160,8 @@ pub(crate) fn may_create(present: &Identity, stored: &Stored) -> Result<(), Halt
     }
 }
 
-fn other_home(present: &Identity, elsewhere: &Found) -> Halt {
+/// The checkpoint of this slot and prefix is another server's or database's.
+pub(crate) fn other_home(present: &Identity, elsewhere: &Found) -> Halt {
     let other = &elsewhere.identity;
     if other.system_identifier == present.system_identifier {
         return Halt::new(

@@ -11,6 +11,7 @@ mod beside_rows;
 mod checker_itself;
 mod commands;
 mod connections;
+mod debezium_takeover;
 mod frozen_broker;
 mod golden;
 mod graceful_stop;

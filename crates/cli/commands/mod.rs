@@ -10,6 +10,10 @@ pub mod tail;
 
 pub mod status;
 
+pub mod import_debezium;
+
+pub mod take_over;
+
 pub mod schema;
 
 pub mod config_reference;

@@ -28,6 +28,7 @@ use problem::{Origin, Problem, Problems};
 use settings::Findings;
 
 pub use connection::from_flag;
+pub use problem::did_you_mean;
 pub use settings::qualified_name;
 
 /// A configuration that can be run.
@@ -80,6 +81,20 @@ pub fn load(file: &Path, flags: &[String]) -> Result<Config, ConfigError> {
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     read(&name, &text, variables, flags)
+}
+
+/// Whether this version has the key.
+pub fn knows(section: &str, key: &str) -> bool {
+    as_written::all_keys().any(|(known_section, known)| known_section == section && known.name == key)
+}
+
+/// Whether a text is a configuration that can be run with these environment variables and no others; if not, each
+/// key that is wrong and why.
+pub fn check_text(text: &str, variables: &[(String, String)]) -> Result<(), Vec<(String, String)>> {
+    match read("", text, variables.iter().cloned(), &[]) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.problems.into_iter().map(|problem| (problem.key, problem.message)).collect()),
+    }
 }
 
 /// The part of [`load`] that touches neither the file nor the environment.

@@ -214,6 +214,12 @@ impl Fixture {
 
     /// Everything the checker judges, as of now. Call it when the slot has settled.
     pub async fn evidence(&mut self) -> Result<Evidence> {
+        let raw = self.raw_records()?;
+        self.evidence_with(raw).await
+    }
+
+    /// The same, of these records.
+    pub async fn evidence_with(&mut self, raw: Vec<Raw>) -> Result<Evidence> {
         let samples = match self.sampler.take() {
             Some(sampler) => sampler.finish().await,
             None => Vec::new(),
@@ -224,7 +230,6 @@ impl Fixture {
             last.insert(name.clone(), self.database.table_rows(spec).await?);
         }
         let mut decoder = Decoder::new(&self.kafka.registry);
-        let raw = self.raw_records()?;
         let records = tokio::task::block_in_place(|| decode_all(raw, &mut decoder))?;
         let audit = self.database.audit_rows().await?;
         let noted = audit.iter().filter_map(|row| row.spec.as_ref());
@@ -252,7 +257,12 @@ impl Fixture {
     /// Judges, and fails the test on any untruth. Call it when the slot has settled.
     pub async fn check(&mut self, repeats: Repeats) -> Result<Report> {
         let evidence = self.evidence().await?;
-        let report = checker::check(&evidence, repeats);
+        self.judge(&evidence, repeats)
+    }
+
+    /// The same, of evidence that the test has prepared.
+    pub fn judge(&self, evidence: &Evidence, repeats: Repeats) -> Result<Report> {
+        let report = checker::check(evidence, repeats);
         report.expect_true();
         println!(
             "{}: {} transactions, {} records, {} repeated, {} samples",

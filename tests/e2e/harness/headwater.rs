@@ -47,6 +47,12 @@ impl Config {
         self
     }
 
+    /// Reads one that a command wrote.
+    pub fn read(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Config(text.parse()?))
+    }
+
     /// Writes it as TOML.
     pub fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, toml::to_string(&self.0)?).with_context(|| format!("write {}", path.display()))

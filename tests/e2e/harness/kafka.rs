@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::sampler::Ends;
@@ -57,6 +60,29 @@ fn consumer(bootstrap: &str) -> BaseConsumer {
         .set("receive.message.max.bytes", "200000000")
         .create()
         .expect("the consumer's settings are constants")
+}
+
+/// Creates a topic that the test needs to have a shape of its own.
+pub async fn create_topic(bootstrap: &str, topic: &str, partitions: i32) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+    for outcome in admin.create_topics(&topics, &AdminOptions::new()).await? {
+        if let Err((name, code)) = outcome {
+            bail!("create {name}: {code}");
+        }
+    }
+    Ok(())
+}
+
+/// Writes records as another program would.
+pub fn produce(bootstrap: &str, topic: &str, records: &[(&str, &str)]) -> Result<()> {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    for (key, value) in records {
+        let record = BaseRecord::to(topic).key(*key).payload(*value);
+        producer.send(record).map_err(|(error, _)| error).context("produce")?;
+    }
+    producer.flush(TIMEOUT).context("produce")
 }
 
 /// Partition counts of the topics that begin with `prefix`.

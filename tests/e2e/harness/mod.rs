@@ -4,6 +4,7 @@
 pub mod cell;
 pub mod checker;
 pub mod database;
+pub mod debezium;
 pub mod decode;
 pub mod evidence;
 pub mod expected;

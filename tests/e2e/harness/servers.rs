@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::process;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/local/stack");
+/// What starts them.
+pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/local/stack");
 
 /// A Postgres server with trust authentication on loopback.
 #[derive(Clone, Debug)]

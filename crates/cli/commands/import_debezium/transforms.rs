@@ -1,0 +1,284 @@
+//! Single message transforms: the table of those that come with Debezium, and of their options.
+//!
+//! `transforms=outbox` with `transforms.outbox.type=io.debezium.transforms.outbox.EventRouter` becomes `[[outbox]]`,
+//! `ExtractNewRecordState` becomes the flat envelope. Each option is looked up in the transform's own table.
+
+use toml::Value;
+
+use super::combined;
+use super::patterns;
+use super::property_table::Becomes::{AsHere, ByHand, Key, Not, Other, Special};
+use super::property_table::{Property, find};
+use super::report::Fate;
+use super::source::Given;
+use super::translate::Work;
+
+const fn p(name: &'static str, default: &'static str, becomes: super::property_table::Becomes) -> Property {
+    Property { name, default, always: false, becomes }
+}
+
+const TRACING: &str = "spans are not made; a column can be sent as the header traceparent (outbox.headers)";
+const INFERRED: &str =
+    "a schema inferred from each message is another one each time; the payload stays JSON text";
+
+/// `io.debezium.transforms.outbox.EventRouter`: becomes `[[outbox]]`. Column names and headers are put together by
+/// [`outbox_table`], so here they only get their verdict.
+const EVENT_ROUTER: &[Property] = &[
+    p("table.field.event.id", "id", Special(combined::outbox_column)),
+    p("table.field.event.key", "aggregateid", Special(combined::outbox_column)),
+    p("table.field.event.type", "type", Special(combined::outbox_column)),
+    p("table.field.event.payload", "payload", Special(combined::outbox_column)),
+    p("table.field.event.timestamp", "", Not("a record's timestamp is the commit's")),
+    p("table.field.event.schema.version", "", Not("a payload's schema has no version of its own")),
+    p("table.fields.additional.placement", "", Special(combined::outbox_placement)),
+    p(
+        "table.field.additional.missing",
+        "error",
+        AsHere(&["error"], "a column that is missing halts", "a column that is missing halts"),
+    ),
+    p(
+        "table.op.invalid.behavior",
+        "warn",
+        AsHere(
+            &["warn", "error"],
+            "updates of outbox rows produce nothing",
+            "updates of outbox rows produce nothing, and do not stop anything",
+        ),
+    ),
+    p("table.expand.json.payload", "false", Not(INFERRED)),
+    p("table.json.payload.null.behavior", "ignore", Other(INFERRED)),
+    p("table.json.payload.empty.array.behavior", "ignore", Other(INFERRED)),
+    p("route.by.field", "aggregatetype", Special(combined::outbox_column)),
+    p(
+        "route.topic.regex",
+        "(?<routedByValue>.*)",
+        Not("the topic is made from the whole value of the column"),
+    ),
+    p("route.topic.replacement", "outbox.event.${routedByValue}", Special(combined::outbox_topic)),
+    p(
+        "route.tombstone.on.empty.payload",
+        "false",
+        AsHere(&["true", "false"], "a NULL payload is a null value", "a NULL payload is a null value"),
+    ),
+    p("tracing.*", "", Other(TRACING)),
+];
+
+/// `io.debezium.transforms.ExtractNewRecordState`: becomes the flat envelope.
+const EXTRACT_NEW_RECORD_STATE: &[Property] = &[
+    p("delete.tombstone.handling.mode", "tombstone", Key("records.flat_deletes")),
+    p(
+        "delete.handling.mode",
+        "drop",
+        Not("it is the name before 2.5: write delete.tombstone.handling.mode instead, and import again"),
+    ),
+    p(
+        "drop.tombstones",
+        "true",
+        Not("it is the name before 2.5: write delete.tombstone.handling.mode instead, and import again"),
+    ),
+    p("add.fields", "", Special(combined::metadata_fields)),
+    p("add.fields.prefix", "__", Key("records.metadata_prefix")),
+    p("add.headers", "", Not("the headers are Headwater's own; metadata can be fields (add.fields)")),
+    p("add.headers.prefix", "__", Other("the headers are Headwater's own")),
+    p("route.by.field", "", Not("topics are not named by a column, except those of the outbox")),
+    p("drop.fields.header.name", "", Not("fields are not dropped by a header")),
+    p("drop.fields.from.key", "false", Not("fields are not dropped by a header")),
+    p("drop.fields.keep.schema.compatible", "true", Other("fields are not dropped by a header")),
+    p(
+        "replace.null.with.default",
+        "true",
+        AsHere(
+            &["false"],
+            "a NULL is null",
+            "a NULL is null, never its column's default: a reader can't tell a default from a value",
+        ),
+    ),
+];
+
+/// `io.debezium.transforms.ByLogicalTableRouter`.
+const BY_LOGICAL_TABLE_ROUTER: &[Property] =
+    &[p("*", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>"))];
+
+/// What becomes of a whole transform.
+enum Transform {
+    /// `[[outbox]]`.
+    Outbox,
+    /// The flat envelope.
+    Flat,
+    /// Each option says it.
+    Options,
+    /// Nothing like it is done here, because.
+    Not(&'static str),
+}
+
+/// The transforms of Debezium and those of Kafka that are seen beside them; the first name that fits.
+const TRANSFORMS: &[(&str, Transform, &[Property])] = &[
+    ("io.debezium.transforms.outbox.EventRouter", Transform::Outbox, EVENT_ROUTER),
+    ("io.debezium.transforms.ExtractNewRecordState", Transform::Flat, EXTRACT_NEW_RECORD_STATE),
+    ("io.debezium.transforms.ByLogicalTableRouter", Transform::Options, BY_LOGICAL_TABLE_ROUTER),
+    (
+        "io.debezium.transforms.ExtractChangedRecordState",
+        Transform::Not("no headers list the changed fields"),
+        &[],
+    ),
+    (
+        "io.debezium.transforms.Filter",
+        Transform::Not(
+            "a condition is a script; a row filter of the publication leaves rows out: CREATE PUBLICATION … WHERE (…)",
+        ),
+        &[],
+    ),
+    ("io.debezium.transforms.ContentBasedRouter", Transform::Not("a route is a script"), &[]),
+    (
+        "io.debezium.transforms.partitions.PartitionRouting",
+        Transform::Not("the partition is Java's murmur2 of the key, so that a key stays in order"),
+        &[],
+    ),
+    ("io.debezium.transforms.TimezoneConverter", Transform::Not("times with a zone are UTC"), &[]),
+    ("io.debezium.transforms.tracing.ActivateTracingSpan", Transform::Not(TRACING), &[]),
+    ("io.debezium.transforms.HeaderToValue", Transform::Not("headers stay headers"), &[]),
+    (
+        "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent",
+        Transform::Not(
+            "logical messages below outbox. are JSON here as well, in another form: see docs/FORMATS.md",
+        ),
+        &[],
+    ),
+    (
+        "io.debezium.connector.postgresql.transforms.timescaledb.TimescaleDb",
+        Transform::Not("chunks are not joined to their hypertables"),
+        &[],
+    ),
+    ("io.debezium.", Transform::Not("Headwater has no such transform"), &[]),
+    (
+        "org.apache.kafka.connect.transforms.RegexRouter",
+        Transform::Not("topics are named <prefix>.<schema>.<table>"),
+        &[],
+    ),
+    ("", Transform::Not("transforms are Java; Headwater does only what its configuration names"), &[]),
+];
+
+/// The columns of `[[outbox]]`, by the options that name them.
+pub const OUTBOX_COLUMNS: &[(&str, &str, &str)] = &[
+    // option, its default, our name of the column
+    ("table.field.event.id", "id", "id"),
+    ("route.by.field", "aggregatetype", "aggregatetype"),
+    ("table.field.event.key", "aggregateid", "aggregateid"),
+    ("table.field.event.type", "type", "type"),
+    ("table.field.event.payload", "payload", "payload"),
+];
+
+/// Gives every key of every transform and predicate its verdict.
+pub fn translate(work: &mut Work<'_>) {
+    let Some(aliases) = work.connector.properties.get("transforms").cloned() else { return };
+    let mut described = Vec::new();
+    for alias in aliases.value.split(',').map(str::trim).filter(|alias| !alias.is_empty()) {
+        described.push(one(work, alias));
+    }
+    work.judge("transforms", Fate::Carried, format!("see each: {}", described.join(", ")));
+    let predicates: Vec<String> =
+        work.connector.properties.keys().filter(|name| name.starts_with("predicates")).cloned().collect();
+    for name in predicates {
+        work.judge(
+            &name,
+            Fate::Unsupported,
+            "transforms have no predicates here: tables and columns are named instead",
+        );
+    }
+}
+
+/// The options of one transform; gives its short class name.
+fn one(work: &mut Work<'_>, alias: &str) -> String {
+    let prefix = format!("transforms.{alias}.");
+    let kind = work.connector.value(&format!("{prefix}type")).unwrap_or_default().to_owned();
+    // Nested classes and Key/Value variants begin with the same name.
+    let (name, transform, properties) =
+        TRANSFORMS.iter().find(|(name, ..)| kind.starts_with(name)).expect("the last name fits all");
+    let (fate, text) = match transform {
+        Transform::Outbox => outbox_table(work, &prefix),
+        Transform::Flat => work.emit("records.envelope", "flat", &format!("{prefix}type")),
+        Transform::Options => (Fate::Carried, "see its options".to_owned()),
+        Transform::Not(why) => (Fate::Unsupported, (*why).to_owned()),
+    };
+    let short = kind.rsplit('.').next().unwrap_or_default().to_owned();
+    work.judge(&format!("{prefix}type"), fate, format!("{short}: {text}"));
+    let options: Vec<(String, Given)> = work
+        .connector
+        .properties
+        .iter()
+        .filter(|(name, _)| name.starts_with(&prefix) && !name.ends_with(".type"))
+        .map(|(name, given)| (name.clone(), given.clone()))
+        .collect();
+    for (full, given) in options {
+        let option = &full[prefix.len()..];
+        let (fate, text) = match (transform, option, find(properties.iter(), option)) {
+            (_, "predicate" | "negate", _) => (
+                Fate::Unsupported,
+                "transforms have no predicates here: tables and columns are named instead".to_owned(),
+            ),
+            (Transform::Not(_), ..) => (Fate::Unsupported, "its transform is not supported".to_owned()),
+            // The transform itself could not be carried over, and its options with it.
+            (Transform::Outbox | Transform::Flat, ..) if fate == Fate::Unsupported => {
+                (fate, "see its type".to_owned())
+            }
+            (_, _, Some(property)) => work.apply(property, &given),
+            (_, _, None) => (Fate::Unknown, format!("no option of {name} that is known here")),
+        };
+        work.judge(&full, fate, text);
+    }
+    short
+}
+
+/// `[[outbox]]` for every table that the connector captures, since the router takes all of them for outboxes.
+fn outbox_table(work: &mut Work<'_>, prefix: &str) -> (Fate, String) {
+    let tables = match outbox_tables(work) {
+        Ok(tables) => tables,
+        Err(why) => return (Fate::Unsupported, why),
+    };
+    let option = |name: &str, default: &str| {
+        work.connector.value(&format!("{prefix}{name}")).unwrap_or(default).to_owned()
+    };
+    let mut columns = toml::Table::new();
+    for (name, default, column) in OUTBOX_COLUMNS {
+        let value = option(name, default);
+        if value != *column {
+            columns.insert((*column).to_owned(), Value::from(value));
+        }
+    }
+    let mut lines = Vec::new();
+    let topic = option("route.topic.replacement", "outbox.event.${routedByValue}");
+    let topic = topic.replace("${routedByValue}", "${aggregatetype}");
+    if topic != "outbox.event.${aggregatetype}" {
+        lines.push(("topic", Value::from(topic)));
+    }
+    if combined::payload_is_raw(work) {
+        lines.push(("payload", Value::from("raw")));
+    }
+    if !columns.is_empty() {
+        lines.push(("columns", Value::Table(columns)));
+    }
+    let headers = combined::headers_of(&option("table.fields.additional.placement", ""));
+    if !headers.is_empty() {
+        lines.push(("headers", Value::Table(headers)));
+    }
+    for table in &tables {
+        let mut entry = vec![("table", Value::from(table.as_str()))];
+        entry.extend(lines.clone());
+        work.document.push("outbox", entry, &format!("{prefix}type"));
+    }
+    (Fate::Carried, format!("[[outbox]] {}", tables.join(", ")))
+}
+
+fn outbox_tables(work: &Work<'_>) -> Result<Vec<String>, String> {
+    if !work.options.outbox_tables.is_empty() {
+        return Ok(work.options.outbox_tables.to_vec());
+    }
+    const ADVICE: &str = "name the outbox tables with --outbox-table schema.table";
+    let Some(list) = work.connector.value("table.include.list") else {
+        return Err(format!("without table.include.list the outbox table is not known: {ADVICE}"));
+    };
+    match patterns::globs(list) {
+        Ok(tables) if tables.iter().all(|table| !table.contains('*') && table.contains('.')) => Ok(tables),
+        _ => Err(format!("table.include.list has patterns: {ADVICE}")),
+    }
+}
