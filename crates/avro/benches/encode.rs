@@ -10,8 +10,8 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, ColumnMasks, ColumnPatterns, Envelope, KeyPlan, Mask, Op, PgType,
-    RecordEncoding, RecordSettings, SchemaId, SourceSettings, TableDescription, ValuePlan,
+    Change, ChangeSource, ColumnDescription, ColumnMasks, ColumnPatterns, Envelope, KeyPlan, Mask, Op,
+    PgType, RecordEncoding, RecordSettings, SchemaId, SourceSettings, TableDescription, ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity};
 
