@@ -15,7 +15,8 @@ use headwater_pgoutput::{Column, Lsn, Tuple};
 
 use crate::binary;
 use crate::error::EncodeError;
-use crate::plan::{ColumnPlan, Constants, SchemaId, ValueForm, ValuePlan, check_len};
+use crate::json_form::JsonForm;
+use crate::plan::{Constants, SchemaId, ValueForm, ValuePlan, check_len};
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,10 +115,7 @@ impl ValuePlan {
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         if let Some(json) = &self.json {
-            let mut avro = Vec::with_capacity(ENVELOPE_BYTES);
-            self.write_value(change, &mut avro)?;
-            json.write(&avro, out);
-            return Ok(());
+            return self.encode_json(json, change, out);
         }
         let start = out.len();
         out.reserve(ENVELOPE_BYTES);
@@ -127,6 +125,20 @@ impl ValuePlan {
             out.truncate(start);
         }
         result
+    }
+
+    /// Out of the way of the path that most tables take.
+    #[inline(never)]
+    fn encode_json(
+        &self,
+        json: &JsonForm,
+        change: &Change<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let mut avro = Vec::with_capacity(ENVELOPE_BYTES);
+        self.write_value(change, &mut avro)?;
+        json.write(&avro, out);
+        Ok(())
     }
 
     #[inline]
@@ -166,6 +178,7 @@ impl ValuePlan {
     }
 
     /// The one row of a flat record: the new one, or a delete's old one.
+    #[inline(never)]
     fn write_present_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match (change.after, change.before) {
             (None, Some(before)) => self.write_old_row(before, change.before_is_full, out),
@@ -177,46 +190,52 @@ impl ValuePlan {
     fn write_new_row(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let Some(after) = change.after else { return Ok(()) };
         let old = change.before.map(|before| Old { tuple: before, is_full: change.before_is_full });
-        self.write_columns(after, out, |index, plan, column, out| {
+        check_len(after, self.tuple_len)?;
+        if let Some(chosen) = &self.chosen {
+            return self.write_chosen(chosen, after, old, out);
+        }
+        for (index, (plan, column)) in self.columns.iter().zip(after.columns()).enumerate() {
             let column = match (column, old) {
                 (Column::Unchanged, Some(old)) => old.value(index, plan.in_identity),
                 (column, _) => column,
             };
-            plan.write(column, out)
-        })
+            plan.write(column, out)?;
+        }
+        Ok(())
+    }
+
+    /// A new row of which some columns are left out.
+    #[inline(never)]
+    fn write_chosen(
+        &self,
+        chosen: &[bool],
+        tuple: &Tuple<'_>,
+        old: Option<Old<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let columns = tuple.columns().enumerate().filter(|(index, _)| chosen[*index]);
+        for (plan, (index, column)) in self.columns.iter().zip(columns) {
+            let column = match (column, old) {
+                (Column::Unchanged, Some(old)) => old.value(index, plan.in_identity),
+                (column, _) => column,
+            };
+            plan.write(column, out)?;
+        }
+        Ok(())
     }
 
     /// An old row; if it isn't full, only the identity was sent.
-    #[inline]
     fn write_old_row(&self, tuple: &Tuple<'_>, is_full: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.write_columns(tuple, out, |_, plan, column, out| match column {
-            Column::Null if !is_full && !plan.in_identity => plan.write_absent(out),
-            column => plan.write(column, out),
-        })
-    }
-
-    /// Shows each column that is written to `write`, with its place in the tuple.
-    #[inline]
-    fn write_columns<'t>(
-        &self,
-        tuple: &Tuple<'t>,
-        out: &mut Vec<u8>,
-        write: impl Fn(usize, &ColumnPlan, Column<'t>, &mut Vec<u8>) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
         check_len(tuple, self.tuple_len)?;
-        let columns = tuple.columns().enumerate();
-        match &self.chosen {
-            None => self
-                .columns
-                .iter()
-                .zip(columns)
-                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
-            Some(chosen) => self
-                .columns
-                .iter()
-                .zip(columns.filter(|(index, _)| chosen[*index]))
-                .try_for_each(|(plan, (index, column))| write(index, plan, column, out)),
+        let is_chosen = |index: usize| self.chosen.as_ref().is_none_or(|chosen| chosen[index]);
+        let columns = tuple.columns().enumerate().filter(|(index, _)| is_chosen(*index));
+        for (plan, (_, column)) in self.columns.iter().zip(columns) {
+            match column {
+                Column::Null if !is_full && !plan.in_identity => plan.write_absent(out)?,
+                column => plan.write(column, out)?,
+            }
         }
+        Ok(())
     }
 }
 

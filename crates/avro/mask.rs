@@ -65,7 +65,7 @@ pub(crate) fn masked_row(plain: TypeRow, mask: &Mask, masking: Masking) -> TypeR
     let avro = if *mask == Mask::Null { plain.avro } else { AvroType::Plain("string") };
     TypeRow {
         avro,
-        encoding: Encoding::Mask(masking),
+        encoding: Encoding::Mask(Box::new(masking)),
         default: DefaultRule::Hidden,
         unchanged: Unchanged::Text,
     }

@@ -1,3 +1,5 @@
+//! Filters are read, compiled and applied as Postgres would; whatever can not be is named.
+
 use headwater_pgoutput::{Message, RelationId, ReplicaIdentity};
 
 use super::*;

@@ -372,7 +372,7 @@ pub(crate) enum Encoding {
     /// Applies to each element, between which stands this character.
     Array(Box<Encoding>, u8),
     /// Hides the value.
-    Mask(Masking),
+    Mask(Box<Masking>),
 }
 
 impl Encoding {
