@@ -31,7 +31,7 @@ pub fn judge(sql: &str) -> Result<Allowed, String> {
     let mut at = Cursor { sql, tokens: &tokens, next: 0, new_types: Vec::new() };
     match () {
         () if at.words(&["alter", "table"]) => {
-            if at.words(&["if", "exists"]) {}
+            let _ = at.words(&["if", "exists"]);
             let _ = at.word("only");
             at.qualified_name()?;
             at.actions()?;
@@ -86,7 +86,7 @@ impl Cursor<'_> {
                     return Err(self.refusal("a constraint reads the whole table"));
                 }
             }
-            if self.words(&["if", "not", "exists"]) {}
+            let _ = self.words(&["if", "not", "exists"]);
             self.name()?;
             self.new_column()
         } else if self.word("drop") {
@@ -94,7 +94,7 @@ impl Cursor<'_> {
                 return Err(self.refusal("dropping a constraint is not on the list of known forms"));
             }
             let _ = self.word("column");
-            if self.words(&["if", "exists"]) {}
+            let _ = self.words(&["if", "exists"]);
             self.name()?;
             let _ = self.word("restrict");
             Ok(())
@@ -153,7 +153,7 @@ impl Cursor<'_> {
 
     fn type_action(&mut self) -> Result<(), String> {
         if self.words(&["add", "value"]) {
-            if self.words(&["if", "not", "exists"]) {}
+            let _ = self.words(&["if", "not", "exists"]);
             self.text()?;
             return if self.word("before") || self.word("after") { self.text() } else { Ok(()) };
         }
