@@ -14,10 +14,10 @@ use crate::record_settings::{ArrayHandling, RecordSettings, TypeStyle};
 /// The labels that a table's schema lists, by column.
 #[derive(Debug, Clone, Default)]
 pub struct EnumLabels {
-    columns: Vec<(usize, Shape, LabelSet)>,
+    columns: Vec<(usize, Shape, Labels)>,
 }
 
-type LabelSet = HashSet<Box<[u8]>>;
+type Labels = HashSet<Box<[u8]>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
