@@ -54,10 +54,10 @@ pub enum ExitCode {
     OutboxInvalid = 45,
     /// Two tables would share a topic, or a table's names can't be made into a schema.
     TableUnsuitable = 46,
-    /// The statement given to `schema plan` fails, or may not be run on the source.
-    StatementRefused = 47,
     /// A table was truncated, and its configuration refuses that.
-    TruncateRefused = 48,
+    TruncateRefused = 47,
+    /// The statement given to `schema plan` fails, or may not be run on the source.
+    StatementRefused = 48,
     /// Kafka refused for a reason that repeating will not mend: rights, configuration.
     KafkaRefused = 50,
     /// A topic is missing and may not be created, or has an unsuitable configuration.
