@@ -52,6 +52,13 @@ pub(crate) struct Destination {
     pub(crate) topics: TopicSettings,
 }
 
+/// The partitions of a topic: a number that grows moves keys, so a session goes on with the one that it began with.
+struct Partitions {
+    used: i32,
+    /// What was last warned of.
+    told: i32,
+}
+
 /// Answers the pump's questions, one at a time.
 pub(crate) struct Resolver {
     pub(crate) client: Client,
@@ -63,7 +70,7 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Runs until the pump is gone.
     pub(crate) async fn run(self, mut questions: mpsc::Receiver<Question>) {
-        let mut partitions = HashMap::new();
+        let mut partitions: HashMap<String, Partitions> = HashMap::new();
         let mut next_look = Instant::now() + PARTITIONS_INTERVAL;
         loop {
             // A receiver that is gone is a pump that has stopped: its answer is wanted by nobody.
@@ -73,9 +80,12 @@ impl Resolver {
                     drop(answer.send(self.describe(&table).await));
                 }
                 Ok(Some(Question::Topic { topic, answer })) => {
-                    let found = self.topic(&topic).await;
-                    if let Ok(count) = &found {
-                        partitions.insert(topic, *count);
+                    let found = match partitions.get(&topic) {
+                        Some(Partitions { used, .. }) => Ok(*used),
+                        None => self.topic(&topic).await,
+                    };
+                    if let Ok(used) = found {
+                        partitions.entry(topic).or_insert(Partitions { used, told: used });
                     }
                     drop(answer.send(found));
                 }
@@ -91,23 +101,22 @@ impl Resolver {
         }
     }
 
-    /// Warns of topics that have got more partitions. The pump goes on with the number that it knows, so that the
-    /// order of each key holds in this session; other producers of the topic and the next start use the new one.
-    async fn look_at_partitions(&self, known: &mut HashMap<String, i32>) {
+    /// Warns of topics that have got more partitions.
+    async fn look_at_partitions(&self, known: &mut HashMap<String, Partitions>) {
         let Some(destination) = &self.destination else { return };
-        for (topic, before) in known {
+        for (topic, Partitions { told, .. }) in known {
             let (admin, name) = (destination.admin.clone(), topic.clone());
             let asked = tokio::task::spawn_blocking(move || admin.partition_count(&name));
             // An answer that doesn't come is told by those who need Kafka for more than this.
             let Ok(found) = asked.await.expect("the admin call does not panic") else { return };
-            if let Some(now) = found.filter(|now| now != before) {
+            if let Some(now) = found.filter(|now| now != told) {
                 tracing::warn!(
                     topic,
-                    before,
+                    before = *told,
                     now,
-                    "partition_count_changed: keys stay where they are until the next start or the table's next version, which moves them to other partitions"
+                    "partition_count_changed: keys stay where they are until the next start, which moves them to other partitions"
                 );
-                *before = now;
+                *told = now;
             }
         }
     }

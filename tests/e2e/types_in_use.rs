@@ -51,6 +51,7 @@ async fn avro_types(test: &mut Fixture) -> Result<()> {
     );
     test.database.execute(&schema).await?;
     test.expect_complaint("no Avro form of its own");
+    test.expect_complaint("matches no published table");
     let grid = toml::Table::from_iter([
         ("tables".to_owned(), "public.od?".into()),
         ("array_handling".to_owned(), "list".into()),
