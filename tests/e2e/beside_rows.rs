@@ -16,14 +16,7 @@ const TABLES: &str =
 /// A record's key and value as a stock Avro reader sees them.
 fn decoded(test: &Fixture, record: &Raw) -> Result<(Json, Json)> {
     let mut decoder = Decoder::new(&test.kafka.registry);
-    let mut json = |bytes: &Option<Vec<u8>>| match bytes {
-        None => anyhow::Ok(Json::Null),
-        Some(bytes) => {
-            let datum = tokio::task::block_in_place(|| decoder.decode(bytes))?;
-            Ok(Json::try_from(datum.value().clone())?)
-        }
-    };
-    Ok((json(&record.key)?, json(&record.value)?))
+    Ok((decoder.json(record.key.as_deref())?, decoder.json(record.value.as_deref())?))
 }
 
 fn table(entries: &[(&str, &str)]) -> toml::Table {

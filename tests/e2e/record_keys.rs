@@ -20,18 +20,15 @@ fn list(names: &[&str]) -> toml::Value {
 /// Keys and operations in the order of the topic's partitions; a tombstone's operation is "-".
 fn keys(test: &Fixture, records: &[Raw]) -> Result<Vec<(Json, String, i32)>> {
     let mut decoder = Decoder::new(&test.kafka.registry);
-    let mut json = |bytes: &Option<Vec<u8>>| match bytes {
-        None => anyhow::Ok(Json::Null),
-        Some(bytes) => {
-            let datum = tokio::task::block_in_place(|| decoder.decode(bytes))?;
-            Ok(Json::try_from(datum.value().clone())?)
-        }
-    };
     records
         .iter()
         .map(|record| {
-            let value = json(&record.value)?;
-            Ok((json(&record.key)?, value["op"].as_str().unwrap_or("-").to_owned(), record.partition))
+            let value = decoder.json(record.value.as_deref())?;
+            Ok((
+                decoder.json(record.key.as_deref())?,
+                value["op"].as_str().unwrap_or("-").to_owned(),
+                record.partition,
+            ))
         })
         .collect()
 }

@@ -49,6 +49,13 @@ impl Decoder {
         Ok(Datum { parsed, value })
     }
 
+    /// Decodes a record's key or value, if there is one, into plain JSON: unions are their values.
+    pub fn json(&mut self, bytes: Option<&[u8]>) -> Result<Json> {
+        let Some(bytes) = bytes else { return Ok(Json::Null) };
+        let datum = tokio::task::block_in_place(|| self.decode(bytes))?;
+        Ok(Json::try_from(datum.value)?)
+    }
+
     fn schema(&mut self, id: u32) -> Result<Arc<Parsed>> {
         if let Some(parsed) = self.schemas.get(&id) {
             return Ok(parsed.clone());
