@@ -149,7 +149,6 @@ impl Outlet {
         if self.stage.is_empty() {
             return Ok(());
         }
-        self.still_alive()?;
         let mut stage = std::mem::take(&mut self.stage);
         if self.parts.sink.has_partitions() {
             stage.sort_by_partition();
@@ -166,6 +165,8 @@ impl Outlet {
     }
 
     fn offer(&mut self, record: &Record<'_>) -> Result<(), StageError> {
+        // For each: a process can be stopped between any two, and must offer nothing when it goes on.
+        self.still_alive()?;
         let charge = record.token.as_row().map_or(0, |(_, charge)| u64::from(charge));
         // A record larger than the whole budget passes when nothing else is in flight.
         while self.in_flight_bytes > 0 && self.in_flight_bytes + charge > self.parts.budget.limit() {
