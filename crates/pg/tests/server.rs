@@ -1,5 +1,6 @@
-//! Against a real server, any version from 14 to 18: `HEADWATER_TEST_PG_PORT=5432 cargo test -p headwater-pg --test
-//! server -- --ignored`. It listens on 127.0.0.1, lets `postgres` in by trust and has `wal_level = logical` and
+//! Against a real server, any version from 14 to 18; `make test` runs them. By hand:
+//! `HEADWATER_TEST_PG_PORT=5432 cargo test -p headwater-pg --test server -- --ignored`.
+//! The server listens on 127.0.0.1, lets `postgres` in by trust and has `wal_level = logical` and
 //! `max_prepared_transactions > 0`.
 
 mod fake;
