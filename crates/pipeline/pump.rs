@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use headwater_avro::{EncodeError, TruncateHandling};
 use headwater_pg::{Frame, WalBatch};
-use headwater_pgoutput::{Logical, Lsn, RelationId};
+use headwater_pgoutput::{Column, Logical, Lsn, OldTuple, RelationId};
 
 use crate::error::StageError;
 use crate::event::{self, Origin};
@@ -20,6 +20,8 @@ use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
 use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
+use crate::snapshot::Input;
+use crate::snapshot::intake::{Intake, write_key};
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
@@ -53,7 +55,11 @@ pub(crate) enum PumpEnd {
 
 /// See the module's documentation.
 pub(crate) struct Pump {
-    wal: Receiver<SourceBatch>,
+    inputs: Receiver<Input>,
+    intake: Intake,
+    /// Every transaction that ends here or before has been read.
+    passed: Lsn,
+    touched_key: Vec<u8>,
     reader: TransactionReader,
     versions: Versions,
     message_events: EventPlan,
@@ -67,11 +73,15 @@ impl Pump {
         settings: &Settings,
         checkpoint: Lsn,
         versions: Versions,
-        wal: Receiver<SourceBatch>,
+        inputs: Receiver<Input>,
+        intake: Intake,
         out: Outlet,
     ) -> Pump {
         Pump {
-            wal,
+            inputs,
+            intake,
+            passed: checkpoint,
+            touched_key: Vec::new(),
             reader: TransactionReader::new(checkpoint),
             message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(settings)),
             message_topics: EventTopics::new(),
@@ -105,13 +115,22 @@ impl Pump {
                 while !self.writer.out.drain(DRAIN_PATIENCE)? {}
                 return Ok(PumpEnd::Stopped);
             }
-            let wait = if self.writer.out.in_flight_records() > 0 { WAIT_IN_FLIGHT } else { WAIT_IDLE };
-            match self.wal.recv_timeout(wait) {
-                Ok(batch) => {
+            let wait = match self.writer.out.in_flight_records() {
+                _ if self.copy_slice()? => Duration::ZERO,
+                0 => WAIT_IDLE,
+                _ => WAIT_IN_FLIGHT,
+            };
+            match self.inputs.recv_timeout(wait) {
+                Ok(Input::Wal(batch)) => {
                     self.writer.out.still_alive()?;
                     self.process(&batch.wal)?;
                     self.writer.out.offer_staged()?;
                     self.writer.out.budget().release(batch.charged);
+                }
+                Ok(Input::Copy(input)) => {
+                    self.writer.out.still_alive()?;
+                    let open = self.reader.open().map(|open| open.xid);
+                    self.intake.take(input, open, &mut self.versions, &mut self.writer)?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -120,8 +139,17 @@ impl Pump {
                 }
             }
             self.writer.out.serve(Duration::ZERO)?;
+            self.intake.tell(&mut self.writer);
             self.count_tables();
         }
+    }
+
+    /// A slice of the chunk that waits to be written, if this is its time. True if there is more of it.
+    fn copy_slice(&mut self) -> Result<bool, StageError> {
+        if !self.intake.has_chunk() || self.reader.open().is_some() {
+            return Ok(false);
+        }
+        self.intake.slice(self.passed, &mut self.versions, &mut self.writer)
     }
 
     fn stopping(&self) -> bool {
@@ -137,7 +165,10 @@ impl Pump {
                         return Ok(());
                     }
                 }
-                Frame::Keepalive { wal_end, .. } => self.writer.out.tracker.keepalive(wal_end),
+                Frame::Keepalive { wal_end, .. } => {
+                    self.writer.out.tracker.keepalive(wal_end);
+                    self.passed = self.passed.max(wal_end);
+                }
             }
         }
         self.writer.out.received = self.writer.out.received.max(wal.last_wal_end);
@@ -156,7 +187,11 @@ impl Pump {
                 }
                 self.writer.out.tracker.commit(end_lsn);
                 self.writer.out.received = self.writer.out.received.max(end_lsn);
+                self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
+                if let Some(open) = self.reader.open() {
+                    self.intake.touched.passed(open.xid);
+                }
                 let metrics = self.writer.out.metrics();
                 if skipped {
                     metrics.repeated_transactions.inc()
@@ -164,8 +199,12 @@ impl Pump {
                     metrics.transactions.inc()
                 }
                 self.reader.close();
+                self.copy_slice()?;
             }
             Step::Relation(table) => {
+                if let Some(open) = self.reader.open().filter(|_| !self.intake.touched.is_idle()) {
+                    self.intake.touched.announced(table.id, open.xid);
+                }
                 let commit_lsn = self.reader.open().map_or(lsn, |open| open.commit_lsn);
                 if let Some(mut plan) =
                     self.versions.tables.announce(table, (commit_lsn, self.writer.ordinal))
@@ -190,6 +229,9 @@ impl Pump {
             return Ok(());
         }
         for relation in relations {
+            if let Some(open) = self.reader.open() {
+                self.intake.touched.truncated(relation, open.xid);
+            }
             let (name, handling) =
                 self.versions.truncate_handling(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
             match handling {
@@ -239,6 +281,10 @@ impl Pump {
         }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
+        if !self.intake.touched.is_idle() && self.intake.touched.watches(relation) {
+            let key = (plan.description.key.as_slice(), &mut self.touched_key);
+            touch(&mut self.intake, relation, key, transaction.xid, changed);
+        }
         let mut row = self.writer.row(lsn, transaction);
         let (events, topics) = match &mut plan.form {
             Form::Event(events, topics) => (events, topics),
@@ -250,6 +296,7 @@ impl Pump {
         };
         // A row of the outbox is an event when it is written; cleaning up is not.
         match changed {
+            Row::Read(_) => unreachable!("the stream has changes only"),
             Row::Inserted(new) => {
                 let origin = Origin { name: &plan.name };
                 event::write_row(events, topics, new, &origin, &mut row)?;
@@ -263,10 +310,7 @@ impl Pump {
 
     /// Makes sure that the relation's rows can be written.
     fn resolve(&mut self, relation: RelationId, lsn: Lsn) -> Result<(), StageError> {
-        match self.versions.tables.plan_for(relation) {
-            Some(_) => Ok(()),
-            None => self.versions.resolve(relation, lsn, &mut self.writer.out),
-        }
+        self.versions.make_ready(relation, lsn, &mut self.writer.out)
     }
 
     /// Makes the plan that a row needs: the first one of an announced table; and, since a label that was added to an
@@ -340,10 +384,43 @@ impl Pump {
     }
 }
 
+/// Remembers the keys of a change: a chunk that was read before it must not bring them back.
+fn touch(
+    intake: &mut Intake,
+    relation: RelationId,
+    (columns, key): (&[usize], &mut Vec<u8>),
+    xid: u32,
+    changed: &Row<'_>,
+) {
+    let (old, new) = match changed {
+        Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
+        Row::Updated(old, new) => (old.as_ref().map(OldTuple::tuple), Some(new)),
+        Row::Deleted(old) => (Some(old.tuple()), None),
+    };
+    let mut old_key = None;
+    if let Some(old) = old {
+        write_key(columns, old, None, key);
+        intake.touched.touch(relation, key, xid, false, false);
+        old_key = Some(std::mem::take(key));
+    }
+    let Some(new) = new else { return };
+    write_key(columns, new, old, key);
+    let full = changed_is_full(changed);
+    let unchanged = !full && new.columns().any(|column| column == Column::Unchanged);
+    let moved = old_key.as_ref().is_some_and(|old_key| old_key != key);
+    intake.touched.touch(relation, key, xid, unchanged, moved);
+}
+
+/// Under REPLICA IDENTITY FULL the old row has what the new one leaves out.
+fn changed_is_full(changed: &Row<'_>) -> bool {
+    matches!(changed, Row::Updated(Some(old), _) if old.is_full())
+}
+
 /// Adds a plan's counts to metrics and status, and starts them anew.
 fn count(out: &Outlet, plan: &mut TablePlan) {
     let Counts {
         create,
+        read,
         update,
         delete,
         tombstone,
@@ -355,9 +432,14 @@ fn count(out: &Outlet, plan: &mut TablePlan) {
         flat_delete,
     } = std::mem::take(&mut plan.counts);
     let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
-    for (op, records) in
-        [(create_op, create), ("u", update), ("d", delete), ("t", truncate), ("tombstone", tombstone)]
-    {
+    for (op, records) in [
+        (create_op, create),
+        ("r", read),
+        ("u", update),
+        ("d", delete),
+        ("t", truncate),
+        ("tombstone", tombstone),
+    ] {
         if records > 0 {
             out.metrics().records.with_label_values(&[plan.name.as_str(), op]).inc_by(records);
             out.status().count(&plan.name, op, records);
