@@ -154,8 +154,8 @@ async fn a_slot_from_its_creation_to_its_end() {
     assert_eq!((identity.timeline, identity.database.as_str()), (1, "headwater_pg_slot"));
     assert_eq!(session.parameter("TimeZone"), Some("UTC"));
     assert_eq!(slot_state(&client, "headwater_pg_slot").await.expect("answered"), None);
-    let created = session.create_logical_slot("headwater_pg_slot", false).await.expect("created");
-    let again = session.create_logical_slot("headwater_pg_slot", false).await.expect_err("it exists");
+    let created = session.create_logical_slot("headwater_pg_slot", false, false).await.expect("created");
+    let again = session.create_logical_slot("headwater_pg_slot", false, false).await.expect_err("it exists");
     assert_eq!((again.kind(), again.sqlstate()), (ErrorKind::Server, Some("42710")));
     let state = slot_state(&client, "headwater_pg_slot").await.expect("answered").expect("it exists");
     assert_eq!(
@@ -217,7 +217,7 @@ async fn a_slot_whose_creation_is_given_up_does_not_come_to_be() {
         .expect("prepared");
 
     let mut session = Session::connect(&settings).await.expect("connected");
-    let creation = session.create_logical_slot("headwater_pg_blocked", false);
+    let creation = session.create_logical_slot("headwater_pg_blocked", false, false);
     timeout(Duration::from_millis(500), creation).await.expect_err("it waits");
     let blockers = creation_blockers(&client).await.expect("answered");
     client.batch_execute("ROLLBACK PREPARED 'it''s'").await.expect("rolled back");
