@@ -12,7 +12,7 @@
 //! - `replication`, `wal_batch`, `status`: the stream of WAL and the answers to it.
 //! - `lazy_read`, `receive_low_water`: how it reads while there is a backlog.
 //! - `copy_out`, `copy_rows`: rows of COPY. `transaction_snapshot`: what is seen while they are copied.
-//! - `snapshot_tables`: what of the published tables is to be copied.
+//! - `snapshot_tables`, `copy_statements`: what of the published tables is to be copied, and the SQL for it.
 //! - `slot`, `publication`, `catalog`: questions to the system catalogs.
 
 mod settings;
@@ -54,6 +54,10 @@ mod copy_out;
 mod copy_rows;
 
 pub mod transaction_snapshot;
+
+pub mod snapshot_tables;
+
+mod copy_statements;
 
 pub mod slot;
 

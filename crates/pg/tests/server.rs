@@ -1,37 +1,18 @@
 //! Against a real server, any version from 14 to 18; `make test` runs them. By hand:
 //! `HEADWATER_TEST_PG_PORT=5432 cargo test -p headwater-pg --test server -- --ignored`.
-//! The server listens on 127.0.0.1, lets `postgres` in by trust and has `wal_level = logical` and
-//! `max_prepared_transactions > 0`.
 
 mod fake;
+mod real;
 
 use std::time::Duration;
 
-use fake::settings;
 use headwater_pg::catalog::{CatalogColumn, TypeKind, table, types};
 use headwater_pg::publication::publications;
 use headwater_pg::slot::{creation_blockers, slot_state};
-use headwater_pg::{
-    Client, ConnectSettings, ErrorKind, Frame, PgoutputOptions, Session, StandbyStatus, connect,
-};
+use headwater_pg::{Client, ErrorKind, Frame, PgoutputOptions, Session, StandbyStatus, connect};
 use headwater_pgoutput::{Lsn, RelationId};
+use real::{database, server};
 use tokio::time::{sleep, timeout};
-
-const IGNORED: &str = "needs a server";
-
-fn server(database: &str) -> ConnectSettings {
-    let port = std::env::var("HEADWATER_TEST_PG_PORT").expect(IGNORED).parse().expect("a port");
-    ConnectSettings { user: "postgres".to_owned(), database: database.to_owned(), ..settings(port) }
-}
-
-/// An empty database of its own for one test.
-async fn database(name: &str) -> ConnectSettings {
-    let client = connect(&server("postgres")).await.expect("connected");
-    let name = format!("headwater_pg_{name}");
-    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.expect("dropped");
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("created");
-    server(&name)
-}
 
 async fn oid(client: &Client, expression: &str) -> u32 {
     client.query_one(&format!("SELECT {expression}::oid"), &[]).await.expect("a row").get(0)
