@@ -91,7 +91,7 @@ pub(crate) async fn create(
     status.set(Readiness::Starting { doing: format!("creating slot {}", settings.slot) });
     let pid = session.backend_pid();
     let created = {
-        let creation = session.create_logical_slot(&settings.slot, false);
+        let creation = session.create_logical_slot(&settings.slot, false, false);
         tokio::pin!(creation);
         let deadline = tokio::time::sleep(settings.slot_create_timeout);
         tokio::pin!(deadline);

@@ -86,7 +86,7 @@ async fn create_slot(
     name: &str,
     timeout: Duration,
 ) -> anyhow::Result<Lsn> {
-    let creation = session.create_logical_slot(name, true);
+    let creation = session.create_logical_slot(name, true, false);
     tokio::pin!(creation);
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
