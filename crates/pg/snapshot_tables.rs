@@ -9,9 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headwater_pgoutput::TableSchema;
+use headwater_pgoutput::{ReplicaIdentity, TableSchema};
 use tokio_postgres::Row;
 
+use crate::catalog::quote_identifier;
 use crate::relation::published_relations;
 use crate::{Client, Error};
 
@@ -24,8 +25,8 @@ pub struct SnapshotTable {
     pub relkind: char,
     /// Which rows are published, as SQL over this table's columns with every other name qualified; `None` for all.
     pub row_filter: Option<String>,
-    /// Columns that identify a row and all of which are published: of the primary key, or else of the index that is
-    /// the replica identity. Empty without either.
+    /// Columns that identify a row, all of which are published and stand in the old rows of the stream: of the primary
+    /// key, or else of the index that is the replica identity. Empty without either.
     pub key: Vec<KeyColumn>,
     /// What holds its rows: the table itself, or the partitions below it.
     pub leaves: Vec<Leaf>,
@@ -68,6 +69,20 @@ pub struct Leaf {
     pub estimated_rows: u64,
     /// Another one means that the rows were written anew, elsewhere: VACUUM FULL, CLUSTER, TRUNCATE, some ALTER TABLE.
     pub filenode: u32,
+}
+
+impl Leaf {
+    /// Its name in a statement.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+}
+
+impl SnapshotTable {
+    /// Its name in a statement.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.table.namespace), quote_identifier(&self.table.name))
+    }
 }
 
 /// Row filters of the publications that publish a table under its own name. An expression names what is not in the
@@ -224,7 +239,10 @@ fn key(table: &TableSchema, rows: &[Row]) -> Result<Vec<KeyColumn>, Error> {
                 None => published = false,
             }
         }
-        if published && !key.is_empty() {
+        // What the stream says of deleted rows must tell which they were.
+        let in_old_rows = table.replica_identity == ReplicaIdentity::Nothing
+            || key.iter().all(|column: &KeyColumn| table.columns[column.index].is_key);
+        if published && in_old_rows && !key.is_empty() {
             return Ok(key);
         }
     }

@@ -88,6 +88,9 @@ pub struct Watermark {
     pub unix_micros: i64,
 }
 
+/// Who waits for a lock makes those wait that come after.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+
 /// The first statement of a transaction takes its snapshot before anything of it is evaluated, so the position asked
 /// for in it is not before any commit that the snapshot sees.
 ///
@@ -105,8 +108,15 @@ const PRESENT: &str = "
       FROM (SELECT pg_catalog.pg_is_in_recovery() AS is_standby) r";
 
 /// Begins a transaction (REPEATABLE READ, READ ONLY) and says what it sees and where in WAL that is.
-pub async fn begin_at_present(session: &mut CopySession) -> Result<Watermark, Error> {
-    let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {PRESENT}");
+///
+/// `tables`, quoted and qualified, are locked against DDL (ACCESS SHARE) before the snapshot is taken: a table that is
+/// rewritten or truncated between snapshot and COPY looks empty to it (manual, "Caveats" of MVCC).
+pub async fn begin_at_present(session: &mut CopySession, tables: &[String]) -> Result<Watermark, Error> {
+    let lock = match tables {
+        [] => String::new(),
+        tables => format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE;", tables.join(", ")),
+    };
+    let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {lock} {PRESENT}");
     let rows = session.query(&sql).await?;
     rows.first()
         .and_then(|row| watermark(row))
@@ -199,6 +209,26 @@ impl SnapshotKeeper {
     /// When this transaction began, by the server's clock, in microseconds since 1970.
     pub fn unix_micros(&self) -> i64 {
         self.unix_micros
+    }
+
+    /// Locks tables (relation id; name, quoted and qualified) against DDL for as long as this lives, and says of which
+    /// the storage is another one than the snapshot saw: those were rewritten in between.
+    pub async fn lock(&mut self, tables: &[(u32, String)]) -> Result<Vec<u32>, Error> {
+        if tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = tables.iter().map(|(_, name)| name.as_str()).collect();
+        let oids: Vec<String> = tables.iter().map(|(oid, _)| oid.to_string()).collect();
+        self.session.query(&format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await?;
+        // A query sees the catalog as the snapshot does; the function sees it as it is.
+        let sql = format!(
+            "SELECT w.oid::text FROM unnest(ARRAY[{}]::oid[]) w (oid)
+               LEFT JOIN pg_catalog.pg_class c ON c.oid = w.oid
+              WHERE c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(w.oid)",
+            oids.join(", ")
+        );
+        let rows = self.session.query(&sql).await?;
+        Ok(rows.iter().filter_map(|row| row.first()?.as_deref()?.parse().ok()).collect())
     }
 
     /// An error if the transaction is gone, and the snapshot with it. Not cancel-safe: a future that is dropped may

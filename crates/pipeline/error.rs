@@ -23,6 +23,8 @@ pub(crate) enum StageError {
     Schema { table: String, source: SchemaError },
     #[error("a row of {table} in the transaction committed at {commit_lsn}")]
     Encode { table: String, commit_lsn: Lsn, lsn: Lsn, source: EncodeError },
+    #[error("copying {table} for a snapshot")]
+    Copy { table: String, source: headwater_pg::Error },
     #[error("a row of {table} that COPY sent for the snapshot at {lsn}")]
     CopyRow { table: String, lsn: Lsn, source: CopyTextError },
     #[error("a row for {topic} takes {bytes} bytes")]
@@ -61,6 +63,7 @@ impl StageError {
             | StageError::UnknownRelation { .. }
             | StageError::Halt(_) => true,
             StageError::Postgres { .. }
+            | StageError::Copy { .. }
             | StageError::Kafka { .. }
             | StageError::Local { .. }
             | StageError::Frozen { .. }

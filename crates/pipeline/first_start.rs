@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_pg::publication::PublicationState;
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
 
@@ -14,13 +15,21 @@ use crate::checkpoint::{Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::records::{PublishedColumns, RecordRules};
-use crate::settings::Settings;
+use crate::settings::{Settings, SnapshotMode};
+use crate::snapshot::progress::JobRecord;
 use crate::start::may_create;
 use crate::status::{Readiness, Status};
 use crate::store::CheckpointStore;
 
 /// How often the transactions that block the creation are printed.
 const BLOCKERS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A slot that was just created.
+pub(crate) struct Created {
+    pub(crate) consistent_point: Lsn,
+    /// What was visible there; none if nothing is to be copied.
+    pub(crate) keeper: Option<SnapshotKeeper>,
+}
 
 /// What `headwater init` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +66,7 @@ async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<S
     let mut store = CheckpointStore::open(settings, status).await?;
     let stored = store.read(&identity).await?;
     let created = create(settings, &client, session, &identity, &stored, &mut store, status).await?;
-    Ok(SlotOutcome::Created(created))
+    Ok(SlotOutcome::Created(created.consistent_point))
 }
 
 /// Who we are to this server.
@@ -84,14 +93,18 @@ pub(crate) async fn create(
     stored: &Stored,
     store: &mut CheckpointStore,
     status: &Status,
-) -> Result<Lsn, StageError> {
+) -> Result<Created, StageError> {
     may_create(identity, stored).map_err(StageError::Halt)?;
     publications_exist(settings, client).await?;
+    let copies = settings.snapshot.mode != SnapshotMode::Never;
     store.store(identity, Progress::Creating).await?;
+    if copies {
+        store.store_job(identity, &JobRecord::initial(stored.epoch())).await?;
+    }
     status.set(Readiness::Starting { doing: format!("creating slot {}", settings.slot) });
     let pid = session.backend_pid();
     let created = {
-        let creation = session.create_logical_slot(&settings.slot, false, false);
+        let creation = session.create_logical_slot(&settings.slot, false, copies);
         tokio::pin!(creation);
         let deadline = tokio::time::sleep(settings.slot_create_timeout);
         tokio::pin!(deadline);
@@ -105,14 +118,24 @@ pub(crate) async fn create(
             }
         }
     };
-    drop(session);
     let Some(created) = created else {
+        drop(session);
         return Err(timed_out(settings, client, pid).await);
     };
     let created = created.map_err(StageError::postgres("creating the slot"))?;
+    // The session exports the snapshot for as long as it does nothing else.
+    let keeper = match &created.snapshot_name {
+        Some(name) => Some(
+            SnapshotKeeper::import(&settings.postgres, name)
+                .await
+                .map_err(StageError::postgres("joining the snapshot of the new slot"))?,
+        ),
+        None => None,
+    };
+    drop(session);
     store.store(identity, Progress::Streaming(created.consistent_point)).await?;
     tracing::info!(slot = settings.slot, consistent_point = %created.consistent_point, "created the slot");
-    Ok(created.consistent_point)
+    Ok(Created { consistent_point: created.consistent_point, keeper })
 }
 
 /// A misspelt column hides nothing and filters nothing, so it is told. A table may come later: it stops nothing.

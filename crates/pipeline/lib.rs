@@ -37,6 +37,8 @@ mod event;
 
 mod side_topic;
 
+pub mod snapshot;
+
 mod transaction_topic;
 
 mod message_topic;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pgoutput::Lsn;
 
 use crate::checkpoint::{Identity, Progress, Stored};
@@ -34,6 +35,10 @@ pub(crate) struct Owned {
     pub(crate) stored: Stored,
     pub(crate) store: CheckpointStore,
     pub(crate) wal_sender_timeout: Option<Duration>,
+    /// Of a slot that was created just now, to copy from.
+    pub(crate) keeper: Option<SnapshotKeeper>,
+    /// The transaction id that the server gives next.
+    pub(crate) next_xid: u32,
 }
 
 /// Owning a slot is having START_REPLICATION accepted: the slot is the lease, and nothing is read from the
@@ -48,14 +53,14 @@ pub(crate) async fn own_slot(
     let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
     let mut identity = identify(&mut session, settings).await?;
-    let mut store = None;
+    let (mut store, mut keeper) = (None, None);
     if slot_state(&client, settings).await?.is_none() {
         let mut opened = CheckpointStore::open(settings, status).await?;
         let stored = opened.read(&identity).await?;
         let creating =
             Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
-        create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
-        store = Some(opened);
+        let created = create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
+        (store, keeper) = (Some(opened), created.keeper);
     }
     let wal_sender_timeout = wal_sender_timeout(&client).await?;
     let options = PgoutputOptions {
@@ -71,7 +76,7 @@ pub(crate) async fn own_slot(
         None => CheckpointStore::open(settings, status).await?,
     };
     let stored = store.read(&identity).await?;
-    identity.epoch = stored.own.as_ref().map_or(0, |found| found.identity.epoch) + 1;
+    identity.epoch = stored.epoch() + 1;
     let state =
         slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
     // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.
@@ -86,7 +91,16 @@ pub(crate) async fn own_slot(
             at
         }
     };
-    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout })
+    let next_xid = next_xid(&client).await?;
+    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout, keeper, next_xid })
+}
+
+/// Asked after the slot is ours: what passes from now on has an id before it, or is seen to pass.
+async fn next_xid(client: &Client) -> Result<u32, StageError> {
+    let sql = "SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::numeric % 4294967296)::bigint";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|error| StageError::Postgres { doing: "asking for the next transaction id", source: error.into() })?;
+    Ok(row.get::<_, i64>(0) as u32)
 }
 
 /// Settings of the server that a start depends on.

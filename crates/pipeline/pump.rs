@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use headwater_avro::{EncodeError, TruncateHandling};
 use headwater_pg::{Frame, WalBatch};
-use headwater_pgoutput::{Column, Logical, Lsn, OldTuple, RelationId};
+use headwater_pgoutput::{Logical, Lsn, RelationId};
 
 use crate::error::StageError;
 use crate::event::{self, Origin};
@@ -21,7 +21,7 @@ use crate::outlet::Outlet;
 use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
 use crate::snapshot::Input;
-use crate::snapshot::intake::{Intake, write_key};
+use crate::snapshot::intake::Intake;
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
@@ -59,7 +59,6 @@ pub(crate) struct Pump {
     intake: Intake,
     /// Every transaction that ends here or before has been read.
     passed: Lsn,
-    touched_key: Vec<u8>,
     reader: TransactionReader,
     versions: Versions,
     message_events: EventPlan,
@@ -81,7 +80,6 @@ impl Pump {
             inputs,
             intake,
             passed: checkpoint,
-            touched_key: Vec::new(),
             reader: TransactionReader::new(checkpoint),
             message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(settings)),
             message_topics: EventTopics::new(),
@@ -281,9 +279,8 @@ impl Pump {
         }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
-        if !self.intake.touched.is_idle() && self.intake.touched.watches(relation) {
-            let key = (plan.description.key.as_slice(), &mut self.touched_key);
-            touch(&mut self.intake, relation, key, transaction.xid, changed);
+        if !self.intake.touched.is_idle() {
+            self.intake.touch(&plan.description, transaction.xid, changed);
         }
         let mut row = self.writer.row(lsn, transaction);
         let (events, topics) = match &mut plan.form {
@@ -382,38 +379,6 @@ impl Pump {
             count(&self.writer.out, plan);
         }
     }
-}
-
-/// Remembers the keys of a change: a chunk that was read before it must not bring them back.
-fn touch(
-    intake: &mut Intake,
-    relation: RelationId,
-    (columns, key): (&[usize], &mut Vec<u8>),
-    xid: u32,
-    changed: &Row<'_>,
-) {
-    let (old, new) = match changed {
-        Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
-        Row::Updated(old, new) => (old.as_ref().map(OldTuple::tuple), Some(new)),
-        Row::Deleted(old) => (Some(old.tuple()), None),
-    };
-    let mut old_key = None;
-    if let Some(old) = old {
-        write_key(columns, old, None, key);
-        intake.touched.touch(relation, key, xid, false, false);
-        old_key = Some(std::mem::take(key));
-    }
-    let Some(new) = new else { return };
-    write_key(columns, new, old, key);
-    let full = changed_is_full(changed);
-    let unchanged = !full && new.columns().any(|column| column == Column::Unchanged);
-    let moved = old_key.as_ref().is_some_and(|old_key| old_key != key);
-    intake.touched.touch(relation, key, xid, unchanged, moved);
-}
-
-/// Under REPLICA IDENTITY FULL the old row has what the new one leaves out.
-fn changed_is_full(changed: &Row<'_>) -> bool {
-    matches!(changed, Row::Updated(Some(old), _) if old.is_full())
 }
 
 /// Adds a plan's counts to metrics and status, and starts them anew.

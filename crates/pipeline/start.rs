@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn stored(own: Option<Found>, elsewhere: Option<Found>) -> Stored {
-        Stored { own, elsewhere: elsewhere.into_iter().collect(), history: Vec::new() }
+        Stored { own, elsewhere: elsewhere.into_iter().collect(), ..Stored::default() }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::settings::{
     CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
-    TopicSettings, TransactionSettings,
+    SnapshotSettings, TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -58,6 +58,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         outbox_messages,
         messages,
         transactions,
+        snapshot,
         checkpoint,
         pipeline,
         sink,
@@ -71,6 +72,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let outbox_messages = make_outbox_messages(outbox_messages);
     let messages = make_messages(messages);
     let transactions = make_transactions(transactions);
+    let snapshot = make_snapshot(snapshot, findings);
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
@@ -102,6 +104,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             outbox_messages: outbox_messages?,
             messages: messages?,
             transactions: transactions?,
+            snapshot: snapshot?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -204,7 +207,7 @@ fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
 const OUTBOX_COLUMNS: &[&str] = &["id", "aggregatetype", "aggregateid", "type", "payload"];
 
 fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<OutboxTable> {
-    let as_written::Outbox { table, payload, topic, aggregatetypes, columns, headers } = written;
+    let as_written::Outbox { table, payload, topic, aggregatetypes, columns, headers, snapshot } = written;
     let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     let table = findings.require(table, "outbox.table", "table = \"public.outbox\"");
     let columns = columns.value().unwrap_or_default().0;
@@ -237,6 +240,7 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         payload_column: column("payload"),
         headers: plain(headers).into_iter().collect(),
         route: make_route(topic, aggregatetypes, payload)?,
+        snapshot: snapshot.value()?,
     })
 }
 
@@ -254,6 +258,35 @@ fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
 fn make_transactions(written: as_written::Transactions) -> Option<TransactionSettings> {
     let as_written::Transactions { metadata, topic } = written;
     Some(TransactionSettings { metadata: metadata.value()?, topic: topic.value()? })
+}
+
+fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Option<SnapshotSettings> {
+    let as_written::Snapshot {
+        mode,
+        include_tables,
+        exclude_tables,
+        order,
+        filters,
+        workers,
+        max_transaction_age,
+        chunk_bytes,
+    } = written;
+    let names = |field: Field<Names>| field.value().unwrap_or_default().0;
+    let origin = workers.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let workers = workers.value()?;
+    if !(1..=64).contains(&workers) {
+        let message = format!("{workers} is not between 1 and 64");
+        return findings.wrong(&origin, "snapshot.workers", message);
+    }
+    Some(SnapshotSettings {
+        mode: mode.value()?,
+        tables: TableChoice { include: names(include_tables), exclude: names(exclude_tables) },
+        order: names(order),
+        filters: plain(filters).into_iter().collect(),
+        workers: workers as usize,
+        max_transaction_age: max_transaction_age.value()?,
+        chunk_bytes: chunk_bytes.value()?.clamp(16 << 10, 64 << 20),
+    })
 }
 
 fn make_route(

@@ -13,6 +13,7 @@ use headwater_avro::{
     TruncateHandling, TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
+use headwater_pipeline::settings::SnapshotMode;
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -339,6 +340,7 @@ words_of! {
     OnIncompatible,
     SubjectStrategy,
     RecordEncoding,
+    SnapshotMode,
     TimePrecision,
     TypeStyle,
     UnknownTypes,

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_pg::{CopySession, SnapshotTable};
+use headwater_pg::CopySession;
+use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
@@ -99,7 +100,8 @@ impl Coordinator {
         let mut table = self.present(at).await?;
         self.tables[at].relation = table.table.id;
         self.set_table(at, TableState::Copying, None)?;
-        self.send(CopyInput::Watch(table.table.id))?;
+        let key = table.key.iter().map(|column| column.name.clone()).collect();
+        self.send(CopyInput::Watch { relation: table.table.id, key })?;
         let mut places = self.places(at, &table);
         let mut again: Vec<Vec<String>> = Vec::new();
         let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes);
@@ -137,13 +139,14 @@ impl Coordinator {
     }
 
     /// The table as it is now.
-    async fn present(&self, at: usize) -> Result<SnapshotTable, StageError> {
+    async fn present(&mut self, at: usize) -> Result<SnapshotTable, StageError> {
+        let publications = self.parts.settings.publications.clone();
+        let looking = StageError::postgres("looking for a table of the snapshot");
+        let published =
+            snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
         let record = &self.tables[at];
         let name = record.name();
-        let looking = "looking for a table of the snapshot";
-        let found = headwater_pg::snapshot_tables(&self.parts.client, &self.parts.settings.publications)
-            .await
-            .map_err(StageError::postgres(looking))?
+        let found = published
             .into_iter()
             .find(|table| table.table.namespace == record.schema && table.table.name == record.table);
         let Some(table) = found else {
@@ -313,7 +316,7 @@ impl Coordinator {
         let looking = "looking for transactions that a chunk waits for";
         loop {
             let sql = "SELECT x::text FROM pg_snapshot_xip(pg_current_snapshot()) x";
-            let rows = self.parts.client.query(sql, &[]).await;
+            let rows = self.client().await?.query(sql, &[]).await;
             let rows = rows.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
             let running = |xid: &&u64| rows.iter().any(|row| row.get::<_, &str>(0) == xid.to_string());
             let Some(xid) = after.iter().find(running) else { break };

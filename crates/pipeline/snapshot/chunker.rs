@@ -6,7 +6,9 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use headwater_pg::{CopyRows, CopySession, Leaf, SnapshotTable, Watermark, begin_at_present};
+use headwater_pg::snapshot_tables::SnapshotTable;
+use headwater_pg::transaction_snapshot::{Watermark, begin_at_present};
+use headwater_pg::{CopyRows, CopySession};
 use headwater_pgoutput::{Column, RelationId, read_copy_row};
 
 use super::copier::name_of;
@@ -42,7 +44,6 @@ pub(crate) enum Next {
 pub(crate) struct ChunkRead {
     pub(crate) watermark: Watermark,
     pub(crate) rows: Vec<CopyRows>,
-    pub(crate) count: u64,
     pub(crate) bytes: u64,
     /// Where the table is copied up to with this chunk.
     pub(crate) reached: Reached,
@@ -155,7 +156,7 @@ pub(crate) async fn read(
         None => Reached::Key(last_key(table, &rows)?),
     };
     size.follow(bytes, opened.began.elapsed());
-    Ok(ChunkRead { watermark: opened.watermark, rows, count, bytes, reached, cut })
+    Ok(ChunkRead { watermark: opened.watermark, rows, bytes, reached, cut })
 }
 
 /// What the rows and the statements for them depend on. Under the snapshot of a transaction that has locked the table

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use headwater_pg::{Client, SnapshotKeeper, SnapshotTable};
+use headwater_pg::Client;
+use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pgoutput::Lsn;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
@@ -48,7 +50,6 @@ pub(crate) struct CoordinatorParts {
     pub(crate) consistent_point: Lsn,
     pub(crate) stored: StoredSnapshot,
     pub(crate) keeper: Option<SnapshotKeeper>,
-    pub(crate) client: Client,
     pub(crate) inputs: Sender<Input>,
     pub(crate) reports: UnboundedReceiver<Report>,
     pub(crate) held: watch::Sender<bool>,
@@ -60,6 +61,8 @@ pub(crate) struct CoordinatorParts {
 /// See the module's documentation.
 pub(crate) struct Coordinator {
     pub(crate) parts: CoordinatorParts,
+    /// For the catalog; there when it is first needed.
+    client: Option<Client>,
     pub(crate) job: Option<JobRecord>,
     pub(crate) tables: Vec<TableRecord>,
     pub(crate) pending: HashMap<u32, Pending>,
@@ -74,6 +77,7 @@ impl Coordinator {
         let StoredSnapshot { job, tables } = std::mem::take(&mut parts.stored);
         Coordinator {
             parts,
+            client: None,
             job,
             tables,
             pending: HashMap::new(),
@@ -183,7 +187,6 @@ impl Coordinator {
             kind,
             state: JobState::Running,
             epoch: self.parts.epoch,
-            consistent_point: None,
         });
         self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
         self.began = Instant::now();
@@ -192,13 +195,22 @@ impl Coordinator {
         Ok(self.tables.len())
     }
 
+    /// The connection for the catalog, a new one if the last is gone.
+    pub(crate) async fn client(&mut self) -> Result<&Client, StageError> {
+        if self.client.as_ref().is_none_or(|client| client.is_closed()) {
+            let connecting = StageError::postgres("connecting to Postgres for a snapshot");
+            self.client = Some(headwater_pg::connect(&self.parts.settings.postgres).await.map_err(connecting)?);
+        }
+        Ok(self.client.as_ref().expect("made above"))
+    }
+
     /// The published tables that are to be copied, in their order.
-    pub(crate) async fn choose(&self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
+    pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
+        let publications = self.parts.settings.publications.clone();
+        let looking = StageError::postgres("looking for the tables of the snapshot");
+        let mut tables =
+            snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
         let settings = &self.parts.settings;
-        let looking = "looking for the tables of the snapshot";
-        let mut tables = headwater_pg::snapshot_tables(&self.parts.client, &settings.publications)
-            .await
-            .map_err(StageError::postgres(looking))?;
         tables.retain(|table| {
             let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
             let full = format!("{schema}.{name}");

@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use headwater_pg::{ConnectSettings, CopySession, Leaf, SnapshotTable, begin_at_exported};
+use headwater_pg::snapshot_tables::{Leaf, SnapshotTable};
+use headwater_pg::transaction_snapshot::begin_at_exported;
+use headwater_pg::{ConnectSettings, CopySession};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -72,9 +74,9 @@ impl Parts {
     /// Hands out no more, but for tables that can be copied in no other way: what is under way is finished. Whether
     /// anything is left undone by that.
     pub(crate) fn stop(&mut self, has_key: impl Fn(usize) -> bool) -> bool {
-        let (stopped, waiting) = self.waiting.drain(..).partition(|part| has_key(part.table));
+        let (stopped, waiting): (VecDeque<Part>, _) =
+            self.waiting.drain(..).partition(|part| has_key(part.table));
         self.waiting = waiting;
-        let stopped: Vec<Part> = stopped;
         self.stopped.extend(stopped.iter().map(|part| part.chunk.number));
         !self.stopped.is_empty()
     }

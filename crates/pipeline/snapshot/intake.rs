@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use headwater_avro::{EncodeError, SnapshotMark};
+use headwater_avro::{EncodeError, SnapshotMark, TableDescription};
 use headwater_pg::CopyRows;
-use headwater_pgoutput::{Column, CopyTextError, Lsn, RelationId, Tuple, read_copy_row};
+use headwater_pgoutput::{Column, CopyTextError, Lsn, OldTuple, RelationId, Tuple, read_copy_row};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::touched::{ChunkVerdict, RowVerdict, Touched};
@@ -39,6 +39,8 @@ struct HeldRow {
 /// How far a chunk beside the stream is written.
 struct Writing {
     beside: BesideChunk,
+    /// The places of the key's columns in its rows.
+    key: Vec<usize>,
     /// The batch and the row in it that come next.
     batch: usize,
     row: usize,
@@ -92,7 +94,7 @@ impl Intake {
         writer: &mut Writer,
     ) -> Result<(), StageError> {
         match input {
-            CopyInput::Watch(relation) => self.touched.watch(relation, open),
+            CopyInput::Watch { relation, key } => self.touched.watch(relation, key, open),
             CopyInput::Unwatch(relation) => self.touched.unwatch(relation),
             CopyInput::Rows { chunk, rows, permit } => {
                 self.rows(&chunk, &rows, versions, writer)?;
@@ -106,8 +108,9 @@ impl Intake {
                 writer.out.offer_staged()?;
             }
             CopyInput::Beside(beside) => {
+                let key = self.key_places(&beside.chunk);
                 let writing =
-                    Writing { beside, batch: 0, row: 0, written: 0, overtaken: 0, again: Vec::new() };
+                    Writing { beside, key, batch: 0, row: 0, written: 0, overtaken: 0, again: Vec::new() };
                 debug_assert!(self.beside.is_none(), "one chunk at a time");
                 self.beside = Some(writing);
             }
@@ -118,12 +121,39 @@ impl Intake {
 
     /// What became of chunks and records of progress since this was asked last.
     pub(crate) fn tell(&mut self, writer: &mut Writer) {
-        let mut tell = |report| {
+        let tell = |report| {
             // A coordinator that is gone has failed: the pump is told so by its stop.
             drop(self.reports.send(report));
         };
         writer.out.tracker.take_notes().for_each(|(chunk, rows)| tell(Report::Acknowledged { chunk, rows }));
         (0..writer.out.take_stored_progress()).for_each(|_| tell(Report::Stored));
+    }
+
+    /// Remembers the keys of a change of the stream, if its table is watched: no chunk may bring back what was before.
+    pub(crate) fn touch(&mut self, table: &TableDescription, xid: u32, changed: &Row<'_>) {
+        let Some(key) = self.touched.key_of(table.relation) else { return };
+        let place = |name: &String| table.columns.iter().position(|column| column.name == *name);
+        let Some(columns) = key.iter().map(place).collect::<Option<Vec<usize>>>() else {
+            // Renamed or dropped: the copy ends for that, and until then nothing of it is newer than the stream.
+            return self.touched.truncated(table.relation, xid);
+        };
+        let (old, new) = match changed {
+            Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
+            Row::Updated(old, new) => (old.as_ref(), Some(new)),
+            Row::Deleted(old) => (Some(old), None),
+        };
+        let mut old_key = Vec::new();
+        if let Some(old) = old {
+            write_key(&columns, old.tuple(), None, &mut old_key);
+            self.touched.touch(table.relation, &old_key, xid, false, false);
+        }
+        let Some(new) = new else { return };
+        write_key(&columns, new, old.map(OldTuple::tuple), &mut self.key_text);
+        // Under REPLICA IDENTITY FULL the old row has what the new one leaves out.
+        let is_full = old.is_some_and(OldTuple::is_full);
+        let unchanged = !is_full && new.columns().any(|column| column == Column::Unchanged);
+        let moved = !old_key.is_empty() && old_key != self.key_text;
+        self.touched.touch(table.relation, &self.key_text, xid, unchanged, moved);
     }
 
     // --- under the slot's own snapshot
@@ -266,8 +296,8 @@ impl Intake {
         self.touched.forget_seen(&writing.beside.snapshot);
         let again = self.touched.take_again(chunk.relation());
         let again = writing.again.into_iter().chain(again.iter().map(|key| read_key(key))).collect();
-        let (rows, overtaken) = (writing.written, writing.overtaken);
-        drop(self.reports.send(Report::Written { chunk: chunk.number, rows, overtaken, again }));
+        let overtaken = writing.overtaken;
+        drop(self.reports.send(Report::Written { chunk: chunk.number, overtaken, again }));
         Ok(false)
     }
 
@@ -293,6 +323,13 @@ impl Intake {
         Ok(ChunkVerdict::Write)
     }
 
+    /// A chunk has its key's columns: their names were taken from the table as it was when it was read.
+    fn key_places(&self, chunk: &Chunk) -> Vec<usize> {
+        let names = self.touched.key_of(chunk.relation()).unwrap_or_default();
+        let place = |name: &String| chunk.table.columns.iter().position(|column| column.name == *name);
+        names.iter().filter_map(place).collect()
+    }
+
     /// True at the chunk's end.
     fn write_slice(
         &mut self,
@@ -311,7 +348,7 @@ impl Intake {
                 }
                 left -= 1;
                 writing.row += 1;
-                match self.judge(&writing.beside, body, versions)? {
+                match self.judge(&writing.beside, &writing.key, body, versions)? {
                     (RowVerdict::Write, _) => {
                         let place = Place {
                             chunk: &chunk,
@@ -340,6 +377,7 @@ impl Intake {
     fn judge(
         &mut self,
         beside: &BesideChunk,
+        key: &[usize],
         body: &[u8],
         versions: &mut Versions,
     ) -> Result<(RowVerdict, Vec<String>), StageError> {
@@ -347,7 +385,7 @@ impl Intake {
         let plan = versions.tables.plan_for(relation).expect("a chunk that is being written is ready");
         let tuple = read_copy_row(body, chunk.table.columns.len() as u16, &mut self.row_bytes)
             .map_err(|source| copy_error(plan, chunk, source))?;
-        write_key(&plan.description.key, &tuple, None, &mut self.key_text);
+        write_key(key, &tuple, None, &mut self.key_text);
         let verdict = self.touched.judge(relation, &self.key_text, &beside.snapshot);
         let key = if verdict == RowVerdict::OvertakenInPart { read_key(&self.key_text) } else { Vec::new() };
         Ok((verdict, key))

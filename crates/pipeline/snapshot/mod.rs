@@ -22,7 +22,8 @@ mod touched;
 
 use std::sync::Arc;
 
-use headwater_pg::{CopyRows, TransactionSnapshot};
+use headwater_pg::CopyRows;
+use headwater_pg::transaction_snapshot::TransactionSnapshot;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -57,8 +58,8 @@ impl Chunk {
 
 /// What the coordinator sends to the pump.
 pub(crate) enum CopyInput {
-    /// From here on the table's changes are remembered.
-    Watch(RelationId),
+    /// From here on the table's changes are remembered, by these columns.
+    Watch { relation: RelationId, key: Vec<String> },
     /// Its copy is over.
     Unwatch(RelationId),
     /// Rows under the slot's own snapshot, while the stream waits.
@@ -84,7 +85,7 @@ pub(crate) struct BesideChunk {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// The rows of a chunk beside the stream are on their way, but for those that the stream overtook.
-    Written { chunk: u32, rows: u64, overtaken: u64, again: Vec<Vec<String>> },
+    Written { chunk: u32, overtaken: u64, again: Vec<Vec<String>> },
     /// It has to be read again once these transactions are over.
     ReadAgain { chunk: u32, after: Vec<u64> },
     /// Every row of a chunk is acknowledged.

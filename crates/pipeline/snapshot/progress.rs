@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use headwater_pgoutput::{Lsn, RelationId};
+use headwater_pgoutput::RelationId;
 use serde::{Deserialize, Serialize};
 
 /// Version of the values.
@@ -49,9 +49,14 @@ pub(crate) struct JobRecord {
     pub(crate) state: JobState,
     /// Which owner of the slot wrote this.
     pub(crate) epoch: u64,
-    /// Of an initial one: where the stream begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) consistent_point: Option<Lsn>,
+}
+
+impl JobRecord {
+    /// The one of a new slot.
+    pub(crate) fn initial(epoch: u64) -> JobRecord {
+        let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
+        JobRecord { version: VERSION, id, kind, state, epoch }
+    }
 }
 
 /// How a table stands.
@@ -167,9 +172,10 @@ pub(crate) struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
-    /// Whether there is something left to do.
-    pub(crate) fn is_unfinished(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| matches!(job.state, JobState::Running | JobState::Paused))
+    /// What is left of jobs before this one says nothing.
+    pub(crate) fn forget_other_jobs(&mut self) {
+        let job = self.job.as_ref().map(|job| job.id.as_str());
+        self.tables.retain(|table| Some(table.job.as_str()) == job);
     }
 }
 

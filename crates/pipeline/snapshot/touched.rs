@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use headwater_pg::TransactionSnapshot;
+use headwater_pg::transaction_snapshot::TransactionSnapshot;
 use headwater_pgoutput::RelationId;
 
 /// Ids of transactions that are kept apart: 2 MiB of bits. What is older counts as unknown.
@@ -86,6 +86,8 @@ struct Touch {
 /// What has happened to a table since it is watched.
 #[derive(Debug)]
 struct WatchedTable {
+    /// The columns of its key.
+    key: Vec<String>,
     keys: HashMap<Box<[u8]>, Touch>,
     /// The last transaction that truncated it.
     truncated: Option<u32>,
@@ -140,12 +142,13 @@ impl Touched {
     }
 
     /// From here on the table's changes are remembered. `open` is the transaction whose rows are being read.
-    pub(crate) fn watch(&mut self, relation: RelationId, open: Option<u32>) {
+    pub(crate) fn watch(&mut self, relation: RelationId, key: Vec<String>, open: Option<u32>) {
         let mut before = self.seen.clone();
         if let Some(open) = open {
             before.insert(open);
         }
         self.tables.entry(relation).or_insert_with(|| WatchedTable {
+            key,
             keys: HashMap::new(),
             truncated: None,
             announced: None,
@@ -161,8 +164,9 @@ impl Touched {
         }
     }
 
-    pub(crate) fn watches(&self, relation: RelationId) -> bool {
-        self.tables.contains_key(&relation)
+    /// The columns by which a watched table's rows are told apart.
+    pub(crate) fn key_of(&self, relation: RelationId) -> Option<&[String]> {
+        self.tables.get(&relation).map(|table| table.key.as_slice())
     }
 
     /// A key of a watched table was changed by the open transaction. `unchanged`: its new row has a TOAST value that

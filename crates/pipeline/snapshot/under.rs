@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater_pg::{SnapshotKeeper, SnapshotTable};
-use headwater_pgoutput::RelationId;
+use headwater_pg::snapshot_tables::SnapshotTable;
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -155,7 +155,7 @@ impl Coordinator {
     }
 
     /// Why the snapshot's transaction must not grow older: it keeps WAL and dead rows on the server.
-    async fn holds_too_much(&self, age: Duration) -> Result<Option<String>, StageError> {
+    async fn holds_too_much(&mut self, age: Duration) -> Result<Option<String>, StageError> {
         let limit = self.parts.settings.snapshot.max_transaction_age;
         if age > limit {
             return Ok(Some(format!(
@@ -166,7 +166,8 @@ impl Coordinator {
         let look = "looking at the WAL that the slot holds";
         let sql = "SELECT s.wal_status, s.safe_wal_size, pg_size_bytes(current_setting('max_slot_wal_keep_size'))
                      FROM pg_replication_slots s WHERE s.slot_name = $1 AND current_setting('max_slot_wal_keep_size') <> '-1'";
-        let row = self.parts.client.query_opt(sql, &[&self.parts.settings.slot]).await;
+        let slot = self.parts.settings.slot.clone();
+        let row = self.client().await?.query_opt(sql, &[&slot]).await;
         let row = row.map_err(|error| StageError::Postgres { doing: look, source: error.into() })?;
         let Some(row) = row else { return Ok(None) };
         let (safe, keep): (Option<i64>, i64) = (row.get(1), row.get(2));
