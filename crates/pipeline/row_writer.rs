@@ -4,7 +4,8 @@
 //! as Postgres has it for a publication's WHERE.
 
 use headwater_avro::{
-    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, TransactionPlace, UnseenLabel,
+    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, SnapshotMark, TransactionPlace,
+    UnseenLabel,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
@@ -322,6 +323,7 @@ impl<'a> RowWriter<'a> {
             xid: self.transaction.xid,
             origin: self.transaction.origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
             place,
+            snapshot: SnapshotMark::None,
         }
     }
 
