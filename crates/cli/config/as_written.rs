@@ -300,11 +300,11 @@ sections! {
         /// Conditions in SQL for the rows that are copied: `where = { "public.orders" = "status <> 'done'" }`.
         filters as "where": Properties,
         /// How many tables, or parts of one, are copied at a time when a slot was created. Each has a connection.
-        workers: u32 = "2",
+        workers: i32 = "2",
         /// How old the transaction may grow that they copy under, since it keeps the server from cleaning up. After
         /// that, or when half of `max_slot_wal_keep_size` is used up, the stream begins and the rest is copied
         /// beside it.
-        max_transaction_age: Duration = "30min",
+        max_transaction_age: Duration = "30m",
         /// How much is copied at a time beside the stream.
         chunk_bytes: Size = "1MiB",
     }

@@ -285,7 +285,7 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         filters: plain(filters).into_iter().collect(),
         workers: workers as usize,
         max_transaction_age: max_transaction_age.value()?,
-        chunk_bytes: chunk_bytes.value()?.clamp(16 << 10, 64 << 20),
+        chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
     })
 }
 

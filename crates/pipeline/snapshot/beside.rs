@@ -52,6 +52,7 @@ impl Coordinator {
             let report = self.parts.reports.recv().await.ok_or(StageError::Stopped)?;
             self.note(report)?;
         }
+        self.undone.clear();
         for at in 0..self.tables.len() {
             if matches!(self.tables[at].state, TableState::Done | TableState::Failed) {
                 continue;

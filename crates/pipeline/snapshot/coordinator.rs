@@ -66,6 +66,8 @@ pub(crate) struct Coordinator {
     pub(crate) job: Option<JobRecord>,
     pub(crate) tables: Vec<TableRecord>,
     pub(crate) pending: HashMap<u32, Pending>,
+    /// Parts of each table that are copied under the slot's snapshot and not acknowledged.
+    pub(crate) undone: Vec<usize>,
     /// Records of progress on their way.
     unstored: u64,
     next_chunk: u32,
@@ -81,6 +83,7 @@ impl Coordinator {
             job,
             tables,
             pending: HashMap::new(),
+            undone: Vec::new(),
             unstored: 0,
             next_chunk: 0,
             began: Instant::now(),
@@ -302,10 +305,15 @@ impl Coordinator {
 
     fn acknowledged(&mut self, chunk: u32, rows: u64) -> Result<(), StageError> {
         let Some(pending) = self.pending.remove(&chunk) else { return Ok(()) };
+        let mut done = false;
         let at = match pending {
             Pending::Pages { table, relation, filenode, pages, bytes } => {
                 self.tables[table].add_pages(relation, filenode, pages);
                 self.tables[table].bytes += bytes;
+                if let Some(undone) = self.undone.get_mut(table) {
+                    *undone -= 1;
+                    done = *undone == 0;
+                }
                 table
             }
             Pending::Key { table, after, bytes } => {
@@ -325,7 +333,7 @@ impl Coordinator {
                 table.rows_estimated = table.rows_estimated.max(rows);
             }
         });
-        self.store_table(at)
+        if done { self.set_table(at, TableState::Done, None) } else { self.store_table(at) }
     }
 
     /// Whether chunks of a table are still on their way.

@@ -40,8 +40,8 @@ impl Coordinator {
             "copying what the tables held when the slot was created"
         );
         self.parts.status.set(Readiness::Starting { doing: "copying the tables for the first time".to_owned() });
-        let mut undone: Vec<usize> = vec![0; tables.len()];
-        parts.iter().for_each(|part| undone[part.table] += 1);
+        self.undone = vec![0; tables.len()];
+        parts.iter().for_each(|part| self.undone[part.table] += 1);
         let bytes: Arc<Mutex<HashMap<usize, u64>>> = Arc::default();
         let counted = bytes.clone();
         let copier = Arc::new(Copier {
@@ -58,8 +58,12 @@ impl Coordinator {
             tables,
         });
         let workers = copier.start(self.parts.settings.snapshot.workers);
-        let all = self.attend(&copier, workers, &mut keeper, &mut undone).await?;
-        self.end_under(&copier, &undone, all)
+        self.attend(&copier, workers, &mut keeper).await?;
+        // Acknowledgements still come in; what was not handed out goes on beside the stream.
+        for chunk in copier.parts().take_stopped() {
+            self.pending.remove(&chunk);
+        }
+        Ok(())
     }
 
     fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
@@ -103,55 +107,39 @@ impl Coordinator {
         parts
     }
 
-    /// Until the workers are done. False if they were told to stop before the last part.
+    /// Until the workers are done, or have done what they had when they were told to stop.
     async fn attend(
         &mut self,
         copier: &Copier,
         mut workers: JoinSet<Result<(), StageError>>,
         keeper: &mut SnapshotKeeper,
-        undone: &mut [usize],
-    ) -> Result<bool, StageError> {
+    ) -> Result<(), StageError> {
         let began = Instant::now();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        let mut all = true;
+        let mut stopped = false;
         loop {
             tokio::select! {
                 ended = workers.join_next() => match ended {
-                    None => return Ok(all),
+                    None => return Ok(()),
                     Some(joined) => joined.expect("a worker does not panic")?,
                 },
                 report = self.parts.reports.recv() => {
-                    self.note_under(report.ok_or(StageError::Stopped)?, undone)?;
+                    self.note(report.ok_or(StageError::Stopped)?)?;
                 }
                 _ = looks.tick() => {
                     keeper.alive().await.map_err(StageError::postgres("holding the slot's snapshot"))?;
                     let age = began.elapsed();
                     self.parts.control.change(|status| status.transaction_age_seconds = Some(age.as_secs_f64()));
                     self.parts.status.progress();
-                    if all && let Some(why) = self.holds_too_much(age).await? {
-                        all = !copier.parts().stop(|table| !copier.tables[table].key.is_empty());
-                        if !all {
+                    if !stopped && let Some(why) = self.holds_too_much(age).await? {
+                        stopped = copier.parts().stop(|table| !copier.tables[table].key.is_empty());
+                        if stopped {
                             tracing::warn!("{why}: the stream begins now, and the rest is copied beside it");
                         }
                     }
                 }
             }
         }
-    }
-
-    fn note_under(&mut self, report: super::Report, undone: &mut [usize]) -> Result<(), StageError> {
-        let mut done = None;
-        if let super::Report::Acknowledged { chunk, .. } = report
-            && let Some(Pending::Pages { table, .. }) = self.pending.get(&chunk)
-        {
-            undone[*table] -= 1;
-            done = (undone[*table] == 0).then_some(*table);
-        }
-        self.note(report)?;
-        if let Some(at) = done {
-            self.set_table(at, TableState::Done, None)?;
-        }
-        Ok(())
     }
 
     /// Why the snapshot's transaction must not grow older: it keeps WAL and dead rows on the server.
@@ -173,19 +161,5 @@ impl Coordinator {
         let (safe, keep): (Option<i64>, i64) = (row.get(1), row.get(2));
         let over = safe.is_some_and(|safe| safe < keep / 2);
         Ok(over.then(|| "more than half of max_slot_wal_keep_size is held by the slot".to_owned()))
-    }
-
-    /// Acknowledgements still come in; what was not handed out goes on beside the stream.
-    fn end_under(&mut self, copier: &Copier, undone: &[usize], all: bool) -> Result<(), StageError> {
-        if !all {
-            let waiting: Vec<u32> = copier.parts().take_stopped();
-            waiting.iter().for_each(|chunk| drop(self.pending.remove(chunk)));
-        }
-        for (at, undone) in undone.iter().enumerate() {
-            if *undone > 0 && self.tables[at].state == TableState::Waiting {
-                self.tables[at].state = TableState::Copying;
-            }
-        }
-        Ok(())
     }
 }
