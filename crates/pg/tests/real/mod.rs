@@ -98,6 +98,7 @@ pub async fn stream(
             }
         }
     }
+    stream.finish().await.expect("finished");
     let mut tables: Vec<_> = tables.into_values().collect();
     tables.iter_mut().for_each(|(_, rows)| rows.sort());
     tables.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
