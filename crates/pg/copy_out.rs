@@ -4,8 +4,8 @@
 //! do, all whole ones of a read in one handle.
 //!
 //! ```text
-//! Ready ── query ──> Busy ── ReadyForQuery ──> Ready            an answer that is not read to its end leaves Busy,
-//!   └─── copy_out ─> Copying ─ ReadyForQuery ─> Ready           and that is final
+//! Ready ── query ───> Busy ──── ReadyForQuery ──> Ready         an answer that is not read to its end leaves Busy,
+//!   └──── copy_out ─> Copying ─ ReadyForQuery ──> Ready         and that is final
 //! ```
 //!
 //! Whatever is dropped in the middle, a future of `query` or the session within a COPY, is cancelled on the server:
@@ -44,8 +44,8 @@ enum State {
     Ready,
     /// The server answers a query; left behind by a future that was dropped.
     Busy,
-    /// Rows come. After an error of the server only the end of the answer does.
-    Copying { cancel: CancelOnDrop, failed: Option<Error> },
+    /// Rows come, once the server has said that it copies. After an error only the end of the answer does.
+    Copying { cancel: CancelOnDrop, begun: bool, failed: Option<Error> },
 }
 
 impl CopySession {
@@ -81,26 +81,17 @@ impl CopySession {
     /// dropped cancels the statement, and the session is of no more use.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Error> {
         let cancel = self.begin(sql).await?;
-        let answer = self.read_answer("a query", Vec::new()).await;
+        let answer = self.read_answer().await;
         cancel.disarm();
         answer
     }
 
-    /// Begins a `COPY … TO STDOUT`; [`CopySession::next_rows`] returns its rows. Not cancel-safe, as `query`.
+    /// Sends a `COPY … TO STDOUT`; [`CopySession::next_rows`] returns its rows, and also what the server has against
+    /// it. (The server says that it begins to copy only along with the first rows.)
     pub async fn copy_out(&mut self, sql: &str) -> Result<(), Error> {
         let cancel = self.begin(sql).await?;
-        let begun = self.read_copy_response().await;
-        match begun {
-            Ok(()) => {
-                self.state = State::Copying { cancel, failed: None };
-                Ok(())
-            }
-            Err(error) => {
-                // Either the answer was read to its end or the connection is of no use.
-                cancel.disarm();
-                Err(error)
-            }
-        }
+        self.state = State::Copying { cancel, begun: false, failed: None };
+        Ok(())
     }
 
     /// The next rows, all that are whole after one read; `None` once the COPY is at its end and the session ready.
@@ -110,12 +101,15 @@ impl CopySession {
     /// for ROLLBACK.
     pub async fn next_rows(&mut self) -> Result<Option<CopyRows>, Error> {
         loop {
-            let State::Copying { failed, .. } = &mut self.state else {
+            let State::Copying { begun, .. } = &self.state else {
                 return Err(Error::protocol("there is no COPY to read rows from"));
             };
             let frames = &mut self.wire.frames;
             let run = Run::scan(frames.buffered(), frames.max_frame_bytes());
             if run.bytes > 0 {
+                if !*begun {
+                    return Err(Error::protocol("rows came before the server began to copy"));
+                }
                 let bytes: Bytes = frames.take(run.bytes).freeze();
                 return Ok(Some(CopyRows::new(bytes, &run)));
             }
@@ -124,32 +118,51 @@ impl CopySession {
                 Stop::OtherFrame => frames.next_buffered()?,
                 Stop::Refused(error) => return Err(error),
             };
-            let Some(frame) = frame else {
-                self.wire.frames.fill(&mut self.wire.transport).await?;
-                continue;
-            };
-            match frame.message()? {
-                Message::ReadyForQuery(_) => {
-                    let failed = failed.take();
-                    self.end_answer(State::Ready);
-                    return failed.map_or(Ok(None), Err);
-                }
-                Message::ErrorResponse(body) => {
-                    let error = Error::from_server("to go on with the copy", ServerError::parse(&body));
-                    if ends_session(&error) {
-                        self.end_answer(State::Busy);
-                        return Err(error);
+            match frame {
+                Some(frame) => {
+                    if self.beside_rows(frame.message()?)? {
+                        return Ok(None);
                     }
-                    failed.get_or_insert(error);
                 }
-                Message::CopyDone
-                | Message::CommandComplete(_)
-                | Message::NoticeResponse(_)
-                | Message::ParameterStatus(_)
-                | Message::NotificationResponse(_) => {}
-                _ => return Err(Error::protocol("the server sent something unexpected within a copy")),
+                None => drop(self.wire.frames.fill(&mut self.wire.transport).await?),
             }
         }
+    }
+
+    /// What the server says beside rows; true at the end of its answer.
+    fn beside_rows(&mut self, message: Message) -> Result<bool, Error> {
+        let State::Copying { begun, failed, .. } = &mut self.state else {
+            return Err(Error::protocol("there is no COPY"));
+        };
+        match message {
+            Message::CopyOutResponse(body) if body.format() == TEXT_FORMAT => *begun = true,
+            Message::CopyOutResponse(_) => {
+                return Err(Error::protocol("the copy is not in the text format"));
+            }
+            Message::ErrorResponse(body) => {
+                let what = if *begun { "to go on with the copy" } else { "the copy" };
+                let error = Error::from_server(what, ServerError::parse(&body));
+                if ends_session(&error) {
+                    self.end_answer(State::Busy);
+                    return Err(error);
+                }
+                failed.get_or_insert(error);
+            }
+            Message::ReadyForQuery(_) => {
+                let no_copy = || (!*begun).then(|| Error::protocol("the statement is no COPY to the client"));
+                let failed = failed.take().or_else(no_copy);
+                self.end_answer(State::Ready);
+                return failed.map_or(Ok(true), Err);
+            }
+            Message::CopyDone
+            | Message::CommandComplete(_)
+            | Message::EmptyQueryResponse
+            | Message::NoticeResponse(_)
+            | Message::ParameterStatus(_)
+            | Message::NotificationResponse(_) => {}
+            _ => return Err(Error::protocol("the server sent something unexpected within a copy")),
+        }
+        Ok(false)
     }
 
     /// Sends a query.
@@ -173,7 +186,8 @@ impl CopySession {
     }
 
     /// Reads an answer to its end, also after an error.
-    async fn read_answer(&mut self, what: &str, mut rows: Rows) -> Result<Rows, Error> {
+    async fn read_answer(&mut self) -> Result<Vec<Vec<Option<String>>>, Error> {
+        let mut rows = Vec::new();
         let mut last = Vec::new();
         let mut failed = None;
         loop {
@@ -182,7 +196,7 @@ impl CopySession {
                 Message::DataRow(body) => rows.push(text_row(&body)?),
                 Message::CommandComplete(_) => last = std::mem::take(&mut rows),
                 Message::ErrorResponse(body) => {
-                    let error = Error::from_server(what, ServerError::parse(&body));
+                    let error = Error::from_server("a query", ServerError::parse(&body));
                     if ends_session(&error) {
                         return Err(error);
                     }
@@ -200,30 +214,6 @@ impl CopySession {
         }
     }
 
-    async fn read_copy_response(&mut self) -> Result<(), Error> {
-        loop {
-            match self.wire.read_message().await? {
-                Message::CopyOutResponse(body) if body.format() == TEXT_FORMAT => return Ok(()),
-                Message::CopyOutResponse(_) => {
-                    return Err(Error::protocol("the copy is not in the text format"));
-                }
-                Message::ErrorResponse(body) => {
-                    let error = Error::from_server("the copy", ServerError::parse(&body));
-                    if ends_session(&error) {
-                        return Err(error);
-                    }
-                    self.read_answer("the copy", Vec::new()).await?;
-                    return Err(error);
-                }
-                Message::ReadyForQuery(_) => {
-                    self.end_answer(State::Ready);
-                    return Err(Error::protocol("the statement is no COPY to the client"));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Nothing is left to cancel.
     fn end_answer(&mut self, next: State) {
         if let State::Copying { cancel, .. } = std::mem::replace(&mut self.state, next) {
@@ -231,8 +221,6 @@ impl CopySession {
         }
     }
 }
-
-type Rows = Vec<Vec<Option<String>>>;
 
 /// After FATAL no ReadyForQuery comes.
 fn ends_session(error: &Error) -> bool {
