@@ -219,7 +219,9 @@ impl SnapshotKeeper {
         }
         let names: Vec<&str> = tables.iter().map(|(_, name)| name.as_str()).collect();
         let oids: Vec<String> = tables.iter().map(|(oid, _)| oid.to_string()).collect();
-        self.session.query(&format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await?;
+        self.session
+            .query(&format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))
+            .await?;
         // A query sees the catalog as the snapshot does; the function sees it as it is.
         let sql = format!(
             "SELECT w.oid::text FROM unnest(ARRAY[{}]::oid[]) w (oid)

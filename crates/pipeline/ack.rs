@@ -90,7 +90,8 @@ impl AckTracker {
 
     /// Moves the position over the finished prefix, telling the commit time of each transaction it passes.
     pub(crate) fn advance(&mut self, mut passed: impl FnMut(i64)) -> Lsn {
-        while let Some(Unit { undelivered: 0, end: Some(end), commit_unix_micros, note }) = self.ring.front() {
+        while let Some(Unit { undelivered: 0, end: Some(end), commit_unix_micros, note }) = self.ring.front()
+        {
             self.acknowledged = self.acknowledged.max(*end);
             self.notes.extend(*note);
             commit_unix_micros.iter().for_each(|micros| passed(*micros));

@@ -11,7 +11,7 @@ use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
 
-use crate::checkpoint::{Identity, Progress, Stored};
+use crate::checkpoint::{Found, Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::records::{PublishedColumns, RecordRules};
@@ -94,7 +94,14 @@ pub(crate) async fn create(
     store: &mut CheckpointStore,
     status: &Status,
 ) -> Result<Created, StageError> {
-    may_create(identity, stored).map_err(StageError::Halt)?;
+    may_create(identity, stored, settings.snapshot.mode).map_err(StageError::Halt)?;
+    if let Some(Found { progress: Progress::Streaming(checkpoint), .. }) = &stored.own {
+        tracing::warn!(
+            slot = settings.slot,
+            %checkpoint,
+            "the slot is gone: creating it anew and copying all tables; rows that were deleted since the checkpoint stay in their topics"
+        );
+    }
     publications_exist(settings, client).await?;
     let copies = settings.snapshot.mode != SnapshotMode::Never;
     store.store(identity, Progress::Creating).await?;

@@ -139,7 +139,9 @@ fn copy(error: &headwater_pg::Error, table: &str, settings: &Settings) -> (ExitC
         ),
         Some(_) => (
             ExitCode::SnapshotRefused,
-            format!("nothing of the stream is lost: the slot waits. Correct it, or leave {table} out with snapshot.exclude_tables"),
+            format!(
+                "nothing of the stream is lost: the slot waits. Correct it, or leave {table} out with snapshot.exclude_tables"
+            ),
         ),
         None => postgres(error, settings),
     }

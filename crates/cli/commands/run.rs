@@ -39,7 +39,10 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(listen) = config.listen {
         let listener = http::bind(listen).await?;
         tracing::info!(%listen, "serving /metrics, /healthz, /readyz and /status");
-        tokio::spawn(http::serve(listener, Sources { status: Arc::clone(&status), registry }));
+        tokio::spawn(http::serve(
+            listener,
+            Sources { status: Arc::clone(&status), registry, snapshots: Arc::clone(&snapshots) },
+        ));
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -97,7 +97,11 @@ impl Coordinator {
         }
     }
 
-    async fn copy_chunks(&mut self, at: usize, asked: &mut mpsc::Receiver<Asked>) -> Result<Stopped, StageError> {
+    async fn copy_chunks(
+        &mut self,
+        at: usize,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<Stopped, StageError> {
         let mut table = self.present(at).await?;
         self.tables[at].relation = table.table.id;
         self.set_table(at, TableState::Copying, None)?;
@@ -143,8 +147,7 @@ impl Coordinator {
     async fn present(&mut self, at: usize) -> Result<SnapshotTable, StageError> {
         let publications = self.parts.settings.publications.clone();
         let looking = StageError::postgres("looking for a table of the snapshot");
-        let published =
-            snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
+        let published = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
         let record = &self.tables[at];
         let name = record.name();
         let found = published
@@ -236,8 +239,7 @@ impl Coordinator {
         let open = match session {
             Some(open) => open,
             None => {
-                let mut open =
-                    CopySession::connect(&self.parts.settings.postgres).await.map_err(failed)?;
+                let mut open = CopySession::connect(&self.parts.settings.postgres).await.map_err(failed)?;
                 open.set_max_frame_bytes(self.parts.settings.max_row_bytes);
                 session.insert(open)
             }
@@ -322,7 +324,9 @@ impl Coordinator {
             let running = |xid: &&u64| rows.iter().any(|row| row.get::<_, &str>(0) == xid.to_string());
             let Some(xid) = after.iter().find(running) else { break };
             if began.elapsed() > TOLD_AFTER {
-                let reason = format!("transaction {xid}, which was open when the copy of this table began, has to end first");
+                let reason = format!(
+                    "transaction {xid}, which was open when the copy of this table began, has to end first"
+                );
                 if !std::mem::replace(&mut told, true) {
                     tracing::info!("the snapshot waits: {reason}");
                 }
@@ -357,7 +361,8 @@ impl Coordinator {
     /// Carries a command out. The error is for who asked.
     pub(crate) async fn obey(&mut self, command: Command) -> Result<String, String> {
         let state = self.job.as_ref().map(|job| job.state);
-        let change = |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));
+        let change =
+            |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));
         match (command, state) {
             (Command::Start { id, tables, filters }, _) => {
                 let id = id.unwrap_or_else(|| format!("ad-hoc-{}", self.parts.epoch));
@@ -377,7 +382,8 @@ impl Coordinator {
                 Ok("cancelled; what was written stays".to_owned())
             }
             (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) => {
-                let matching = |name: &str| tables.iter().any(|pattern| headwater_avro::glob_matches(pattern, name));
+                let matching =
+                    |name: &str| tables.iter().any(|pattern| headwater_avro::glob_matches(pattern, name));
                 let chosen: Vec<usize> =
                     (0..self.tables.len()).filter(|at| matching(&self.tables[*at].name())).collect();
                 for at in &chosen {

@@ -162,7 +162,8 @@ pub(crate) async fn read(
 /// What the rows and the statements for them depend on. Under the snapshot of a transaction that has locked the table
 /// it is the present.
 fn signature_sql(relation: RelationId, server_version: u32) -> String {
-    let published = if server_version >= 150_000 { "r.prattrs::text || coalesce(r.prqual::text, '')" } else { "''" };
+    let published =
+        if server_version >= 150_000 { "r.prattrs::text || coalesce(r.prqual::text, '')" } else { "''" };
     format!(
         "SELECT c.relnamespace::text, c.relname::text, c.relreplident::text, c.relkind::text,
                 (SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull,

@@ -96,7 +96,8 @@ impl SnapshotControl {
     /// Why it can't be done, as a sentence.
     pub async fn ask(&self, command: Command) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
-        let busy = "headwater does not stream at the moment: it starts, stands by or waits; see headwater status";
+        let busy =
+            "headwater does not stream at the moment: it starts, stands by or waits; see headwater status";
         self.commands.try_send((command, answer)).map_err(|_| busy.to_owned())?;
         answered.await.map_err(|_| busy.to_owned())?
     }

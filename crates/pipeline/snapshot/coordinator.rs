@@ -92,15 +92,19 @@ impl Coordinator {
 
     /// Runs until the session ends, or until a snapshot that was all is done.
     pub(crate) async fn run(mut self) -> Result<SnapshotEnd, StageError> {
-        if self.is_running() {
+        self.tell_job(None);
+        let began_with_one = self.is_running();
+        if began_with_one {
             match self.parts.keeper.take() {
                 Some(keeper) => self.copy_under(keeper).await?,
                 None => self.take_up().await?,
             }
         }
         self.let_stream_begin()?;
-        if self.parts.settings.snapshot.mode == SnapshotMode::Always && !self.is_running() {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[]).await.map_err(|why| failed(&why))?;
+        if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
+            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
+                .await
+                .map_err(|why| failed(&why))?;
         }
         let control = self.parts.control.clone();
         let mut asked = control.asked.lock().await;
@@ -184,13 +188,8 @@ impl Coordinator {
             let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
             matching.map(|(_, filter)| filter.clone()).next_back()
         };
-        self.job = Some(JobRecord {
-            version: VERSION,
-            id,
-            kind,
-            state: JobState::Running,
-            epoch: self.parts.epoch,
-        });
+        self.job =
+            Some(JobRecord { version: VERSION, id, kind, state: JobState::Running, epoch: self.parts.epoch });
         self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
         self.began = Instant::now();
         self.tell_job(None);
@@ -202,7 +201,8 @@ impl Coordinator {
     pub(crate) async fn client(&mut self) -> Result<&Client, StageError> {
         if self.client.as_ref().is_none_or(|client| client.is_closed()) {
             let connecting = StageError::postgres("connecting to Postgres for a snapshot");
-            self.client = Some(headwater_pg::connect(&self.parts.settings.postgres).await.map_err(connecting)?);
+            self.client =
+                Some(headwater_pg::connect(&self.parts.settings.postgres).await.map_err(connecting)?);
         }
         Ok(self.client.as_ref().expect("made above"))
     }
@@ -211,8 +211,7 @@ impl Coordinator {
     pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
         let publications = self.parts.settings.publications.clone();
         let looking = StageError::postgres("looking for the tables of the snapshot");
-        let mut tables =
-            snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
+        let mut tables = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
         let settings = &self.parts.settings;
         tables.retain(|table| {
             let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
@@ -228,7 +227,10 @@ impl Coordinator {
         let place = |table: &SnapshotTable| {
             let name = super::copier::name_of(table);
             let order = &settings.snapshot.order;
-            order.iter().position(|pattern| headwater_avro::glob_matches(pattern, &name)).unwrap_or(order.len())
+            order
+                .iter()
+                .position(|pattern| headwater_avro::glob_matches(pattern, &name))
+                .unwrap_or(order.len())
         };
         tables.sort_by_key(place);
         Ok(tables)
@@ -343,7 +345,12 @@ impl Coordinator {
         })
     }
 
-    pub(crate) fn set_table(&mut self, at: usize, state: TableState, error: Option<String>) -> Result<(), StageError> {
+    pub(crate) fn set_table(
+        &mut self,
+        at: usize,
+        state: TableState,
+        error: Option<String>,
+    ) -> Result<(), StageError> {
         self.tables[at].state = state;
         let name = self.tables[at].name();
         let rows = self.tables[at].rows;
@@ -416,9 +423,9 @@ impl Coordinator {
     pub(crate) fn tell_job(&self, estimates: Option<&[SnapshotTable]>) {
         let Some(job) = &self.job else { return };
         let status_of = |(at, record): (usize, &TableRecord)| {
-            let estimated = estimates.and_then(|tables| tables.get(at)).map_or(0, |table| {
-                table.leaves.iter().map(|leaf| leaf.estimated_rows).sum()
-            });
+            let estimated = estimates
+                .and_then(|tables| tables.get(at))
+                .map_or(0, |table| table.leaves.iter().map(|leaf| leaf.estimated_rows).sum());
             let status = TableStatus {
                 state: record.state,
                 rows: record.rows,

@@ -113,7 +113,8 @@ impl Copier {
     async fn work(self: Arc<Copier>) -> Result<(), StageError> {
         let copying = "copying a table for the snapshot";
         let Some(mut part) = self.next() else { return Ok(()) };
-        let mut session = CopySession::connect(&self.postgres).await.map_err(StageError::postgres(copying))?;
+        let mut session =
+            CopySession::connect(&self.postgres).await.map_err(StageError::postgres(copying))?;
         session.set_max_frame_bytes(self.max_row_bytes);
         begin_at_exported(&mut session, &self.snapshot_name)
             .await
@@ -182,7 +183,8 @@ mod tests {
                 assert_eq!(ranges[0].start, 0);
                 assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{ranges:?}");
                 assert_eq!(ranges.last().unwrap().end, u32::MAX, "{pages}");
-                let longest = ranges.iter().map(|range| range.end.min(pages.max(range.start)) - range.start).max();
+                let longest =
+                    ranges.iter().map(|range| range.end.min(pages.max(range.start)) - range.start).max();
                 assert!(longest.unwrap() <= RANGE_PAGES_MAX * 3 / 2);
             }
         }

@@ -436,7 +436,8 @@ impl Intake {
         let read = Row::Read(tuple);
         loop {
             let plan = versions.tables.plan_for(relation).expect("the chunk's table is ready");
-            if let Some(unseen) = (!plan.labels.is_empty()).then(|| read.unseen_label(&plan.labels)).flatten() {
+            if let Some(unseen) = (!plan.labels.is_empty()).then(|| read.unseen_label(&plan.labels)).flatten()
+            {
                 self.amendments += 1;
                 let at = (at.0, at.1 + self.amendments);
                 versions.label_added(relation, at, &unseen, &mut writer.out)?;
@@ -457,7 +458,12 @@ impl Intake {
                 Form::Record { .. } | Form::Lines(_) => row.write(plan, &read),
             };
             match written {
-                Err(StageError::Encode { source: EncodeError::UnexpectedNull { column, type_name }, table, commit_lsn, lsn }) => {
+                Err(StageError::Encode {
+                    source: EncodeError::UnexpectedNull { column, type_name },
+                    table,
+                    commit_lsn,
+                    lsn,
+                }) => {
                     self.amendments += 1;
                     let at = (at.0, at.1 + self.amendments);
                     if !versions.null_met(relation, at, &column, &mut writer.out)? {

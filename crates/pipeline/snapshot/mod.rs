@@ -10,15 +10,15 @@
 //! The first is quicker and dies with its connection; what it leaves undone is done in the second way.
 //! `coordinator.rs` decides which, keeps the progress (`progress.rs`), and owns neither records nor positions.
 
-pub mod control;
-pub(crate) mod coordinator;
-pub mod progress;
-mod under;
-mod copier;
 mod beside;
 mod chunker;
+pub mod control;
+pub(crate) mod coordinator;
+mod copier;
 pub(crate) mod intake;
+pub mod progress;
 mod touched;
+mod under;
 
 use std::sync::Arc;
 

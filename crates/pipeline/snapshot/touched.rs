@@ -254,7 +254,11 @@ impl Touched {
         }
         match table.keys.get(key) {
             Some(touch) if !snapshot.sees(touch.xid) => {
-                if touch.unchanged { RowVerdict::OvertakenInPart } else { RowVerdict::Overtaken }
+                if touch.unchanged {
+                    RowVerdict::OvertakenInPart
+                } else {
+                    RowVerdict::Overtaken
+                }
             }
             _ => RowVerdict::Write,
         }

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use super::Chunk;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
 use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, Part, Parts, name_of, ranges};
-use super::progress::TableState;
 use crate::error::StageError;
 use crate::status::Readiness;
 
@@ -23,8 +22,10 @@ impl Coordinator {
         // Without a key there is no other way than this one, so their turn is first.
         tables.sort_by_key(|table| !table.key.is_empty());
         self.readable(&tables)?;
-        let names: Vec<(u32, String)> =
-            tables.iter().flat_map(|table| table.leaves.iter().map(|leaf| (leaf.oid, leaf.sql_name()))).collect();
+        let names: Vec<(u32, String)> = tables
+            .iter()
+            .flat_map(|table| table.leaves.iter().map(|leaf| (leaf.oid, leaf.sql_name())))
+            .collect();
         let rewritten = keeper
             .lock(&names)
             .await
@@ -39,7 +40,9 @@ impl Coordinator {
             lsn = %self.parts.consistent_point,
             "copying what the tables held when the slot was created"
         );
-        self.parts.status.set(Readiness::Starting { doing: "copying the tables for the first time".to_owned() });
+        self.parts
+            .status
+            .set(Readiness::Starting { doing: "copying the tables for the first time".to_owned() });
         self.undone = vec![0; tables.len()];
         parts.iter().for_each(|part| self.undone[part.table] += 1);
         let bytes: Arc<Mutex<HashMap<usize, u64>>> = Arc::default();

@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod fold;
 pub mod headwater;
 pub mod http;
+pub mod joined;
 pub mod kafka;
 pub mod process;
 pub mod proxy;
