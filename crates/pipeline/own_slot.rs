@@ -85,7 +85,8 @@ pub(crate) async fn own_slot(
         slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
     // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.
     let wal_end = server_wal_end(&client).await.map_err(StageError::postgres("asking where the WAL ends"))?;
-    let adopts = settings.adopt_slot || settings.snapshot.mode == SnapshotMode::WhenNeeded && stored.own.is_some();
+    let adopts =
+        settings.adopt_slot || settings.snapshot.mode == SnapshotMode::WhenNeeded && stored.own.is_some();
     let verdict = verdict(&identity, wal_end, &state, &stored, adopts).map_err(StageError::Halt)?;
     let checkpoint = match verdict {
         Verdict::Resume(checkpoint) => checkpoint,
@@ -159,9 +160,14 @@ async fn drop_lost(client: &Client, settings: &Settings) -> Result<(), StageErro
     {
         return Ok(());
     }
-    tracing::warn!(slot = settings.slot, "the slot is lost: dropping it, as snapshot.mode = \"when_needed\" allows");
+    tracing::warn!(
+        slot = settings.slot,
+        "the slot is lost: dropping it, as snapshot.mode = \"when_needed\" allows"
+    );
     let dropped = client.execute("SELECT pg_drop_replication_slot($1)", &[&settings.slot]).await;
-    dropped.map(drop).map_err(|error| StageError::Postgres { doing: "dropping the lost slot", source: error.into() })
+    dropped
+        .map(drop)
+        .map_err(|error| StageError::Postgres { doing: "dropping the lost slot", source: error.into() })
 }
 
 /// None when the server waits for ever.

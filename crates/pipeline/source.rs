@@ -49,6 +49,7 @@ impl Source {
         let mut received = Lsn(0);
         let mut last_heard = Instant::now();
         let mut next_status = Instant::now();
+        let mut holder_gone = false;
         loop {
             let held = *self.held.borrow_and_update();
             let has_room = !held && self.budget.has_room();
@@ -69,10 +70,9 @@ impl Source {
                     self.send_status(received, true).await?;
                     next_status = Instant::now() + self.status_interval;
                 }
-                changed = self.held.changed(), if held => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
+                changed = self.held.changed(), if held && !holder_gone => {
+                    // It has failed then, and whoever watches over both ends the session for that.
+                    holder_gone = changed.is_err();
                     last_heard = Instant::now();
                 }
                 changed = self.confirmed.changed() => {

@@ -13,6 +13,7 @@ use crate::harness::traffic::Traffic;
 
 const ROWS: &str = "select id, version, body, big from items";
 const WRITERS: u64 = 3;
+const KILLS: usize = 20;
 
 fn initial(test: &Fixture) -> Config {
     test.config().set("snapshot.mode", "initial")
@@ -51,14 +52,17 @@ async fn under_load(test: &mut Fixture) -> Result<()> {
 
 /// Killed at any moment while it copies: what is left is copied beside the stream.
 async fn killed(test: &mut Fixture) -> Result<()> {
-    prepare(test, 60_000).await?;
-    let traffic = Traffic::start(&test.database, WRITERS, &["select churn(60000)"]);
+    prepare(test, 150_000).await?;
+    let traffic = Traffic::start(&test.database, WRITERS, &["select churn(150000)"]);
     let mut random = Random::new(4711);
     let mut headwater = test.spawn(initial(test))?;
     headwater.log_line(&["copying what the tables held"]).await?;
     let mut kills = 0;
-    while kills < 20 && headwater.log_lines(&["the snapshot is complete"]).is_empty() {
-        tokio::time::sleep(Duration::from_millis(random.below(600))).await;
+    while kills < KILLS {
+        tokio::time::sleep(Duration::from_millis(random.below(400))).await;
+        if !headwater.log_lines(&["the snapshot is complete"]).is_empty() {
+            break;
+        }
         headwater.kill()?;
         kills += 1;
         headwater = test.start(initial(test)).await?;
@@ -70,7 +74,7 @@ async fn killed(test: &mut Fixture) -> Result<()> {
     headwater.stop().await?;
     let found = joined::check(test, &test.topic("public.items"), ROWS).await?;
     println!("{kills} kills: {found:?}");
-    ensure!(kills > 2 && found.marks.contains_key("incremental"), "{kills} kills: {found:?}");
+    ensure!(kills > 5 && found.marks.contains_key("incremental"), "{kills} kills: {found:?}");
     Ok(())
 }
 
@@ -146,7 +150,10 @@ async fn row_security(test: &mut Fixture) -> Result<()> {
     let mut headwater = test.spawn(initial(test).set("postgres.url", url))?;
     headwater.exits_with(49).await?;
     headwater.log_line(&["row-level security hides rows", "public.secret", "BYPASSRLS"]).await?;
-    ensure!(test.raw_topic(&test.topic("public.secret")).map_or(0, |records| records.len()) == 0, "rows were sent");
+    ensure!(
+        test.raw_topic(&test.topic("public.secret")).map_or(0, |records| records.len()) == 0,
+        "rows were sent"
+    );
     Ok(())
 }
 

@@ -136,7 +136,8 @@ async fn with_a_condition(test: &mut Fixture) -> Result<()> {
     state(&headwater, "done").await?;
     test.settle().await?;
     headwater.stop().await?;
-    let found = joined::check(test, &test.topic("public.items"), &format!("{ROWS} where id % 10 = 0")).await?;
+    let found =
+        joined::check(test, &test.topic("public.items"), &format!("{ROWS} where id % 10 = 0")).await?;
     ensure!(found.read == 100, "{found:?}");
     Ok(())
 }

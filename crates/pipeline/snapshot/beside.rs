@@ -114,7 +114,7 @@ impl Coordinator {
         let mut signature = None;
         loop {
             self.obey_waiting(asked).await;
-            if !self.is_running() {
+            if !self.is_running() || self.tables[at].state != TableState::Copying {
                 return Ok(Stopped::ByCommand);
             }
             let next = match places.last() {
@@ -358,8 +358,18 @@ impl Coordinator {
         }
     }
 
-    /// Carries a command out. The error is for who asked.
+    /// Carries a command out and waits until that is stored: whoever was told so finds it so after a restart.
     pub(crate) async fn obey(&mut self, command: Command) -> Result<String, String> {
+        let done = self.carry_out(command).await?;
+        while !self.is_stored() {
+            let report = self.parts.reports.recv().await.ok_or("headwater stops")?;
+            self.note(report).map_err(|error| crate::error::chain(&error))?;
+        }
+        Ok(done)
+    }
+
+    /// The error is for who asked.
+    async fn carry_out(&mut self, command: Command) -> Result<String, String> {
         let state = self.job.as_ref().map(|job| job.state);
         let change =
             |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));

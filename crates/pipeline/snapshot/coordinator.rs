@@ -131,10 +131,15 @@ impl Coordinator {
         self.job.as_ref().is_some_and(|job| job.state == JobState::Running)
     }
 
+    /// Every record of progress is acknowledged.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.unstored == 0
+    }
+
     /// Over, and stored as that.
     fn is_done(&self) -> bool {
         let state = self.job.as_ref().map(|job| job.state);
-        self.unstored == 0 && state.is_none_or(|state| !matches!(state, JobState::Running | JobState::Paused))
+        self.is_stored() && state.is_none_or(|state| !matches!(state, JobState::Running | JobState::Paused))
     }
 
     /// Opens the gate for the stream; everything that was sent before precedes it.

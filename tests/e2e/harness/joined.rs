@@ -41,7 +41,8 @@ pub const CHURNED: &str = "
         elsif dice < 0.9 then
             insert into items values (other, nextval('versions'), 'new', big_of(other)) on conflict do nothing;
         else
-            update items set id = other, version = nextval('versions')
+            -- With its value: of one that was not touched nobody could know under the new key.
+            update items set id = other, version = nextval('versions'), big = big_of(other)
              where id = chosen and not exists (select from items where id = other);
         end if;
     end $$";
