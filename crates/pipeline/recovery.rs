@@ -221,7 +221,7 @@ fn encode(error: &EncodeError, table: &str) -> (ExitCode, String) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::path::PathBuf;
     use std::time::Duration;
@@ -234,7 +234,7 @@ mod tests {
         CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
     };
 
-    fn settings() -> Settings {
+    pub(crate) fn settings() -> Settings {
         Settings {
             postgres: ConnectSettings {
                 host: Host::Tcp { host: "localhost".to_owned(), port: 5432 },

@@ -26,9 +26,9 @@ impl Rewriting {
     /// What is wrong with the expression, which groups the replacement lacks, or that either is meant for Java only.
     pub fn new(expression: &str, replacement: &str) -> Result<Rewriting, String> {
         let first = compile(expression)?;
-        // The line feed ends a comment that the expression may end with.
-        let whole = compile(&format!("\\A(?:{expression}\n)\\z"))
-            .or_else(|_| compile(&format!("\\A(?:{expression})\\z")))?;
+        // A line feed ends the comment that an expression with (?x) may end with.
+        let whole = compile(&format!(r"\A(?:{expression})\z"))
+            .or_else(|_| compile(&format!("\\A(?:{expression}\n)\\z")))?;
         let replacement = read_replacement(replacement, &first)?;
         Ok(Rewriting { whole, first, replacement })
     }
