@@ -196,6 +196,8 @@ macro_rules! record_settings {
                     columns_exclude: Some(settings.columns_exclude.clone()),
                     renames: Some(settings.renames.clone()),
                     masks: Some(settings.masks.clone()),
+                    traceparent_column: Some(settings.traceparent_column.clone()),
+                    tracestate_column: Some(settings.tracestate_column.clone()),
                     ..RecordOverrides::default()
                 }
             }

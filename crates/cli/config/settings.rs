@@ -222,6 +222,9 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         tracestate_column,
     } = written;
     let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    if let (Field::Missing, Some((_, origin))) = (&traceparent_column, tracestate_column.located()) {
+        findings.problems.add(origin, "outbox.tracestate_column", "needs outbox.traceparent_column as well");
+    }
     let table = findings.require(table, "outbox.table", "table = \"public.outbox\"");
     let columns = columns.value().unwrap_or_default().0;
     for (name, (_, origin)) in &columns {

@@ -1,3 +1,5 @@
+//! Routes as tables have them, and what is wrong with several.
+
 use headwater_avro::{RecordOverrides, TopicTemplate};
 
 use super::*;
