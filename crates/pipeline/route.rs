@@ -39,6 +39,8 @@ pub struct TableRoute {
     pub is_shared: bool,
     /// Names in schemas and keys.
     pub naming: RecordNaming,
+    /// The routes that made it what it is, by their place.
+    pub matched: Vec<usize>,
 }
 
 impl Settings {
@@ -50,6 +52,16 @@ impl Settings {
         let prefix = self.topics.prefix.as_str();
         let records = self.records.records_for(schema, table);
         let own = topic_name(prefix, schema, table);
+        // Its rows are events, which have topics of their own.
+        if self.outbox.iter().any(|outbox| outbox.schema == schema && outbox.table == table) {
+            return Ok(TableRoute {
+                topic: own.clone(),
+                own_topic: own,
+                is_shared: false,
+                naming: RecordNaming::default(),
+                matched: Vec::new(),
+            });
+        }
         let parts = TopicParts { prefix, database: &self.postgres.database, schema, table };
         let mut topic = records.topic.fill(parts);
         let mut is_shared = records.shared_topic != SharedTopic::Refuse;
@@ -61,8 +73,10 @@ impl Settings {
             SchemaNames::Topic => topic.clone(),
             SchemaNames::Table => own.clone(),
         };
-        for route in &self.topics.routes {
+        let mut matched = Vec::new();
+        for (index, route) in self.topics.routes.iter().enumerate() {
             let Some(rewritten) = route.topic.apply(&topic) else { continue };
+            matched.push(index);
             is_shared |= route.shared != SharedTopic::Refuse;
             if route.shared == SharedTopic::TableInKey {
                 let value = route.key_value.as_ref().and_then(|value| value.apply(&topic));
@@ -75,7 +89,13 @@ impl Settings {
         }
         self.check_topic(schema, table, &topic)?;
         let schema_topic = (named_after != own).then_some(named_after);
-        Ok(TableRoute { topic, own_topic: own, is_shared, naming: RecordNaming { schema_topic, key_fields } })
+        Ok(TableRoute {
+            topic,
+            own_topic: own,
+            is_shared,
+            naming: RecordNaming { schema_topic, key_fields },
+            matched,
+        })
     }
 
     fn check_topic(&self, schema: &str, table: &str, topic: &str) -> Result<(), Halt> {
@@ -129,12 +149,28 @@ impl Routes {
             }
         }
         routes.find_conflicts();
+        routes.find_idle(settings);
         routes
     }
 
     /// Each topic once.
     pub fn topics(&self) -> BTreeSet<String> {
         self.tables.values().map(|route| route.topic.clone()).collect()
+    }
+
+    /// A route that matches nothing is most likely misspelt; or waits for a table that comes later.
+    fn find_idle(&mut self, settings: &Settings) {
+        if self.tables.is_empty() {
+            return;
+        }
+        for (index, route) in settings.topics.routes.iter().enumerate() {
+            if !self.tables.values().any(|table| table.matched.contains(&index)) {
+                self.warnings.push(format!(
+                    "route.match: \"{}\" matches the topic of no published table",
+                    route.topic.expression()
+                ));
+            }
+        }
     }
 
     fn find_conflicts(&mut self) {

@@ -452,14 +452,30 @@ impl<'a> RowWriter<'a> {
         value: Option<&[u8]>,
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
-        if let Some(trace) = self.writer.trace.take() {
-            let mut headers = more.to_vec();
-            trace.push_headers(&mut headers);
-            let result = self.offer_with_id(topic, partition, key, value, &headers);
-            self.writer.trace = Some(trace);
-            return result;
+        match &self.writer.trace {
+            None => self.offer_with_id(topic, partition, key, value, more),
+            Some(_) => self.offer_in_trace(topic, partition, key, value, more),
         }
-        self.offer_with_id(topic, partition, key, value, more)
+    }
+
+    /// Out of the way of the path that most records take.
+    #[inline(never)]
+    fn offer_in_trace(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        more: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        let trace = self.writer.trace.take();
+        let mut headers = more.to_vec();
+        if let Some(trace) = &trace {
+            trace.push_headers(&mut headers);
+        }
+        let result = self.offer_with_id(topic, partition, key, value, &headers);
+        self.writer.trace = trace;
+        result
     }
 
     fn offer_with_id(

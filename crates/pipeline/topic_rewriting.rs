@@ -33,6 +33,11 @@ impl Rewriting {
         Ok(Rewriting { whole, first, replacement })
     }
 
+    /// The expression as it was written.
+    pub fn expression(&self) -> &str {
+        self.first.as_str()
+    }
+
     /// What the replacement has beside groups.
     pub fn fixed_texts(&self) -> impl Iterator<Item = &str> {
         self.replacement.iter().filter_map(|piece| match piece {

@@ -154,6 +154,13 @@ fn conflicts_are_found_before_any_row() {
         (two(TableInKey, UniqueKeys), &["a", "b"], None, None),
         (two(Refuse, Refuse), &["a"], None, None),
         (with(|_| {}), &["a.b", "a_b"], None, Some("differ in \".\" and \"_\" only")),
+        (with(|s| s.topics.routes.push(route("shop.public.[ab]", "x.$0", Refuse))), &["a", "c"], None, None),
+        (
+            with(|s| s.topics.routes.push(route("shop.public.[bd]", "x.$0", Refuse))),
+            &["a", "c"],
+            None,
+            Some("\"shop.public.[bd]\" matches the topic of no published table"),
+        ),
         // One that is left out has no topic.
         (
             with(|s| {

@@ -112,7 +112,11 @@ fn check_routes(settings: &Settings, publications: &[PublicationState], report: 
         report.wrong(requirement, halt.what.clone(), halt.advice.clone());
     }
     for warning in &routes.warnings {
-        report.warning(requirement, warning.clone(), "choose names that differ in more than that".to_owned());
+        report.warning(
+            requirement,
+            warning.clone(),
+            "correct topic or [[route]] in the configuration".to_owned(),
+        );
     }
     let is_routed = |(_, route): &(&String, &TableRoute)| route.topic != route.own_topic;
     let routed: Vec<String> = routes
