@@ -160,7 +160,8 @@ impl Routes {
 
     /// A route that matches nothing is most likely misspelt; or waits for a table that comes later.
     fn find_idle(&mut self, settings: &Settings) {
-        if self.tables.is_empty() {
+        // What a refused table matched is not known.
+        if self.tables.is_empty() || !self.problems.is_empty() {
             return;
         }
         for (index, route) in settings.topics.routes.iter().enumerate() {
