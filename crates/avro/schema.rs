@@ -145,6 +145,13 @@ pub(crate) fn key_fields(
     };
     let fields = table.key.iter().map(field).collect::<Result<Vec<_>, _>>()?;
     check_names(table, &fields)?;
+    let mut names: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
+    for (name, _) in &records.naming.key_fields {
+        let name = key_field_name(name, records);
+        if !names.insert(name.clone()) {
+            return Err(SchemaError::TableFieldCollides { table: full_name(table), name });
+        }
+    }
     Ok(fields)
 }
 
@@ -222,7 +229,7 @@ fn flat_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> Result<String, SchemaError> {
-    let namespace = record_namespace(table, source, records.value_encoding);
+    let namespace = record_namespace(table, source, records, records.value_encoding);
     let mut json = format!(r#"{{"type":"record","name":"Value","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
     let mut names: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
@@ -247,7 +254,7 @@ fn envelope_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source, records.value_encoding);
+    let namespace = record_namespace(table, source, records, records.value_encoding);
     let mut json = String::with_capacity(4096);
     let _ = write!(
         json,
@@ -285,11 +292,19 @@ pub(crate) fn key_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source, records.key_encoding);
+    let namespace = record_namespace(table, source, records, records.key_encoding);
     let mut json = format!(r#"{{"type":"record","name":"Key","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
+    for (name, _) in &records.naming.key_fields {
+        let _ =
+            write!(json, r#",{{"name":{},"type":"string"}}"#, json_string(&key_field_name(name, records)));
+    }
     let _ = write!(json, r#"],"connect.name":"{namespace}.Key"}}"#);
     in_style(json, records)
+}
+
+fn key_field_name(name: &str, records: &RecordSettings) -> String {
+    if records.key_encoding == RecordEncoding::Avro { field_name(name) } else { name.to_owned() }
 }
 
 /// The schema of a value that is one column and no row.
@@ -313,8 +328,16 @@ fn in_style(json: String, records: &RecordSettings) -> String {
 }
 
 /// Debezium's namespace of a table's records: its topic, adjusted where the names are Avro's.
-fn record_namespace(table: &TableDescription, source: &SourceSettings, encoding: RecordEncoding) -> String {
-    let topic = topic_name(&source.prefix, &table.schema, &table.table);
+fn record_namespace(
+    table: &TableDescription,
+    source: &SourceSettings,
+    records: &RecordSettings,
+    encoding: RecordEncoding,
+) -> String {
+    let topic = match &records.naming.schema_topic {
+        Some(topic) => topic.clone(),
+        None => topic_name(&source.prefix, &table.schema, &table.table),
+    };
     if encoding == RecordEncoding::Avro { namespace(&topic) } else { topic }
 }
 

@@ -7,6 +7,10 @@ pub mod settings;
 
 pub mod records;
 
+pub mod route;
+
+mod topic_rewriting;
+
 mod source;
 
 mod budget;
@@ -40,6 +44,8 @@ mod side_topic;
 mod transaction_topic;
 
 mod message_topic;
+
+mod trace;
 
 mod record;
 
@@ -88,3 +94,4 @@ pub use metrics::Metrics;
 pub use run::{ShutdownStage, run};
 pub use settings::Settings;
 pub use status::Status;
+pub use topic_rewriting::Rewriting;
