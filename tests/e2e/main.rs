@@ -38,5 +38,6 @@ mod shapes;
 mod slot_creation;
 mod stored;
 mod takeover;
+mod two_readers;
 mod types_in_use;
 mod values;
