@@ -10,8 +10,9 @@ use crate::error::StageError;
 use crate::outbox::matches_pattern;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::row_writer::{RowWriter, Writer};
-use crate::settings::MessageSettings;
+use crate::settings::{MessageSettings, Settings};
 use crate::side_topic::{Place, SideTopic};
+use crate::versions::writes_avro;
 
 /// Our own heartbeats and whatever may come to stand beside them: never anybody's message.
 const OWN_PREFIXES: &str = "headwater.";
@@ -28,9 +29,11 @@ pub(crate) struct MessageTopic {
 }
 
 impl MessageTopic {
-    pub(crate) fn new(settings: MessageSettings, source: SourceSettings, writes_avro: bool) -> MessageTopic {
-        let topic = SideTopic::new(&source.prefix, &settings.topic);
-        MessageTopic { settings, topic, source, value_json: writes_avro.then(message_value_json) }
+    pub(crate) fn new(settings: &Settings, source: SourceSettings) -> MessageTopic {
+        let messages = settings.messages.clone();
+        let topic = SideTopic::new(&source.prefix, &messages.topic, &settings.records.all);
+        let value_json = writes_avro(settings).then(message_value_json);
+        MessageTopic { settings: messages, topic, source, value_json }
     }
 
     /// Whether messages of this prefix are wanted.

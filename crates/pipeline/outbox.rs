@@ -128,7 +128,11 @@ impl EventPlan {
     }
 
     /// Logical messages: the key is text, the payload a JSON document.
-    pub(crate) fn for_messages(route: &OutboxRoute, writes_avro: bool) -> EventPlan {
+    pub(crate) fn for_messages(
+        route: &OutboxRoute,
+        writes_avro: bool,
+        on_incompatible: OnIncompatible,
+    ) -> EventPlan {
         let column = |pg_type, not_null| ColumnDescription {
             name: "message".to_owned(),
             type_name: "message".to_owned(),
@@ -136,6 +140,8 @@ impl EventPlan {
             not_null,
             default: None,
             in_identity: false,
+            declared: None,
+            key_labels: None,
         };
         let encoding = encoding(
             route,
@@ -154,7 +160,7 @@ impl EventPlan {
             payload: 0,
             headers: Vec::new(),
             encoding,
-            on_incompatible: OnIncompatible::Halt,
+            on_incompatible,
         }
     }
 
@@ -309,7 +315,7 @@ mod tests {
     #[test]
     fn content_can_not_leave_the_pattern() {
         let route = OutboxRoute { aggregatetypes: vec!["order*".to_owned()], ..OutboxRoute::default() };
-        let plan = EventPlan::for_messages(&route, true);
+        let plan = EventPlan::for_messages(&route, true, OnIncompatible::Halt);
         let mut topic = String::new();
         plan.write_topic("order", &mut topic).unwrap();
         assert_eq!(topic, "outbox.event.order");

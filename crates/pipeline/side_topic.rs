@@ -1,6 +1,6 @@
 //! A topic beside those of tables: of transactions, of logical messages. Made sure of at its first record.
 
-use headwater_avro::{OnIncompatible, SchemaId, Subject};
+use headwater_avro::{OnIncompatible, RecordSettings, SchemaId, Subject};
 use headwater_kafka::partition_for_key;
 
 use crate::error::StageError;
@@ -11,6 +11,7 @@ use crate::versions::ask;
 /// Its name, and what was found at its first record.
 pub(crate) struct SideTopic {
     pub(crate) name: String,
+    on_incompatible: OnIncompatible,
     place: Option<Place>,
 }
 
@@ -30,8 +31,10 @@ impl Place {
 }
 
 impl SideTopic {
-    pub(crate) fn new(prefix: &str, name: &str) -> SideTopic {
-        SideTopic { name: format!("{prefix}.{name}"), place: None }
+    /// It stands beside all tables, so what becomes of a refused schema is what becomes of theirs.
+    pub(crate) fn new(prefix: &str, name: &str, of_all: &RecordSettings) -> SideTopic {
+        let on_incompatible = of_all.on_incompatible;
+        SideTopic { name: format!("{prefix}.{name}"), on_incompatible, place: None }
     }
 
     /// What [`SideTopic::place`] found in this session.
@@ -59,7 +62,7 @@ impl SideTopic {
                     table,
                     subject: subject.0,
                     schema_json,
-                    on_incompatible: OnIncompatible::Halt,
+                    on_incompatible: self.on_incompatible,
                     answer,
                 })
             };

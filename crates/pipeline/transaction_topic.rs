@@ -11,7 +11,9 @@ use headwater_avro::{
 
 use crate::error::StageError;
 use crate::row_writer::RowWriter;
+use crate::settings::Settings;
 use crate::side_topic::SideTopic;
+use crate::versions::writes_avro;
 
 /// The changes of the open transaction, by table.
 #[derive(Debug, Default)]
@@ -54,10 +56,10 @@ pub(crate) struct TransactionTopic {
 }
 
 impl TransactionTopic {
-    pub(crate) fn new(prefix: &str, name: &str, writes_avro: bool) -> TransactionTopic {
+    pub(crate) fn new(settings: &Settings, name: &str) -> TransactionTopic {
         TransactionTopic {
-            topic: SideTopic::new(prefix, name),
-            writes_avro,
+            topic: SideTopic::new(&settings.topics.prefix, name, &settings.records.all),
+            writes_avro: writes_avro(settings),
             begun: false,
             counts: TransactionCounts::default(),
         }
