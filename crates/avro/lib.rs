@@ -28,6 +28,7 @@ mod mask;
 mod plan;
 mod row_filter;
 mod schema;
+mod source_type;
 mod type_schema;
 
 mod bare;
@@ -47,7 +48,7 @@ mod subject;
 
 pub use bare::BarePlan;
 pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
-pub use description::{ColumnDescription, PgType, TableDescription};
+pub use description::{ColumnDescription, Declared, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};

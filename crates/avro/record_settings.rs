@@ -194,6 +194,7 @@ macro_rules! record_settings {
                 RecordOverrides {
                     columns_include: Some(settings.columns_include.clone()),
                     columns_exclude: Some(settings.columns_exclude.clone()),
+                    propagate_source_type: Some(settings.propagate_source_type.clone()),
                     renames: Some(settings.renames.clone()),
                     masks: Some(settings.masks.clone()),
                     traceparent_column: Some(settings.traceparent_column.clone()),
@@ -262,6 +263,8 @@ record_settings! {
     columns_include: ColumnPatterns = ColumnPatterns(vec!["*".to_owned()]),
     /// Columns that values don't have.
     columns_exclude: ColumnPatterns = ColumnPatterns::default(),
+    /// Columns whose schemas say how they are declared in Postgres.
+    propagate_source_type: ColumnPatterns = ColumnPatterns::default(),
     /// New names.
     renames: ColumnNames = ColumnNames::default(),
     /// What hides values.

@@ -1,7 +1,7 @@
 //! Logical messages that are no outbox events: those whose prefix is wanted go to a topic of their own.
 
 use headwater_avro::{
-    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, RecordSettings, SourceSettings, message_value_json,
+    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, SourceSettings, message_value_json,
     write_json_message, write_message, write_message_key,
 };
 use headwater_pgoutput::{Logical, Lsn};
@@ -10,8 +10,9 @@ use crate::error::StageError;
 use crate::outbox::matches_pattern;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::row_writer::{RowWriter, Writer};
-use crate::settings::MessageSettings;
+use crate::settings::{MessageSettings, Settings};
 use crate::side_topic::{Place, SideForms, SideTopic};
+use crate::versions::writes_avro;
 
 /// Our own heartbeats and whatever may come to stand beside them: never anybody's message.
 const OWN_PREFIXES: &str = "headwater.";
@@ -29,15 +30,12 @@ pub(crate) struct MessageTopic {
 }
 
 impl MessageTopic {
-    pub(crate) fn new(
-        settings: MessageSettings,
-        source: SourceSettings,
-        records: Option<&RecordSettings>,
-    ) -> MessageTopic {
-        let topic = SideTopic::new(&source.prefix, &settings.topic);
-        let forms =
-            records.map(|records| SideForms::new(MESSAGE_KEY_JSON.to_owned(), message_value_json(), records));
-        MessageTopic { settings, topic, source, forms }
+    pub(crate) fn new(settings: &Settings, source: SourceSettings) -> MessageTopic {
+        let (messages, records) = (settings.messages.clone(), &settings.records.all);
+        let topic = SideTopic::new(&source.prefix, &messages.topic, records);
+        let forms = writes_avro(settings)
+            .then(|| SideForms::new(MESSAGE_KEY_JSON.to_owned(), message_value_json(), records));
+        MessageTopic { settings: messages, topic, source, forms }
     }
 
     /// Whether the message gives the trace context of what follows it.

@@ -135,7 +135,11 @@ impl EventPlan {
     }
 
     /// Logical messages: the key is text, the payload a JSON document.
-    pub(crate) fn for_messages(route: &OutboxRoute, writes_avro: bool) -> EventPlan {
+    pub(crate) fn for_messages(
+        route: &OutboxRoute,
+        writes_avro: bool,
+        on_incompatible: OnIncompatible,
+    ) -> EventPlan {
         let column = |pg_type, not_null| ColumnDescription {
             name: "message".to_owned(),
             type_name: "message".to_owned(),
@@ -143,6 +147,8 @@ impl EventPlan {
             not_null,
             default: None,
             in_identity: false,
+            declared: None,
+            key_labels: None,
         };
         let encoding = encoding(
             route,
@@ -162,7 +168,7 @@ impl EventPlan {
             headers: Vec::new(),
             trace: None,
             encoding,
-            on_incompatible: OnIncompatible::Halt,
+            on_incompatible,
         }
     }
 
@@ -317,7 +323,7 @@ mod tests {
     #[test]
     fn content_can_not_leave_the_pattern() {
         let route = OutboxRoute { aggregatetypes: vec!["order*".to_owned()], ..OutboxRoute::default() };
-        let plan = EventPlan::for_messages(&route, true);
+        let plan = EventPlan::for_messages(&route, true, OnIncompatible::Halt);
         let mut topic = String::new();
         plan.write_topic("order", &mut topic).unwrap();
         assert_eq!(topic, "outbox.event.order");

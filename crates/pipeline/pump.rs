@@ -73,13 +73,13 @@ impl Pump {
         Pump {
             wal,
             reader: TransactionReader::new(checkpoint),
-            message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(settings)),
-            message_topics: EventTopics::new(),
-            messages: MessageTopic::new(
-                settings.messages.clone(),
-                versions.source(),
-                writes_avro(settings).then_some(&settings.records.all),
+            message_events: EventPlan::for_messages(
+                &settings.outbox_messages,
+                writes_avro(settings),
+                settings.records.all.on_incompatible,
             ),
+            message_topics: EventTopics::new(),
+            messages: MessageTopic::new(settings, versions.source()),
             writer: Writer::new(settings, versions.questions.clone(), out),
             versions,
         }

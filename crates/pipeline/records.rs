@@ -95,6 +95,7 @@ fn columns_without_effect(
     let RecordOverrides {
         columns_include,
         columns_exclude,
+        propagate_source_type,
         renames,
         masks,
         traceparent_column,
@@ -104,6 +105,8 @@ fn columns_without_effect(
     let mut patterns: Vec<(&str, &str)> = Vec::new();
     patterns.extend(columns_include.iter().flat_map(|p| &p.0).map(|p| ("columns_include", p.as_str())));
     patterns.extend(columns_exclude.iter().flat_map(|p| &p.0).map(|p| ("columns_exclude", p.as_str())));
+    let propagated = propagate_source_type.iter().flat_map(|p| &p.0);
+    patterns.extend(propagated.map(|p| ("propagate_source_type", p.as_str())));
     patterns.extend(masks.iter().flat_map(|masks| masks.patterns()).map(|p| ("masks", p)));
     for (key, pattern) in patterns {
         if !tables.iter().any(|table| table.columns.iter().any(|column| glob_matches(pattern, column))) {

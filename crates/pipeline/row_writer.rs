@@ -19,7 +19,6 @@ use crate::table_cache::{Form, TablePlan};
 use crate::trace::{MalformedTraces, Trace, TraceColumns};
 use crate::transaction::Transaction;
 use crate::transaction_topic::TransactionTopic;
-use crate::versions::writes_avro;
 
 /// Buffers that are used again for every record.
 #[derive(Default)]
@@ -72,10 +71,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(settings: &Settings, questions: mpsc::Sender<Question>, out: Outlet) -> Writer {
-        let transactions = settings.transactions.metadata.then(|| {
-            let (prefix, topic) = (&settings.topics.prefix, &settings.transactions.topic);
-            TransactionTopic::new(prefix, topic, writes_avro(settings).then_some(&settings.records.all))
-        });
+        let transactions = settings
+            .transactions
+            .metadata
+            .then(|| TransactionTopic::new(settings, &settings.transactions.topic));
         Writer {
             out,
             questions,

@@ -26,6 +26,7 @@ impl SideForms {
 /// Its name, and what was found at its first record.
 pub(crate) struct SideTopic {
     pub(crate) name: String,
+    on_incompatible: OnIncompatible,
     place: Option<Place>,
 }
 
@@ -45,8 +46,10 @@ impl Place {
 }
 
 impl SideTopic {
-    pub(crate) fn new(prefix: &str, name: &str) -> SideTopic {
-        SideTopic { name: format!("{prefix}.{name}"), place: None }
+    /// It stands beside all tables, so what becomes of a refused schema is what becomes of theirs.
+    pub(crate) fn new(prefix: &str, name: &str, of_all: &RecordSettings) -> SideTopic {
+        let on_incompatible = of_all.on_incompatible;
+        SideTopic { name: format!("{prefix}.{name}"), on_incompatible, place: None }
     }
 
     /// What [`SideTopic::place`] found in this session.
@@ -75,7 +78,7 @@ impl SideTopic {
                     table,
                     subject: subject.0,
                     schema_json,
-                    on_incompatible: OnIncompatible::Halt,
+                    on_incompatible: self.on_incompatible,
                     answer,
                 })
             };

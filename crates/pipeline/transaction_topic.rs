@@ -5,13 +5,15 @@
 //! ordinals, so that those of changes are the same with and without this topic.
 
 use headwater_avro::{
-    ChangeSource, RecordSettings, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace,
+    ChangeSource, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace,
     TransactionStatus, write_json_transaction, write_transaction, write_transaction_key,
 };
 
 use crate::error::StageError;
 use crate::row_writer::RowWriter;
+use crate::settings::Settings;
 use crate::side_topic::{SideForms, SideTopic};
+use crate::versions::writes_avro;
 
 /// The changes of the open transaction, by table.
 #[derive(Debug, Default)]
@@ -55,11 +57,12 @@ pub(crate) struct TransactionTopic {
 }
 
 impl TransactionTopic {
-    pub(crate) fn new(prefix: &str, name: &str, records: Option<&RecordSettings>) -> TransactionTopic {
+    pub(crate) fn new(settings: &Settings, name: &str) -> TransactionTopic {
         let (key, value) = (TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON);
+        let records = &settings.records.all;
         TransactionTopic {
-            topic: SideTopic::new(prefix, name),
-            forms: records.map(|records| SideForms::new(key.to_owned(), value.to_owned(), records)),
+            topic: SideTopic::new(&settings.topics.prefix, name, records),
+            forms: writes_avro(settings).then(|| SideForms::new(key.to_owned(), value.to_owned(), records)),
             begun: false,
             counts: TransactionCounts::default(),
         }

@@ -468,7 +468,8 @@ transforms.rename.replacement={prefix}.routed.$1
             ensure!(versions.trim() == "[1]", "{topic}-{part} got another schema: {versions}");
         }
         // By the key as a consumer reads it: its bytes, its partitions, and who wrote it.
-        let mut keys: BTreeMap<String, (BTreeSet<Vec<u8>>, BTreeSet<i32>, BTreeSet<bool>)> = BTreeMap::new();
+        type Met = (BTreeSet<Vec<u8>>, BTreeSet<i32>, BTreeSet<bool>);
+        let mut keys: BTreeMap<String, Met> = BTreeMap::new();
         for record in test.raw_topic(topic)? {
             let key = decoder.json(record.key.as_deref())?.to_string();
             let (bytes, partitions, writers) = keys.entry(key).or_default();

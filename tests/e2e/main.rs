@@ -40,5 +40,6 @@ mod slot_creation;
 mod stored;
 mod takeover;
 mod trace_context;
+mod two_readers;
 mod types_in_use;
 mod values;

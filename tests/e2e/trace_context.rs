@@ -24,8 +24,11 @@ fn headers(record: &Raw) -> (Option<String>, Option<String>) {
     (record.header("traceparent"), record.header("tracestate"))
 }
 
-/// Each record of a table: its key, its operation (`-` for a tombstone), and its two headers.
-fn found(test: &Fixture, table: &str) -> Result<Vec<(i64, String, Option<String>, Option<String>)>> {
+/// A record: its key, its operation (`-` for a tombstone), and its two headers.
+type Found = (i64, String, Option<String>, Option<String>);
+
+/// Each record of a table.
+fn found(test: &Fixture, table: &str) -> Result<Vec<Found>> {
     let mut decoder = Decoder::new(&test.kafka.registry);
     let records = test.raw_topic(&test.topic(table))?;
     records

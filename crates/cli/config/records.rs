@@ -130,6 +130,10 @@ record_keys! {
     columns_include: ColumnPatterns = "*",
     /// Columns that values do not have. Key columns stay in the key.
     columns_exclude: ColumnPatterns = "",
+    /// Columns whose schemas say their type, length and scale in Postgres, as Debezium's
+    /// `column.propagate.source.type` (parameters `__debezium.source.column.*`); `*` is every column. Values only,
+    /// and not with `types = "avro"`, whose schemas have no parameters.
+    propagate_source_type: ColumnPatterns = "",
     /// New names of columns in keys and values: `renames = { old = "new" }`.
     renames: ColumnNames = "",
     /// What stands in the place of values, by column pattern: `masks = { email = "hash", "card_*" = "fixed:****" }`.

@@ -325,8 +325,8 @@ const COLUMNS: &[Property] = &[
     ),
     p("column.mask.with.*", "", Special(combined::mask)),
     p("column.truncate.to.*", "", Special(combined::mask)),
-    p("column.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
-    p("datatype.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
+    p("column.propagate.source.type", "", Special(combined::source_types_of_columns)),
+    p("datatype.propagate.source.type", "", Special(combined::source_types_of_types)),
     p("message.key.columns", "", Special(combined::message_key_columns)),
     p("include.schema.comments", "false", Not("schemas do not carry comments")),
 ];

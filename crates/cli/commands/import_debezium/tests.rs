@@ -146,11 +146,16 @@ fn what_has_no_equivalent_is_said_and_left_out() {
     check(&translation, "transforms.route.type", Fate::Other, "named after the new topic");
     check(&translation, "transforms.route.topic.regex", Fate::Carried, "in [[route]]");
     check(&translation, "column.mask.with.5.chars", Fate::Carried, "masks");
+    check(&translation, "column.propagate.source.type", Fate::Carried, "propagate_source_type");
+    check(&translation, "datatype.propagate.source.type", Fate::Unsupported, "columns, not types");
     let toml: toml::Table = translation.toml.parse().expect("TOML, though not complete");
     let expected: toml::Table = "
         [[table]]
         tables = [\"public.customers\"]
         masks = { email = \"fixed:*****\" }
+        [[table]]
+        tables = [\"public.customers\"]
+        propagate_source_type = [\"name\"]
         [[table]]
         tables = [\"public.journal\"]
         message_key_columns = [\"id\", \"at\"]
