@@ -19,7 +19,7 @@ test: ## formatting, lints, unit tests, end-to-end tests on real servers (which 
 demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up)
 	@deploy/local/demo
 
-bench: ## throughput beside pg_recvlogical, and latency; a Markdown table on stdout (ROWS=, ROUNDS=)
+bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROWS=, ROUNDS=; AGAINST=revision)
 	@deploy/local/bench
 
 stack-up: ## the servers alone: Kafka, registry, PostgreSQL 16

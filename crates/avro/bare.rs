@@ -69,6 +69,8 @@ mod tests {
             not_null,
             default: Some("ignored".to_owned()),
             in_identity: false,
+            declared: None,
+            key_labels: None,
         }
     }
 

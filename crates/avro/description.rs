@@ -45,6 +45,23 @@ pub struct ColumnDescription {
     pub default: Option<String>,
     /// Part of the replica identity: present in a key tuple.
     pub in_identity: bool,
+    /// How it was declared, as far as only schemas with `propagate_source_type` say it; none in versions that were
+    /// stored before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<Declared>,
+    /// The labels that the key's schema lists, where they aren't those of the type: a label that came without a
+    /// Relation message shows in the value's schema only, since another key schema moves every key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_labels: Option<Vec<String>>,
+}
+
+/// What a column's declaration says beyond its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    /// The modifier of its type, or of the type below its domain; -1 without one.
+    pub modifier: i32,
+    /// Its default is the next number of a sequence.
+    pub serial: bool,
 }
 
 /// A Postgres type, resolved as far as its Avro form needs it: domains are their base type, modifiers are parsed.

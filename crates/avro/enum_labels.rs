@@ -1,8 +1,9 @@
 //! Labels of enums, which their schemas list: a label that is added to a type comes without any Relation message, so the
 //! first row that holds it is the only notice.
 //!
-//! Key columns are left alone: a new list would be a new key schema, and with it other bytes and other partitions for
-//! keys that did not change. Their labels are written as they come, as everybody's are.
+//! The key's schema is left alone until the next Relation message: a new list would be a new key schema, and with it
+//! other bytes and other partitions for keys that did not change. A key's labels are written as they come, as
+//! everybody's are, and the value's schema lists them.
 
 use std::collections::HashSet;
 
@@ -44,7 +45,7 @@ impl EnumLabels {
             let (shape, labels) = labels_of(&column.pg_type)?;
             let shown = shape == Shape::Scalar || records.array_handling == ArrayHandling::List;
             let bytes = labels.iter().map(|label| label.as_bytes().into()).collect();
-            (shown && !table.key.contains(&at)).then_some((at, shape, bytes))
+            shown.then_some((at, shape, bytes))
         });
         EnumLabels { columns: columns.collect() }
     }
@@ -82,7 +83,7 @@ impl EnumLabels {
 
 impl TableDescription {
     /// The same table with the labels that its types have in `now`, besides those known so far and the unseen one, which
-    /// may have been renamed since. `key` names the columns that are left alone. Nothing else is taken from `now`: no Relation message said that it changed.
+    /// may have been renamed since. The lists of the columns of `key` stay what they are in the key's schema. Nothing else is taken from `now`: no Relation message said that it changed.
     pub fn with_labels(
         &self,
         now: &TableDescription,
@@ -90,8 +91,7 @@ impl TableDescription {
         key: &[usize],
     ) -> TableDescription {
         let mut table = self.clone();
-        let is_key = |at: usize| key.contains(&at);
-        for (at, column) in table.columns.iter_mut().enumerate().filter(|(at, _)| !is_key(*at)) {
+        for (at, column) in table.columns.iter_mut().enumerate() {
             let Some((shape, known)) = labels_of(&column.pg_type) else { continue };
             let same = |other: &&ColumnDescription| other.name == column.name;
             let found = now.columns.iter().find(same).and_then(|other| labels_of(&other.pg_type));
@@ -109,12 +109,27 @@ impl TableDescription {
             if at == unseen.column && !labels.contains(&unseen.label) {
                 labels.push(unseen.label.clone());
             }
+            if key.contains(&at) && labels != known && column.key_labels.is_none() {
+                column.key_labels = Some(known.to_vec());
+            }
             column.pg_type = match shape {
                 Shape::Scalar => PgType::Enum { labels },
                 Shape::Array => PgType::Array(Box::new(PgType::Enum { labels })),
             };
         }
         table
+    }
+}
+
+impl ColumnDescription {
+    /// The type as the key's schema has it.
+    pub(crate) fn key_type(&self) -> PgType {
+        let Some(labels) = &self.key_labels else { return self.pg_type.clone() };
+        let listed = PgType::Enum { labels: labels.clone() };
+        match self.pg_type {
+            PgType::Array(_) => PgType::Array(Box::new(listed)),
+            _ => listed,
+        }
     }
 }
 
@@ -178,6 +193,8 @@ mod tests {
             not_null: false,
             default: None,
             in_identity: at == 0,
+            declared: None,
+            key_labels: None,
         });
         TableDescription {
             relation: RelationId(1),
@@ -217,8 +234,7 @@ mod tests {
             assert_eq!(found, expected, "{values:?}");
         };
         check([Some("a"), Some("1"), Some("a"), Some("{a,\"b c\",NULL}")], None);
-        // A key's labels are not refreshed.
-        check([Some("x"), Some("1"), None, None], None);
+        check([Some("x"), Some("1"), None, None], Some((0, "x")));
         check([Some("a"), None, Some("x"), None], Some((2, "x")));
         check([Some("a"), None, Some("b c"), Some("{a,x}")], Some((3, "x")));
         check([Some("a"), None, None, Some("{}")], None);
@@ -236,6 +252,10 @@ mod tests {
             let after = before.with_labels(&now, &UnseenLabel { column: 1, label: label.to_owned() }, &[0]);
             assert_eq!(after.columns[1].pg_type, enumeration(expected), "{known:?} {today:?} {label}");
             assert_eq!(after.columns[0], before.columns[0]);
+            assert_eq!(after.columns[1].key_labels, None);
+            let keyed = before.with_labels(&now, &UnseenLabel { column: 1, label: label.to_owned() }, &[1]);
+            assert_eq!(keyed.columns[1].pg_type, enumeration(expected), "{known:?} {today:?} {label}");
+            assert_eq!(keyed.columns[1].key_type(), before.columns[1].pg_type, "a key's list stays");
         };
         check(&["a"], Some(&["a", "b"]), "b", &["a", "b"]);
         check(&["a", "c"], Some(&["a", "b", "c"]), "b", &["a", "b", "c"]);

@@ -54,6 +54,14 @@ pub enum SchemaError {
         /// The column.
         column: String,
     },
+    /// The field that tells tables of one topic apart has the name of a key column or of another such field.
+    #[error("the key of {table} already has a field \"{name}\"; choose another table_key_field")]
+    TableFieldCollides {
+        /// `schema.table`
+        table: String,
+        /// The name of both.
+        name: String,
+    },
     /// A metadata field with the name of a column or of another one.
     #[error("{table} already has a field \"{name}\"; choose another metadata_prefix or name")]
     MetadataCollides {

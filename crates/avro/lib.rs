@@ -18,6 +18,7 @@ mod error;
 mod glob;
 mod name_adjustment;
 mod record_settings;
+mod topic_template;
 mod types;
 
 mod binary;
@@ -27,6 +28,7 @@ mod mask;
 mod plan;
 mod row_filter;
 mod schema;
+mod source_type;
 mod type_schema;
 
 mod bare;
@@ -35,6 +37,7 @@ mod json;
 mod json_form;
 mod json_schema;
 mod logical_message;
+mod part_form;
 mod plain;
 pub mod registry;
 mod transaction_metadata;
@@ -45,7 +48,7 @@ mod subject;
 
 pub use bare::BarePlan;
 pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
-pub use description::{ColumnDescription, PgType, TableDescription};
+pub use description::{ColumnDescription, Declared, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op, SnapshotMark, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
@@ -53,24 +56,27 @@ pub use flat::{MetadataField, MetadataFields};
 pub use glob::glob_matches;
 pub use json::{LinePlan, write_json_change, write_json_row};
 pub use logical_message::{
-    LogicalMessage, MESSAGE_KEY_JSON, encode_message, encode_message_key, message_value_json,
-    write_json_message,
+    LogicalMessage, MESSAGE_KEY_JSON, message_value_json, write_json_message, write_message,
+    write_message_key,
 };
 pub use name_adjustment::{field_name, namespace, topic_name};
+pub use part_form::PartForm;
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};
 pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
-    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, Envelope, FlatDeletes,
-    HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordEncoding,
-    RecordOverrides, RecordSettings, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnName, DecimalHandling, Envelope,
+    FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible,
+    RecordEncoding, RecordNaming, RecordOverrides, RecordSettings, SchemaNames, SharedTopic, TABLE_KEY_FIELD,
+    TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
 };
 pub use row_filter::{FilterPlan, RowFilter};
 pub use same_bytes::first_difference;
 pub use schema::FORMAT_VERSION;
 pub use schema_diff::field_changes;
 pub use subject::{RecordPart, SubjectStrategy};
+pub use topic_template::{TOPIC_LENGTH_MAX, TopicParts, TopicTemplate, check_topic_name, legal_in_topic};
 pub use transaction_metadata::{
-    TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, encode_transaction,
-    encode_transaction_key, write_json_transaction,
+    TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, write_json_transaction,
+    write_transaction, write_transaction_key,
 };
 pub use types::is_placeholder;

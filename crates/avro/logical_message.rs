@@ -4,7 +4,7 @@ use headwater_pgoutput::Lsn;
 
 use crate::binary;
 use crate::encode::{ChangeSource, Times, signed, write_block, write_sequence};
-use crate::plan::{SchemaId, SourceSettings};
+use crate::plan::SourceSettings;
 use crate::schema::{FORMAT_VERSION, SOURCE_JSON, TRANSACTION_BLOCK_JSON};
 
 /// Schema of the key: the prefix.
@@ -53,21 +53,14 @@ pub struct LogicalMessage<'a> {
 const NULL: u8 = 0;
 const VALUE: u8 = 2;
 
-/// Writes the key in the registry's wire format.
-pub fn encode_message_key(id: SchemaId, prefix: &str, out: &mut Vec<u8>) {
-    binary::write_header(id, out);
+/// Writes the key as Avro.
+pub fn write_message_key(prefix: &str, out: &mut Vec<u8>) {
     out.push(VALUE);
     binary::write_bytes(prefix.as_bytes(), out);
 }
 
-/// Writes the value in the registry's wire format.
-pub fn encode_message(
-    id: SchemaId,
-    message: &LogicalMessage<'_>,
-    origin: &SourceSettings,
-    out: &mut Vec<u8>,
-) {
-    binary::write_header(id, out);
+/// Writes the value as Avro.
+pub fn write_message(message: &LogicalMessage<'_>, origin: &SourceSettings, out: &mut Vec<u8>) {
     binary::write_bytes(b"m", out);
     match message.transaction {
         Some(source) => {

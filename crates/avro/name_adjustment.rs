@@ -5,8 +5,12 @@
 
 /// The topic of a table: `<prefix>.<schema>.<table>`, with `_` for what Kafka doesn't allow in a topic's name.
 pub fn topic_name(prefix: &str, schema: &str, table: &str) -> String {
-    let name = format!("{prefix}.{schema}.{table}");
-    replace(&name, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    topic_part(&format!("{prefix}.{schema}.{table}"))
+}
+
+/// Any name as it stands in a topic's.
+pub(crate) fn topic_part(name: &str) -> String {
+    replace(name, crate::topic_template::legal_in_topic)
 }
 
 /// The Avro namespace of a topic: its dots separate names, each of which is adjusted.

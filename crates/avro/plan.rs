@@ -192,6 +192,8 @@ pub struct KeyPlan {
     columns: Vec<(usize, ColumnPlan)>,
     /// The same columns for [`KeyPlan::write_json`].
     shown: Vec<ShownKeyColumn>,
+    /// What stands behind the columns in each key of the table: which of a topic's tables it is.
+    behind: Vec<u8>,
     tuple_len: usize,
     /// None for Avro.
     json: Option<Box<JsonForm>>,
@@ -228,7 +230,12 @@ impl KeyPlan {
             masking: field.masking.clone(),
         };
         let schema_json = schema::key_json(table, &fields, source, records);
+        let mut behind = Vec::new();
+        for (_, value) in &records.naming.key_fields {
+            binary::write_bytes(value.as_bytes(), &mut behind);
+        }
         Ok(Some(KeyPlan {
+            behind,
             columns: fields.iter().map(column).collect(),
             shown: fields.iter().map(shown).collect(),
             tuple_len: table.columns.len(),
@@ -290,7 +297,11 @@ impl KeyPlan {
         old: Option<&Tuple<'_>>,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
-        self.columns.iter().try_for_each(|(index, plan)| plan.write_key(key_column(*index, tuple, old), out))
+        self.columns
+            .iter()
+            .try_for_each(|(index, plan)| plan.write_key(key_column(*index, tuple, old), out))?;
+        out.extend_from_slice(&self.behind);
+        Ok(())
     }
 
     /// Whether any key column differs between the two, byte by byte. An unchanged TOAST value doesn't.
@@ -301,8 +312,8 @@ impl KeyPlan {
         })
     }
 
-    /// Appends the key as a JSON object, `{"b":"b","a":3}`: the value of Debezium's headers `__debezium.newkey` and
-    /// `__debezium.oldkey`.
+    /// Appends the key's columns as a JSON object, `{"b":"b","a":3}`: the value of Debezium's headers
+    /// `__debezium.newkey` and `__debezium.oldkey`, which are made before its router adds a field to the key.
     ///
     /// # Errors
     /// [`EncodeError`], and `out` is as it was.
@@ -470,7 +481,7 @@ impl ValuePlan {
     }
 }
 
-fn json_form(schema_json: &str, encoding: RecordEncoding) -> Option<Box<JsonForm>> {
+pub(crate) fn json_form(schema_json: &str, encoding: RecordEncoding) -> Option<Box<JsonForm>> {
     let with_schema = match encoding {
         RecordEncoding::Avro => return None,
         RecordEncoding::Json => false,

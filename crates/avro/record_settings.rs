@@ -6,6 +6,7 @@
 use crate::column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, MaskSalt};
 use crate::flat::MetadataFields;
 use crate::row_filter::RowFilter;
+use crate::topic_template::TopicTemplate;
 
 /// Declares choices among words, spelt as in the configuration.
 macro_rules! choices {
@@ -145,6 +146,22 @@ choices! {
         /// Debezium's made-up values where the column is NOT NULL.
         Debezium = "debezium",
     }
+    /// Whether a topic may have the records of several tables.
+    SharedTopic {
+        /// No: two tables that come to one topic are refused.
+        Refuse = "refuse",
+        /// Yes, and a field of the key tells their rows apart.
+        TableInKey = "table_in_key",
+        /// Yes, and their keys are apart anyhow.
+        UniqueKeys = "unique_keys",
+    }
+    /// What the records of a schema are named after.
+    SchemaNames {
+        /// The topic.
+        Topic = "topic",
+        /// The table, whatever its topic.
+        Table = "table",
+    }
     /// What becomes of a schema that the registry refuses as incompatible.
     OnIncompatible {
         /// Nothing goes on.
@@ -177,8 +194,11 @@ macro_rules! record_settings {
                 RecordOverrides {
                     columns_include: Some(settings.columns_include.clone()),
                     columns_exclude: Some(settings.columns_exclude.clone()),
+                    propagate_source_type: Some(settings.propagate_source_type.clone()),
                     renames: Some(settings.renames.clone()),
                     masks: Some(settings.masks.clone()),
+                    traceparent_column: Some(settings.traceparent_column.clone()),
+                    tracestate_column: Some(settings.tracestate_column.clone()),
                     ..RecordOverrides::default()
                 }
             }
@@ -243,6 +263,8 @@ record_settings! {
     columns_include: ColumnPatterns = ColumnPatterns(vec!["*".to_owned()]),
     /// Columns that values don't have.
     columns_exclude: ColumnPatterns = ColumnPatterns::default(),
+    /// Columns whose schemas say how they are declared in Postgres.
+    propagate_source_type: ColumnPatterns = ColumnPatterns::default(),
     /// New names.
     renames: ColumnNames = ColumnNames::default(),
     /// What hides values.
@@ -251,7 +273,37 @@ record_settings! {
     mask_salt: MaskSalt = MaskSalt::default(),
     /// Which rows become records.
     row_filter: RowFilter = RowFilter::default(),
+    /// The topic's name.
+    topic: TopicTemplate = TopicTemplate::default(),
+    /// Whether it may have other tables' records too.
+    shared_topic: SharedTopic = SharedTopic::Refuse,
+    /// The field of the key that tells the tables of a shared topic apart.
+    table_key_field: String = TABLE_KEY_FIELD.to_owned(),
+    /// What schemas are named after.
+    schema_names: SchemaNames = SchemaNames::Topic,
+    /// The column that a row's trace context is in.
+    traceparent_column: ColumnName = ColumnName::default(),
+    /// The column that the vendors' part of it is in.
+    tracestate_column: ColumnName = ColumnName::default(),
+    /// What came of routing.
+    naming: RecordNaming = RecordNaming::default(),
 }
+
+/// The name that Debezium's ByLogicalTableRouter gives the field.
+pub const TABLE_KEY_FIELD: &str = "__dbz__physicalTableIdentifier";
+
+/// Names that don't come from a row, when a table's topic is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordNaming {
+    /// The topic that schemas are named after; none for the table's own.
+    pub schema_topic: Option<String>,
+    /// More fields of the key, behind its columns: name and the value that all keys of the table have.
+    pub key_fields: Vec<(String, String)>,
+}
+
+/// The name of a column, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnName(pub Option<String>);
 
 /// Names of columns, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

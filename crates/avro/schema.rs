@@ -20,7 +20,10 @@ use crate::plan::{NullBranch, SourceSettings};
 use crate::record_settings::{
     AbsentBefore, Envelope, RecordEncoding, RecordSettings, TypeStyle, UnknownTypes,
 };
-use crate::type_schema::{Defined, default_json, json_string, nullable_json, type_json, without_connect};
+use crate::source_type;
+use crate::type_schema::{
+    Defined, default_json, json_string, nullable_json, type_json, with_parameters, without_connect,
+};
 use crate::types::{self, TypeRow};
 
 /// `source.version` of every record: the version of this format, not of the program. It changes only with the
@@ -41,6 +44,8 @@ pub(crate) struct Field {
     pub(crate) made_up: Option<Vec<u8>>,
     /// What hides the column's values.
     pub(crate) masking: Option<Masking>,
+    /// What its schema says of the column in Postgres, as members of `connect.parameters`.
+    source_type: Option<String>,
 }
 
 /// Whether a column can be absent from an old row, and what its schema says of that.
@@ -70,7 +75,8 @@ impl Field {
             made_up(text.unwrap_or_else(|| types::made_up(&column.pg_type, records.types)), &row)
         });
         let name = column.name.clone();
-        Field { index: 0, name, made_up: made_up.flatten(), row, null, default, masking: None }
+        let made_up = made_up.flatten();
+        Field { index: 0, name, made_up, row, null, default, masking: None, source_type: None }
     }
 
     /// A column whose values are hidden. What an old row lacks of it is null: nothing is made up for a mask.
@@ -88,7 +94,8 @@ impl Field {
         };
         let row = mask::masked_row(types::row(&column.pg_type, records), mask, masking.clone());
         let name = column.name.clone();
-        Field { index: 0, name, row, null, default: None, made_up: None, masking: Some(masking) }
+        let masking = Some(masking);
+        Field { index: 0, name, row, null, default: None, made_up: None, masking, source_type: None }
     }
 }
 
@@ -114,7 +121,11 @@ pub(crate) fn value_fields(
     let field = |(index, column): (usize, &ColumnDescription)| {
         let always = always_whole || table.key.contains(&index);
         let absence = if always { Absence::Never } else { absent };
-        new_field(table, index, column, absence, records, records.value_encoding)
+        let propagated = records.propagate_source_type.cover(&column.name);
+        Ok(Field {
+            source_type: if propagated { source_type::parameters(column) } else { None },
+            ..new_field(table, index, column, absence, records, records.value_encoding)?
+        })
     };
     let written = |(_, column): &(usize, &ColumnDescription)| {
         records.columns_include.cover(&column.name) && !records.columns_exclude.cover(&column.name)
@@ -141,10 +152,18 @@ pub(crate) fn key_fields(
         if records.masks.of(&column.name).is_some_and(|mask| !mask::keeps_rows_apart(mask)) {
             return Err(SchemaError::MaskInKey { table: full_name(table), column: column.name.clone() });
         }
-        new_field(table, index, column, Absence::Never, records, records.key_encoding)
+        let column = ColumnDescription { pg_type: column.key_type(), ..column.clone() };
+        new_field(table, index, &column, Absence::Never, records, records.key_encoding)
     };
     let fields = table.key.iter().map(field).collect::<Result<Vec<_>, _>>()?;
     check_names(table, &fields)?;
+    let mut names: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
+    for (name, _) in &records.naming.key_fields {
+        let name = key_field_name(name, records);
+        if !names.insert(name.clone()) {
+            return Err(SchemaError::TableFieldCollides { table: full_name(table), name });
+        }
+    }
     Ok(fields)
 }
 
@@ -222,7 +241,7 @@ fn flat_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> Result<String, SchemaError> {
-    let namespace = record_namespace(table, source, records.value_encoding);
+    let namespace = record_namespace(table, source, records, records.value_encoding);
     let mut json = format!(r#"{{"type":"record","name":"Value","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
     let mut names: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
@@ -247,7 +266,7 @@ fn envelope_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source, records.value_encoding);
+    let namespace = record_namespace(table, source, records, records.value_encoding);
     let mut json = String::with_capacity(4096);
     let _ = write!(
         json,
@@ -285,11 +304,19 @@ pub(crate) fn key_json(
     source: &SourceSettings,
     records: &RecordSettings,
 ) -> String {
-    let namespace = record_namespace(table, source, records.key_encoding);
+    let namespace = record_namespace(table, source, records, records.key_encoding);
     let mut json = format!(r#"{{"type":"record","name":"Key","namespace":"{namespace}","fields":["#);
     fields_json(fields, &mut json);
+    for (name, _) in &records.naming.key_fields {
+        let _ =
+            write!(json, r#",{{"name":{},"type":"string"}}"#, json_string(&key_field_name(name, records)));
+    }
     let _ = write!(json, r#"],"connect.name":"{namespace}.Key"}}"#);
     in_style(json, records)
+}
+
+fn key_field_name(name: &str, records: &RecordSettings) -> String {
+    if records.key_encoding == RecordEncoding::Avro { field_name(name) } else { name.to_owned() }
 }
 
 /// The schema of a value that is one column and no row.
@@ -313,8 +340,16 @@ fn in_style(json: String, records: &RecordSettings) -> String {
 }
 
 /// Debezium's namespace of a table's records: its topic, adjusted where the names are Avro's.
-fn record_namespace(table: &TableDescription, source: &SourceSettings, encoding: RecordEncoding) -> String {
-    let topic = topic_name(&source.prefix, &table.schema, &table.table);
+fn record_namespace(
+    table: &TableDescription,
+    source: &SourceSettings,
+    records: &RecordSettings,
+    encoding: RecordEncoding,
+) -> String {
+    let topic = match &records.naming.schema_topic {
+        Some(topic) => topic.clone(),
+        None => topic_name(&source.prefix, &table.schema, &table.table),
+    };
     if encoding == RecordEncoding::Avro { namespace(&topic) } else { topic }
 }
 
@@ -356,16 +391,17 @@ fn fields_json(fields: &[Field], json: &mut String) {
             json.push(',');
         }
         let connect_default = field.default.as_deref();
-        let _ = write!(json, r#"{{"name":{},"type":"#, json_string(&field.name));
-        match field.null {
-            NullBranch::None => type_json(&field.row.avro, connect_default, &mut defined, json),
-            NullBranch::First | NullBranch::Always => nullable_json(&field.row.avro, &mut defined, json),
-            NullBranch::Last => {
-                json.push('[');
-                type_json(&field.row.avro, connect_default, &mut defined, json);
-                json.push_str(r#","null"]"#);
-            }
+        let mut avro = String::new();
+        type_json(&field.row.avro, connect_default, &mut defined, &mut avro);
+        if let Some(parameters) = &field.source_type {
+            avro = with_parameters(&avro, parameters);
         }
+        let _ = write!(json, r#"{{"name":{},"type":"#, json_string(&field.name));
+        let _ = match field.null {
+            NullBranch::None => write!(json, "{avro}"),
+            NullBranch::First | NullBranch::Always => write!(json, r#"["null",{avro}]"#),
+            NullBranch::Last => write!(json, r#"[{avro},"null"]"#),
+        };
         match (connect_default, field.null) {
             (Some(default), _) => json.push_str(&format!(r#","default":{default}"#)),
             (None, NullBranch::None) => {}

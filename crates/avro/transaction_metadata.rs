@@ -2,7 +2,6 @@
 
 use crate::binary;
 use crate::encode::ChangeSource;
-use crate::plan::SchemaId;
 
 /// Schema of the key: the transaction's id.
 pub const TRANSACTION_KEY_JSON: &str = concat!(
@@ -34,20 +33,13 @@ pub enum TransactionStatus<'a> {
     End(&'a [(String, u64)]),
 }
 
-/// Writes the key in the registry's wire format.
-pub fn encode_transaction_key(id: SchemaId, source: &ChangeSource<'_>, out: &mut Vec<u8>) {
-    binary::write_header(id, out);
+/// Writes the key as Avro.
+pub fn write_transaction_key(source: &ChangeSource<'_>, out: &mut Vec<u8>) {
     binary::write_bytes(source.transaction_id().as_bytes(), out);
 }
 
-/// Writes the value in the registry's wire format.
-pub fn encode_transaction(
-    id: SchemaId,
-    source: &ChangeSource<'_>,
-    status: TransactionStatus<'_>,
-    out: &mut Vec<u8>,
-) {
-    binary::write_header(id, out);
+/// Writes the value as Avro.
+pub fn write_transaction(source: &ChangeSource<'_>, status: TransactionStatus<'_>, out: &mut Vec<u8>) {
     let word: &[u8] = if status == TransactionStatus::Begin { b"BEGIN" } else { b"END" };
     binary::write_bytes(word, out);
     binary::write_bytes(source.transaction_id().as_bytes(), out);

@@ -240,6 +240,30 @@ pub(crate) fn without_connect(json: &str) -> String {
     clean
 }
 
+/// The schema of a type with more members in its `connect.parameters`, where Connect's converter has them. A record
+/// that was defined before is a name, which has no parameters.
+pub(crate) fn with_parameters(json: &str, parameters: &str) -> String {
+    const AFTER: [&str; 3] = [r#""connect.default""#, r#""connect.name""#, r#""connect.type""#];
+    if let Some(name) = json.strip_prefix('"') {
+        return match name.contains('.') {
+            true => json.to_owned(),
+            false => format!(r#"{{"type":{json},"connect.parameters":{{{parameters}}}}}"#),
+        };
+    }
+    let mut at = 1;
+    while let Some(value) = json[at..].find(r#"":"#).map(|end| at + end + 2) {
+        let end = value + value_length(&json[value..]);
+        if json[at..].starts_with(r#""connect.parameters""#) {
+            return format!("{},{parameters}{}", &json[..end - 1], &json[end - 1..]);
+        }
+        if AFTER.iter().any(|key| json[at..].starts_with(key)) {
+            return format!(r#"{}"connect.parameters":{{{parameters}}},{}"#, &json[..at], &json[at..]);
+        }
+        at = end + 1;
+    }
+    format!(r#"{},"connect.parameters":{{{parameters}}}}}"#, &json[..json.len() - 1])
+}
+
 /// How far a JSON value reaches: up to the comma or bracket behind it.
 fn value_length(json: &str) -> usize {
     let (mut depth, mut in_string, mut escaped) = (0, false, false);
@@ -351,6 +375,28 @@ mod tests {
             (PgType::Array(Box::new(PgType::Int4)), "{1,2}", None),
         ] {
             assert_eq!(default_of(pg_type.clone(), text).as_deref(), json, "{pg_type:?} {text}");
+        }
+    }
+
+    #[test]
+    fn parameters_stand_where_connect_writes_them() {
+        for (json, expected) in [
+            (r#""long""#, r#"{"type":"long","connect.parameters":{"p":"1"}}"#),
+            (r#""io.debezium.data.geometry.Point""#, r#""io.debezium.data.geometry.Point""#),
+            (
+                r#"{"type":"int","connect.default":1,"connect.type":"int16"}"#,
+                r#"{"type":"int","connect.parameters":{"p":"1"},"connect.default":1,"connect.type":"int16"}"#,
+            ),
+            (
+                r#"{"type":"bytes","connect.parameters":{"length":"8"},"connect.name":"n"}"#,
+                r#"{"type":"bytes","connect.parameters":{"length":"8","p":"1"},"connect.name":"n"}"#,
+            ),
+            (
+                r#"{"type":"array","items":["null",{"type":"int","connect.name":"n"}]}"#,
+                r#"{"type":"array","items":["null",{"type":"int","connect.name":"n"}],"connect.parameters":{"p":"1"}}"#,
+            ),
+        ] {
+            assert_eq!(with_parameters(json, r#""p":"1""#), expected);
         }
     }
 

@@ -36,12 +36,17 @@ pub async fn write(client: &Client, changes: i64, per_transaction: i64) -> Resul
              END $$"
         ))
         .await?;
-    // a commit that is waited for puts all of it on disk
+    flush(client).await?;
+    database::wal_end(client).await
+}
+
+/// Puts everything on disk: with a commit that is waited for.
+pub async fn flush(client: &Client) -> Result<()> {
     client.batch_execute("SET synchronous_commit = on").await?;
     client
         .batch_execute(
             "CREATE TEMP TABLE IF NOT EXISTS flushed (at timestamptz); INSERT INTO flushed VALUES (now())",
         )
         .await?;
-    database::wal_end(client).await
+    Ok(())
 }

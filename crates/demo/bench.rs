@@ -1,18 +1,20 @@
-//! `make bench`: a backlog read by pg_recvlogical and by headwater in turn, then latency; Markdown on stdout.
+//! `make bench`: a backlog read by pg_recvlogical and by headwater in turn, and by an earlier headwater if there is one;
+//! then latency; Markdown on stdout.
 //!
-//! Both read the same WAL: the slots of all rounds are copies of one that was made before the backlog was written.
+//! All read the same WAL: the slots of all rounds are copies of one that was made before the backlog was written.
 //! The time runs from the moment the slot has a reader (a process's start does not count) to pg_recvlogical's exit at
 //! the end of the backlog, or to headwater's report that Kafka acknowledged everything up to there.
 
+mod load;
 mod report;
 mod rival;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -21,8 +23,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_postgres::Client;
 
 use crate::latency;
-use crate::{Servers, backlog, database, observe};
-use report::{LatencyRow, Measured};
+use crate::{Servers, database, observe};
+use load::Load;
+use report::{LatencyRow, Measured, Shape};
 
 /// What to measure, and with what.
 #[derive(Args)]
@@ -32,6 +35,12 @@ pub struct Settings {
     /// The binary to measure.
     #[arg(long)]
     headwater: PathBuf,
+    /// An earlier binary to measure in turn with it.
+    #[arg(long, requires = "against_name")]
+    against: Option<PathBuf>,
+    /// What the report calls the earlier one.
+    #[arg(long)]
+    against_name: Option<String>,
     /// A folder for configurations and logs.
     #[arg(long)]
     folder: PathBuf,
@@ -47,6 +56,12 @@ pub struct Settings {
     /// Rows per transaction, one table line each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 1000])]
     shapes: Vec<i64>,
+    /// Changes of rows with fifty columns; 0 leaves them out.
+    #[arg(long, default_value_t = 100_000)]
+    wide: i64,
+    /// Changes of rows with a document of 10 kB; 0 leaves them out.
+    #[arg(long, default_value_t = 20_000)]
+    documents: i64,
     /// Rates of the latency part, per second.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 5000])]
     rates: Vec<u32>,
@@ -55,9 +70,7 @@ pub struct Settings {
     seconds: u32,
 }
 
-/// The topic of all rounds.
-const PREFIX: &str = "bench";
-const TOPIC: &str = "bench.public.inventory";
+/// Of every topic.
 const PARTITIONS: i32 = 6;
 /// Longer than anything measured takes.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -66,62 +79,86 @@ const SCRAPE: Duration = Duration::from_millis(20);
 /// How often the slot is looked at for its reader.
 const WATCH: Duration = Duration::from_millis(3);
 
+/// Who reads the backlog, besides pg_recvlogical.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    /// In names of slots, and the topics' prefix: an earlier release has schemas and a checkpoint of its own.
+    name: &'static str,
+    binary: &'a Path,
+}
+
+impl Settings {
+    /// Today's headwater, then the earlier one.
+    fn readers(&self) -> Vec<Reader<'_>> {
+        let earlier = self.against.iter().map(|binary| Reader { name: "earlier", binary });
+        std::iter::once(Reader { name: "headwater", binary: &self.headwater }).chain(earlier).collect()
+    }
+
+    fn loads(&self) -> Vec<(Load, i64)> {
+        let inventory = |&per_transaction| (Load::Inventory { per_transaction }, self.rows);
+        let others = [(Load::Wide, self.wide), (Load::Documents, self.documents)];
+        self.shapes.iter().map(inventory).chain(others.into_iter().filter(|(_, rows)| *rows > 0)).collect()
+    }
+}
+
 /// Runs everything.
 pub async fn run(settings: &Settings) -> Result<()> {
+    for rows in [settings.wide, settings.documents] {
+        ensure!(rows % 10 == 0, "wide rows and documents are written ten in a transaction");
+    }
     let client = database::connect(&settings.servers.database_url).await?;
-    // vacuum would write WAL of its own into the backlog
-    client.batch_execute("ALTER TABLE public.inventory SET (autovacuum_enabled = off)").await?;
     note("warming up (not counted)");
-    shape(settings, &client, (settings.rows / 10).max(2000) / 2000 * 2000, 10, 1).await?;
+    let warm = (settings.rows / 10).max(2000) / 2000 * 2000;
+    shape(settings, &client, Load::Inventory { per_transaction: 10 }, warm, 1).await?;
     let mut throughput = Vec::new();
-    for &per_transaction in &settings.shapes {
-        throughput.push((
-            per_transaction,
-            shape(settings, &client, settings.rows, per_transaction, settings.rounds).await?,
-        ));
+    for (load, rows) in settings.loads() {
+        throughput.push(shape(settings, &client, load, rows, settings.rounds).await?);
     }
     let mut latencies = Vec::new();
     for &rate in &settings.rates {
-        latencies.push(latency_at(settings, &client, rate).await?);
+        for reader in settings.readers() {
+            latencies.push(latency_at(settings, &client, reader, rate).await?);
+        }
     }
     let server = database::text(&client, "SHOW server_version").await?;
-    report::print(&server, settings.rows, settings.rounds, &throughput, &latencies);
+    report::print(&server, settings.rounds, &throughput, &latencies, settings.against_name.as_deref());
     Ok(())
 }
 
-/// The rounds of one backlog: the rival's and headwater's results.
-async fn shape(
-    settings: &Settings,
-    client: &Client,
-    rows: i64,
-    per_transaction: i64,
-    rounds: u32,
-) -> Result<(Vec<Measured>, Vec<Measured>)> {
+/// The rounds of one backlog.
+async fn shape(settings: &Settings, client: &Client, load: Load, rows: i64, rounds: u32) -> Result<Shape> {
     drop_slots(client).await?;
-    client.batch_execute("TRUNCATE public.inventory").await?;
+    load.prepare(client).await?;
     client
         .execute("SELECT pg_create_logical_replication_slot('bench_origin', 'pgoutput')", &[])
         .await
         .context("cannot create a slot")?;
+    let readers = settings.readers();
     for round in 0..rounds {
-        for who in ["rival", "headwater"] {
+        for who in readers.iter().map(|reader| reader.name).chain(["rival"]) {
             let copy =
                 format!("SELECT pg_copy_logical_replication_slot('bench_origin', 'bench_{who}_{round}')");
             client.execute(&copy, &[]).await.context("cannot copy the slot")?;
         }
     }
-    note(&format!("writing {rows} changes, {per_transaction} per transaction"));
-    let end = backlog::write(client, rows, per_transaction).await?;
+    note(&format!("writing {rows} changes: {}", load.name()));
+    let end = load.write(client, rows).await?;
     client.batch_execute("CHECKPOINT").await?;
-    let (mut rivals, mut ours) = (Vec::new(), Vec::new());
+    let mut measured = Shape { load, rows, rival: Vec::new(), headwater: Vec::new(), earlier: Vec::new() };
     for round in 0..rounds {
-        rivals.push(rival::measure(settings, client, &format!("bench_rival_{round}"), &end, rows).await?);
-        note(&format!("  pg_recvlogical  {}", rivals[rivals.len() - 1]));
-        ours.push(headwater(settings, client, &format!("bench_headwater_{round}"), &end, rows).await?);
-        note(&format!("  headwater       {}", ours[ours.len() - 1]));
+        let rival = rival::measure(settings, client, &format!("bench_rival_{round}"), &end, rows).await?;
+        note(&format!("  pg_recvlogical  {rival}"));
+        measured.rival.push(rival);
+        for &reader in &readers {
+            let slot = format!("bench_{}_{round}", reader.name);
+            let result = headwater(settings, client, reader, &slot, load, (&end, rows)).await?;
+            note(&format!("  {:<15} {result}", reader.name));
+            let list = if reader.name == "earlier" { &mut measured.earlier } else { &mut measured.headwater };
+            list.push(result);
+        }
     }
     drop_slots(client).await?;
-    Ok((rivals, ours))
+    Ok(measured)
 }
 
 /// A running headwater; killed when dropped.
@@ -135,32 +172,39 @@ impl Drop for Running {
     }
 }
 
-fn start(settings: &Settings, slot: &str) -> Result<Running> {
+fn start(settings: &Settings, reader: Reader<'_>, slot: &str) -> Result<Running> {
     let config = settings.folder.join(format!("{slot}.toml"));
     let text = format!(
         r#"[postgres]
-url = "{}"
+url = "{1}"
 publication = "shop"
 slot = "{slot}"
 
 [kafka]
-bootstrap_servers = "{}"
+bootstrap_servers = "{2}"
 
 [schema_registry]
-url = "{}"
+url = "{3}"
 
 [topics]
-prefix = "{PREFIX}"
+prefix = "bench_{0}"
 partitions = {PARTITIONS}
 
+[checkpoint]
+topic = "bench_{0}.checkpoint"
+
 [http]
-listen = "{}"
+listen = "{4}"
 "#,
-        settings.servers.database_url, settings.servers.bootstrap, settings.servers.registry, settings.http
+        reader.name,
+        settings.servers.database_url,
+        settings.servers.bootstrap,
+        settings.servers.registry,
+        settings.http
     );
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     let log = File::create(settings.folder.join(format!("{slot}.log"))).context("cannot create a log")?;
-    let child = Command::new(&settings.headwater)
+    let child = Command::new(reader.binary)
         .args(["run", "--adopt-slot", "-c"])
         .arg(&config)
         .stdin(Stdio::null())
@@ -175,12 +219,13 @@ listen = "{}"
 async fn headwater(
     settings: &Settings,
     client: &Client,
+    reader: Reader<'_>,
     slot: &str,
-    end: &str,
-    rows: i64,
+    load: Load,
+    (end, rows): (&str, i64),
 ) -> Result<Measured> {
     let end = observe::lsn_number(end)?;
-    let mut running = start(settings, slot)?;
+    let mut running = start(settings, reader, slot)?;
     let pid = running.0.id();
     let begun = reader_of(client, slot, &mut running.0).await?;
     let cpu_before = observe::cpu_seconds(pid)?;
@@ -203,29 +248,36 @@ async fn headwater(
         bail!("headwater produced {records} records from {rows} changes");
     }
     stop(running)?;
-    empty_topic(settings).await?;
+    empty_topic(settings, reader, load).await?;
     Ok(Measured { rows, elapsed, cpu, peak })
 }
 
-async fn latency_at(settings: &Settings, client: &Client, rate: u32) -> Result<LatencyRow> {
-    note(&format!("latency at {rate} transactions per second"));
+async fn latency_at(
+    settings: &Settings,
+    client: &Client,
+    reader: Reader<'_>,
+    rate: u32,
+) -> Result<LatencyRow> {
+    note(&format!("latency of {} at {rate} transactions per second", reader.name));
+    let load = Load::Inventory { per_transaction: 1 };
+    let prefix = format!("bench_{}", reader.name);
     let slot = format!("bench_latency_{rate}");
     drop_slots(client).await?;
-    client.batch_execute("TRUNCATE public.inventory").await?;
+    load.prepare(client).await?;
     client.execute(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"), &[]).await?;
-    let mut running = start(settings, &slot)?;
+    let mut running = start(settings, reader, &slot)?;
     reader_of(client, &slot, &mut running.0).await?;
     // connections, caches and the broker's JIT: not part of it
-    latency::measure(&settings.servers, PREFIX, rate, 3).await?;
+    latency::measure(&settings.servers, &prefix, rate, 3).await?;
     let pid = running.0.id();
     let cpu_before = observe::cpu_seconds(pid)?;
-    let report = latency::measure(&settings.servers, PREFIX, rate, settings.seconds).await?;
+    let report = latency::measure(&settings.servers, &prefix, rate, settings.seconds).await?;
     let cores = (observe::cpu_seconds(pid)? - cpu_before) / report.elapsed.as_secs_f64();
     note(&format!("  {report}, {cores:.3} cores"));
     stop(running)?;
     drop_slots(client).await?;
-    empty_topic(settings).await?;
-    Ok(LatencyRow { report, cores })
+    empty_topic(settings, reader, load).await?;
+    Ok(LatencyRow { reader: reader.name, report, cores })
 }
 
 /// Ends it as an operator would, so that its slot is free again.
@@ -272,12 +324,13 @@ async fn drop_slots(client: &Client) -> Result<()> {
 }
 
 /// Gives the disk back between rounds. The topic and its schemas stay: creating them is not what is measured.
-async fn empty_topic(settings: &Settings) -> Result<()> {
+async fn empty_topic(settings: &Settings, reader: Reader<'_>, load: Load) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &settings.servers.bootstrap).create()?;
+    let topic = format!("bench_{}.public.{}", reader.name, load.table());
     let mut all = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
-        all.add_partition_offset(TOPIC, partition, Offset::End)?;
+        all.add_partition_offset(&topic, partition, Offset::End)?;
     }
     admin.delete_records(&all, &AdminOptions::new()).await.context("cannot delete a topic's records")?;
     Ok(())

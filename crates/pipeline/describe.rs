@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use headwater_avro::{ColumnDescription, PgType, TableDescription};
+use headwater_avro::{ColumnDescription, Declared, PgType, TableDescription};
 use headwater_pg::catalog::{CatalogColumn, CatalogTable, CatalogType, TypeKind};
 use headwater_pgoutput::{ReplicaIdentity, TableColumn, TableSchema};
 
@@ -70,7 +70,29 @@ fn describe_column(
         pg_type,
         not_null: known.is_some_and(|known| known.not_null),
         in_identity: column.is_key,
+        declared: Some(Declared {
+            modifier: modifier_of(column.type_oid, column.type_modifier, types),
+            serial: known.is_some_and(is_serial),
+        }),
+        key_labels: None,
     }
+}
+
+/// A column's modifier, or that of the type below its domains.
+fn modifier_of(oid: u32, modifier: i32, types: &HashMap<u32, &CatalogType>) -> i32 {
+    let (mut oid, mut modifier) = (oid, modifier);
+    for _ in 0..DOMAIN_DEPTH_MAX {
+        let Some(TypeKind::Domain { base_oid, type_modifier }) = types.get(&oid).map(|known| &known.kind)
+        else {
+            break;
+        };
+        (oid, modifier) = (*base_oid, *type_modifier);
+    }
+    modifier
+}
+
+fn is_serial(column: &CatalogColumn) -> bool {
+    column.default_expression.as_deref().is_some_and(|expression| expression.starts_with("nextval("))
 }
 
 fn resolve_type(oid: u32, modifier: i32, types: &HashMap<u32, &CatalogType>, depth: usize) -> PgType {
@@ -139,7 +161,7 @@ fn constant_default(column: &CatalogColumn, pg_type: &PgType) -> Option<String> 
         return None;
     }
     let expression = column.default_expression.as_deref()?;
-    if expression.starts_with("nextval(") {
+    if is_serial(column) {
         return matches!(pg_type, PgType::Int2 | PgType::Int4 | PgType::Int8).then(|| "0".to_owned());
     }
     // Bit strings are written B'101'.

@@ -8,6 +8,7 @@ use crate::error::StageError;
 use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, EventTopics, bytes_of};
 use crate::resolver::Question;
 use crate::row_writer::{RowWriter, Writer};
+use crate::trace::Trace;
 use crate::versions::ask;
 
 /// Where an event comes from, for messages.
@@ -31,7 +32,8 @@ pub(crate) fn write_row(
 ) -> Result<(), StageError> {
     let event = events.event(new).map_err(|what| origin.error(row, what))?;
     row.counted_source(origin.name)?;
-    write(events, topics, &event, origin, row)
+    let trace = events.trace.as_ref().and_then(|columns| row.trace_of(columns, origin.name, new, None));
+    write(events, topics, &event, trace.as_ref(), origin, row)
 }
 
 /// Writes one event; its topic's name is left in the scratch buffer.
@@ -39,6 +41,7 @@ pub(crate) fn write(
     events: &EventPlan,
     topics: &mut EventTopics,
     event: &Event<'_>,
+    trace: Option<&Trace<'_>>,
     origin: &Origin<'_>,
     row: &mut RowWriter<'_>,
 ) -> Result<(), StageError> {
@@ -65,12 +68,13 @@ pub(crate) fn write(
     let has_key = !matches!(event.key, Column::Null);
     let partition = partition_for_key(if has_key { &key } else { topic.as_bytes() }, place.partitions);
     let has_value = !value.is_empty() || !matches!(event.payload, Column::Null);
-    let offered = row.offer_to(
+    let offered = row.offer_traced(
         &topic,
         partition,
         has_key.then_some(key.as_slice()),
         has_value.then_some(value.as_slice()),
         &headers(event),
+        trace,
     );
     (row.writer.scratch.key, row.writer.scratch.value, row.writer.scratch.topic) = (key, value, topic);
     offered

@@ -15,6 +15,7 @@ use crate::checkpoint::{Found, Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::records::{PublishedColumns, RecordRules};
+use crate::route::Routes;
 use crate::settings::{Settings, SnapshotMode};
 use crate::snapshot::progress::JobRecord;
 use crate::start::may_create;
@@ -172,6 +173,7 @@ pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> 
         .collect();
     if missing.is_empty() {
         warn_of_idle_patterns(settings, &existing);
+        find_conflicts(settings, &existing)?;
         return warn_of_names_without_effect(settings, client).await;
     }
     Err(StageError::Halt(Halt::new(
@@ -194,6 +196,17 @@ fn warn_of_idle_patterns(settings: &Settings, publications: &[PublicationState])
             pattern,
             "no published table matches this pattern of include_tables or exclude_tables"
         );
+    }
+}
+
+/// Two tables that come to one topic, and topics that Kafka would refuse, are said before the first row of either.
+fn find_conflicts(settings: &Settings, publications: &[PublicationState]) -> Result<(), StageError> {
+    let tables = publications.iter().flat_map(|publication| &publication.tables);
+    let routes = Routes::of(settings, tables.map(|table| (table.schema.clone(), table.name.clone())));
+    routes.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    match routes.problems.into_iter().next() {
+        Some(halt) => Err(StageError::Halt(halt)),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,10 @@ pub mod settings;
 
 pub mod records;
 
+pub mod route;
+
+mod topic_rewriting;
+
 mod source;
 
 mod budget;
@@ -42,6 +46,8 @@ pub mod snapshot;
 mod transaction_topic;
 
 mod message_topic;
+
+mod trace;
 
 mod record;
 
@@ -90,3 +96,4 @@ pub use metrics::Metrics;
 pub use run::{ShutdownStage, run};
 pub use settings::Settings;
 pub use status::Status;
+pub use topic_rewriting::Rewriting;

@@ -1,8 +1,8 @@
 //! Logical messages that are no outbox events: those whose prefix is wanted go to a topic of their own.
 
 use headwater_avro::{
-    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, SourceSettings, encode_message, encode_message_key,
-    message_value_json, write_json_message,
+    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, SourceSettings, message_value_json,
+    write_json_message, write_message, write_message_key,
 };
 use headwater_pgoutput::{Logical, Lsn};
 
@@ -10,8 +10,9 @@ use crate::error::StageError;
 use crate::outbox::matches_pattern;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::row_writer::{RowWriter, Writer};
-use crate::settings::MessageSettings;
-use crate::side_topic::{Place, SideTopic};
+use crate::settings::{MessageSettings, Settings};
+use crate::side_topic::{Place, SideForms, SideTopic};
+use crate::versions::writes_avro;
 
 /// Our own heartbeats and whatever may come to stand beside them: never anybody's message.
 const OWN_PREFIXES: &str = "headwater.";
@@ -24,13 +25,22 @@ pub(crate) struct MessageTopic {
     settings: MessageSettings,
     topic: SideTopic,
     source: SourceSettings,
-    value_json: Option<String>,
+    /// None for the local sinks.
+    forms: Option<SideForms>,
 }
 
 impl MessageTopic {
-    pub(crate) fn new(settings: MessageSettings, source: SourceSettings, writes_avro: bool) -> MessageTopic {
-        let topic = SideTopic::new(&source.prefix, &settings.topic);
-        MessageTopic { settings, topic, source, value_json: writes_avro.then(message_value_json) }
+    pub(crate) fn new(settings: &Settings, source: SourceSettings) -> MessageTopic {
+        let (messages, records) = (settings.messages.clone(), &settings.records.all);
+        let topic = SideTopic::new(&source.prefix, &messages.topic, records);
+        let forms = writes_avro(settings)
+            .then(|| SideForms::new(MESSAGE_KEY_JSON.to_owned(), message_value_json(), records));
+        MessageTopic { settings: messages, topic, source, forms }
+    }
+
+    /// Whether the message gives the trace context of what follows it.
+    pub(crate) fn is_traceparent(&self, prefix: &str) -> bool {
+        self.settings.traceparent_prefix.as_deref() == Some(prefix)
     }
 
     /// Whether messages of this prefix are wanted.
@@ -44,8 +54,7 @@ impl MessageTopic {
     }
 
     fn place(&mut self, writer: &mut Writer) -> Result<Place, StageError> {
-        let schemas = self.value_json.as_deref().map(|value_json| (MESSAGE_KEY_JSON, value_json));
-        self.topic.place(schemas, writer)
+        self.topic.place(self.forms.as_ref(), writer)
     }
 
     /// Writes a message of the open transaction.
@@ -98,13 +107,13 @@ impl MessageTopic {
             transaction: source,
         };
         let mut value = Vec::new();
-        if self.value_json.is_none() {
+        let Some(forms) = &self.forms else {
             write_json_message(&message, &mut value);
             return (None, value);
-        }
+        };
         let mut key = Vec::new();
-        encode_message_key(place.key_id, logical.prefix, &mut key);
-        encode_message(place.value_id, &message, &self.source, &mut value);
+        forms.key.write(place.key_id, |out| write_message_key(logical.prefix, out), &mut key);
+        forms.value.write(place.value_id, |out| write_message(&message, &self.source, out), &mut value);
         (Some(key), value)
     }
 }

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub acknowledged: IntCounter,
     /// Changes left out on purpose, by table and reason.
     pub skipped: IntCounterVec,
+    /// Trace contexts that are none, by table.
+    pub malformed_traces: IntCounterVec,
     /// Bytes between socket and acknowledgement.
     pub in_flight_bytes: IntGauge,
     /// Records between offer and acknowledgement.
@@ -93,6 +95,11 @@ impl Metrics {
                 "headwater_skipped_total",
                 "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message, filter, flat_delete)",
                 &["table", "reason"],
+            ),
+            malformed_traces: counters(
+                "headwater_malformed_traces_total",
+                "Columns and logical messages that hold no trace context where one is configured, by table (message for messages)",
+                &["table"],
             ),
             in_flight_bytes: gauge(
                 "headwater_in_flight_bytes",

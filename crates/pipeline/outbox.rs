@@ -8,17 +8,15 @@ use std::collections::HashMap;
 
 use headwater_avro::{
     BarePlan, ColumnDescription, OnIncompatible, PgType, RecordSettings, SchemaError, SchemaId,
-    TableDescription,
+    TOPIC_LENGTH_MAX, TableDescription, legal_in_topic,
 };
 use headwater_pgoutput::{Column, Tuple};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::halt::{ExitCode, Halt};
-use crate::settings::{OutboxRoute, OutboxTable, PayloadFormat, legal_in_topic};
-
-/// Kafka's limit for a topic's name.
-const TOPIC_LENGTH_MAX: usize = 249;
+use crate::settings::{OutboxRoute, OutboxTable, PayloadFormat};
+use crate::trace::TraceColumns;
 
 /// The prefix of logical messages that are events.
 pub(crate) const MESSAGE_PREFIX: &str = "outbox.";
@@ -34,6 +32,8 @@ pub(crate) struct EventPlan {
     event_type: usize,
     payload: usize,
     headers: Vec<(usize, String)>,
+    /// Where a row has its trace context.
+    pub(crate) trace: Option<TraceColumns>,
     pub(crate) encoding: EventEncoding,
     pub(crate) on_incompatible: OnIncompatible,
 }
@@ -122,13 +122,24 @@ impl EventPlan {
             event_type: find(&settings.type_column)?,
             payload,
             headers,
+            trace: match &settings.traceparent_column {
+                None => None,
+                Some(parent) => {
+                    let state = settings.tracestate_column.as_deref().map(find).transpose()?;
+                    Some(TraceColumns { parent: find(parent)?, state })
+                }
+            },
             encoding,
             on_incompatible: records.on_incompatible,
         })
     }
 
     /// Logical messages: the key is text, the payload a JSON document.
-    pub(crate) fn for_messages(route: &OutboxRoute, writes_avro: bool) -> EventPlan {
+    pub(crate) fn for_messages(
+        route: &OutboxRoute,
+        writes_avro: bool,
+        on_incompatible: OnIncompatible,
+    ) -> EventPlan {
         let column = |pg_type, not_null| ColumnDescription {
             name: "message".to_owned(),
             type_name: "message".to_owned(),
@@ -136,6 +147,8 @@ impl EventPlan {
             not_null,
             default: None,
             in_identity: false,
+            declared: None,
+            key_labels: None,
         };
         let encoding = encoding(
             route,
@@ -153,8 +166,9 @@ impl EventPlan {
             event_type: 0,
             payload: 0,
             headers: Vec::new(),
+            trace: None,
             encoding,
-            on_incompatible: OnIncompatible::Halt,
+            on_incompatible,
         }
     }
 
@@ -309,7 +323,7 @@ mod tests {
     #[test]
     fn content_can_not_leave_the_pattern() {
         let route = OutboxRoute { aggregatetypes: vec!["order*".to_owned()], ..OutboxRoute::default() };
-        let plan = EventPlan::for_messages(&route, true);
+        let plan = EventPlan::for_messages(&route, true, OnIncompatible::Halt);
         let mut topic = String::new();
         plan.write_topic("order", &mut topic).unwrap();
         assert_eq!(topic, "outbox.event.order");

@@ -18,7 +18,7 @@ use crate::settings::{Settings, SinkSettings};
 pub struct PresentTable {
     /// As its next Relation message would have it.
     pub relation: PublishedRelation,
-    /// Where its records go.
+    /// Where its records go; empty where that is the impossible part.
     pub topic: String,
     /// How its records are made, or why they can't be.
     pub schemas: Schemas,
@@ -73,8 +73,13 @@ pub async fn present_tables(
         |relation: &PublishedRelation| settings.takes_table(&relation.table.namespace, &relation.table.name);
     for relation in published.into_iter().filter(taken) {
         let description = describe_now(client, &relation.table).await?;
-        let topic = settings.table_topic(&description.schema, &description.table);
-        let schemas = schemas(settings, database, &topic, &description);
+        let (topic, schemas) = match settings.route(&description.schema, &description.table) {
+            Ok(route) => {
+                let schemas = schemas(settings, database, &route.topic, &description);
+                (route.topic, schemas)
+            }
+            Err(halt) => (String::new(), Schemas::Impossible(halt.what)),
+        };
         tables.push(PresentTable { relation, topic, schemas });
     }
     Ok(tables)
@@ -121,7 +126,8 @@ pub(crate) fn plans(
     table: &TableDescription,
 ) -> Result<Plans, Unsuitable> {
     let source = SourceSettings { prefix: settings.topics.prefix.clone(), database: database.to_owned() };
-    let records = settings.records.records_for(&table.schema, &table.table);
+    let mut records = settings.records.records_for(&table.schema, &table.table);
+    records.naming = settings.route(&table.schema, &table.table).map_err(Unsuitable::Settings)?.naming;
     let table = keyed(settings, table).map_err(Unsuitable::Settings)?;
     Ok(Plans {
         key: KeyPlan::new(&table, &source, &records)?,

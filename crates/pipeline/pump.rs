@@ -81,9 +81,13 @@ impl Pump {
             intake,
             passed: checkpoint,
             reader: TransactionReader::new(checkpoint),
-            message_events: EventPlan::for_messages(&settings.outbox_messages, writes_avro(settings)),
+            message_events: EventPlan::for_messages(
+                &settings.outbox_messages,
+                writes_avro(settings),
+                settings.records.all.on_incompatible,
+            ),
             message_topics: EventTopics::new(),
-            messages: MessageTopic::new(settings.messages.clone(), versions.source(), writes_avro(settings)),
+            messages: MessageTopic::new(settings, versions.source()),
             writer: Writer::new(settings, versions.questions.clone(), out),
             versions,
         }
@@ -350,7 +354,7 @@ impl Pump {
         let mut row = self.writer.row(lsn, transaction);
         let content = MessageContent::parse(logical.content).map_err(|what| origin.error(&row, what))?;
         let event = content.event(aggregatetype);
-        event::write(&self.message_events, &mut self.message_topics, &event, &origin, &mut row)?;
+        event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)?;
         let topic = &self.writer.scratch.topic;
         self.writer.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();
         self.writer.out.status().count(topic, "event", 1);
@@ -360,6 +364,14 @@ impl Pump {
     /// A message that is no event of the outbox.
     fn other_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {
         let skipped = self.reader.open().is_some_and(|open| open.skipped);
+        if !skipped && self.messages.is_traceparent(logical.prefix) {
+            match self.reader.open() {
+                Some(_) if logical.transactional => self.writer.set_trace(logical.content),
+                // It stands for itself, so nothing follows it.
+                _ => self.writer.note_malformed_trace("message"),
+            }
+            return Ok(());
+        }
         if skipped || !self.messages.takes(logical.prefix) {
             self.writer.out.metrics().skipped.with_label_values(&["", "message"]).inc();
             return Ok(());

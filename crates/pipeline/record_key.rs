@@ -95,6 +95,8 @@ mod tests {
             not_null: true,
             default: None,
             in_identity: identity.contains(name),
+            declared: None,
+            key_labels: None,
         };
         TableDescription {
             relation: RelationId(1),

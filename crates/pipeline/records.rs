@@ -92,19 +92,34 @@ fn columns_without_effect(
     tables: &[&PublishedColumns],
     sentences: &mut Vec<String>,
 ) {
-    let RecordOverrides { columns_include, columns_exclude, renames, masks, .. } = overrides;
+    let RecordOverrides {
+        columns_include,
+        columns_exclude,
+        propagate_source_type,
+        renames,
+        masks,
+        traceparent_column,
+        tracestate_column,
+        ..
+    } = overrides;
     let mut patterns: Vec<(&str, &str)> = Vec::new();
     patterns.extend(columns_include.iter().flat_map(|p| &p.0).map(|p| ("columns_include", p.as_str())));
     patterns.extend(columns_exclude.iter().flat_map(|p| &p.0).map(|p| ("columns_exclude", p.as_str())));
+    let propagated = propagate_source_type.iter().flat_map(|p| &p.0);
+    patterns.extend(propagated.map(|p| ("propagate_source_type", p.as_str())));
     patterns.extend(masks.iter().flat_map(|masks| masks.patterns()).map(|p| ("masks", p)));
     for (key, pattern) in patterns {
         if !tables.iter().any(|table| table.columns.iter().any(|column| glob_matches(pattern, column))) {
             sentences.push(format!("{place}.{key}: \"{pattern}\" matches no column of a published table"));
         }
     }
-    for name in renames.iter().flat_map(|names| names.0.keys()) {
+    let mut names: Vec<(&str, &String)> = Vec::new();
+    names.extend(renames.iter().flat_map(|names| names.0.keys()).map(|name| ("renames", name)));
+    names.extend(traceparent_column.iter().flat_map(|name| &name.0).map(|name| ("traceparent_column", name)));
+    names.extend(tracestate_column.iter().flat_map(|name| &name.0).map(|name| ("tracestate_column", name)));
+    for (key, name) in names {
         if !tables.iter().any(|table| table.columns.contains(name)) {
-            sentences.push(format!("{place}.renames: there is no column \"{name}\" in a published table"));
+            sentences.push(format!("{place}.{key}: there is no column \"{name}\" in a published table"));
         }
     }
 }
@@ -153,7 +168,7 @@ impl TableRule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use headwater_avro::{BinaryHandling, ColumnMasks, ColumnPatterns, DecimalHandling, Mask};
+    use headwater_avro::{BinaryHandling, ColumnMasks, ColumnName, ColumnPatterns, DecimalHandling, Mask};
 
     #[test]
     fn tables_are_taken_by_pattern() {
@@ -217,6 +232,8 @@ mod tests {
                 tables: vec!["public.user".to_owned(), "public.usr".to_owned()],
                 overrides: RecordOverrides {
                     columns_exclude: Some(exclude(&["secret_*", "id"])),
+                    traceparent_column: Some(ColumnName(Some("trace".to_owned()))),
+                    tracestate_column: Some(ColumnName(None)),
                     ..RecordOverrides::default()
                 },
             }],
@@ -229,6 +246,7 @@ mod tests {
                 "records.masks: \"emial\" matches no column of a published table",
                 "table.tables: \"public.usr\" matches no published table",
                 "table (public.user, public.usr).columns_exclude: \"secret_*\" matches no column of a published table",
+                "table (public.user, public.usr).traceparent_column: there is no column \"trace\" in a published table",
             ]
         );
     }

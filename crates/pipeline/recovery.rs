@@ -247,7 +247,7 @@ fn encode(error: &EncodeError, table: &str) -> (ExitCode, String) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::path::PathBuf;
     use std::time::Duration;
@@ -260,7 +260,7 @@ mod tests {
         CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
     };
 
-    fn settings() -> Settings {
+    pub(crate) fn settings() -> Settings {
         Settings {
             postgres: ConnectSettings {
                 host: Host::Tcp { host: "localhost".to_owned(), port: 5432 },
@@ -290,12 +290,18 @@ mod tests {
                 replication_factor: 1,
                 config: Default::default(),
                 tables: Default::default(),
+                routes: Vec::new(),
             },
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
             records: crate::records::RecordRules::default(),
             outbox_messages: OutboxRoute::default(),
-            messages: MessageSettings { include: Vec::new(), exclude: Vec::new(), topic: "m".to_owned() },
+            messages: MessageSettings {
+                include: Vec::new(),
+                exclude: Vec::new(),
+                topic: "m".to_owned(),
+                traceparent_prefix: None,
+            },
             transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,

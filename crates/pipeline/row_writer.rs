@@ -17,9 +17,9 @@ use crate::record::{ID_HEADER, Record, Token, write_copied_id, write_record_id};
 use crate::resolver::Question;
 use crate::settings::Settings;
 use crate::table_cache::{Form, TablePlan};
+use crate::trace::{MalformedTraces, Trace, TraceColumns};
 use crate::transaction::Transaction;
 use crate::transaction_topic::TransactionTopic;
-use crate::versions::writes_avro;
 
 /// Buffers that are used again for every record.
 #[derive(Default)]
@@ -67,14 +67,17 @@ pub(crate) struct Writer {
     tombstones: bool,
     /// Where transaction metadata is wanted.
     transactions: Option<TransactionTopic>,
+    /// The trace context that the open transaction has from here on, where a logical message gave one.
+    trace: Option<Trace<'static>>,
+    malformed_traces: MalformedTraces,
 }
 
 impl Writer {
     pub(crate) fn new(settings: &Settings, questions: mpsc::Sender<Question>, out: Outlet) -> Writer {
-        let transactions = settings.transactions.metadata.then(|| {
-            let (prefix, topic) = (&settings.topics.prefix, &settings.transactions.topic);
-            TransactionTopic::new(prefix, topic, writes_avro(settings))
-        });
+        let transactions = settings
+            .transactions
+            .metadata
+            .then(|| TransactionTopic::new(settings, &settings.transactions.topic));
         Writer {
             out,
             questions,
@@ -83,6 +86,8 @@ impl Writer {
             scratch: Scratch::default(),
             tombstones: settings.tombstones_on_delete,
             transactions,
+            trace: None,
+            malformed_traces: MalformedTraces::default(),
         }
     }
 
@@ -90,6 +95,21 @@ impl Writer {
     pub(crate) fn begin(&mut self, commit_unix_micros: i64) {
         self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
         self.ordinal = 0;
+        self.trace = None;
+    }
+
+    /// A logical message gives the trace context of what follows it in the open transaction; one that is malformed
+    /// takes it away.
+    pub(crate) fn set_trace(&mut self, content: &[u8]) {
+        self.trace = Trace::parse(content).map(Trace::into_owned);
+        if self.trace.is_none() {
+            self.note_malformed_trace("message");
+        }
+    }
+
+    /// What should be a trace context of a table's row or of a message is none.
+    pub(crate) fn note_malformed_trace(&mut self, origin: &str) {
+        self.malformed_traces.note(origin, self.out.metrics());
     }
 
     /// A row whose first record could not be written is written again: its place in the transaction is free.
@@ -322,7 +342,14 @@ impl<'a> RowWriter<'a> {
         let result = self.encode(plan, &change, &mut key, &mut value).and_then(|keyed| {
             let key = keyed.then_some(key.as_slice());
             let partition = self.partition(plan, key, change.after.or(change.before), change.before);
-            self.offer(&plan.topic, partition, key, Some(&value), header)
+            match (&plan.trace, change.after) {
+                (Some(columns), Some(after)) => {
+                    let more = header.as_slice();
+                    let trace = self.trace_of(columns, &plan.name, after, change.before);
+                    self.offer_traced(&plan.topic, partition, key, Some(&value), more, trace.as_ref())
+                }
+                _ => self.offer(&plan.topic, partition, key, Some(&value), header),
+            }
         });
         (self.writer.scratch.key, self.writer.scratch.value) = (key, value);
         result
@@ -426,8 +453,72 @@ impl<'a> RowWriter<'a> {
         }
     }
 
+    /// The trace context in a row. (An old row tells who wrote it and not who deleted it, so deletes have none.)
+    pub(crate) fn trace_of<'t>(
+        &mut self,
+        columns: &TraceColumns,
+        table: &str,
+        row: &Tuple<'t>,
+        old: Option<&Tuple<'t>>,
+    ) -> Option<Trace<'t>> {
+        columns.read(row, old).unwrap_or_else(|_| {
+            self.writer.note_malformed_trace(table);
+            None
+        })
+    }
+
+    /// Offers one record with its trace context, or with that of its transaction.
+    pub(crate) fn offer_traced(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        more: &[(&str, &[u8])],
+        trace: Option<&Trace<'_>>,
+    ) -> Result<(), StageError> {
+        let Some(trace) = trace else { return self.offer_to(topic, partition, key, value, more) };
+        let mut headers = more.to_vec();
+        trace.push_headers(&mut headers);
+        self.offer_to(topic, partition, key, value, &headers)
+    }
+
     /// Offers one record with its identity and up to a few more headers.
     pub(crate) fn offer_to(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        more: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        match &self.writer.trace {
+            None => self.offer_with_id(topic, partition, key, value, more),
+            Some(_) => self.offer_in_trace(topic, partition, key, value, more),
+        }
+    }
+
+    /// Out of the way of the path that most records take.
+    #[inline(never)]
+    fn offer_in_trace(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        more: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        let trace = self.writer.trace.take();
+        let mut headers = more.to_vec();
+        if let Some(trace) = &trace {
+            trace.push_headers(&mut headers);
+        }
+        let result = self.offer_with_id(topic, partition, key, value, &headers);
+        self.writer.trace = trace;
+        result
+    }
+
+    fn offer_with_id(
         &mut self,
         topic: &str,
         partition: i32,

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_avro::legal_in_topic;
 use headwater_avro::registry::RegistrySettings;
 use headwater_pg::ConnectSettings;
 
 use crate::records::{RecordRules, TableChoice};
+use crate::route::TopicRoute;
 
 /// Everything `run` needs. Build it with [`Settings`]' public fields; [`Settings::validate`] checks what types can't.
 #[derive(Clone, Debug)]
@@ -61,7 +63,7 @@ pub struct Settings {
 /// Names and shape of the topics that tables go to.
 #[derive(Clone, Debug)]
 pub struct TopicSettings {
-    /// Topics are `<prefix>.<schema>.<table>`; also `source.name` of the envelope.
+    /// Topics are `<prefix>.<schema>.<table>` unless configured otherwise; also `source.name` of the envelope.
     pub prefix: String,
     /// Create missing topics; without it a missing topic halts with advice.
     pub create: bool,
@@ -73,6 +75,8 @@ pub struct TopicSettings {
     pub config: BTreeMap<String, String>,
     /// Which of the published tables have one. Outbox tables are taken in any case.
     pub tables: TableChoice,
+    /// What makes other names of them, one after the other.
+    pub routes: Vec<TopicRoute>,
 }
 
 /// Where the checkpoint and the schema history live.
@@ -103,6 +107,10 @@ pub struct OutboxTable {
     pub payload_column: String,
     /// More columns as headers: (column, header name).
     pub headers: Vec<(String, String)>,
+    /// The column of an event's trace context.
+    pub traceparent_column: Option<String>,
+    /// The column of the vendors' part of it.
+    pub tracestate_column: Option<String>,
     /// Where events go and in which form.
     pub route: OutboxRoute,
     /// Whether a snapshot routes the rows that are there.
@@ -174,6 +182,8 @@ pub struct MessageSettings {
     pub exclude: Vec<String>,
     /// Their topic, behind the topics' prefix and a dot.
     pub topic: String,
+    /// The prefix of messages that give the trace context of what follows in their transaction.
+    pub traceparent_prefix: Option<String>,
 }
 
 /// Transaction metadata.
@@ -281,6 +291,16 @@ impl Settings {
                 problem(key, "one or more of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
             }
         }
+        if let Some(prefix) = &self.messages.traceparent_prefix
+            && ["headwater.", "outbox."].iter().any(|own| prefix.starts_with(own))
+        {
+            problem(
+                "messages.traceparent_prefix",
+                format!(
+                    "'{prefix}' has a meaning of its own; choose a prefix that begins with neither headwater. nor outbox."
+                ),
+            );
+        }
         if matches!(self.sink, SinkSettings::Kafka { .. })
             && !self.checkpoint.topic.chars().all(legal_in_topic)
         {
@@ -294,17 +314,4 @@ impl Settings {
         let is_outbox = self.outbox.iter().any(|outbox| outbox.schema == schema && outbox.table == table);
         is_outbox || self.topics.tables.takes(schema, table)
     }
-
-    /// The topic of a table: characters that Kafka refuses become `_`, as Debezium does.
-    pub fn table_topic(&self, schema: &str, table: &str) -> String {
-        format!("{}.{schema}.{table}", self.topics.prefix)
-            .chars()
-            .map(|c| if legal_in_topic(c) { c } else { '_' })
-            .collect()
-    }
-}
-
-/// Whether Kafka allows this character in a topic's name.
-pub(crate) fn legal_in_topic(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }

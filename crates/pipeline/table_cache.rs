@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
-use crate::halt::{ExitCode, Halt};
+use crate::halt::Halt;
 use crate::outbox::{EventPlan, EventTopics};
+use crate::route::topic_taken;
+use crate::trace::TraceColumns;
 
 /// How the rows of one version of one table are written, and where they go.
 #[derive(Debug)]
@@ -17,12 +19,16 @@ pub(crate) struct TablePlan {
     /// `schema.table`, for labels and messages.
     pub(crate) name: String,
     pub(crate) topic: String,
+    /// Whether other tables may write to it too.
+    pub(crate) shares_topic: bool,
     pub(crate) description: TableDescription,
     /// The labels of enums that the schema lists.
     pub(crate) labels: EnumLabels,
     pub(crate) form: Form,
     /// Which rows become records; none if all do.
     pub(crate) filter: Option<FilterPlan>,
+    /// Where a row has its trace context.
+    pub(crate) trace: Option<TraceColumns>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
 }
@@ -76,12 +82,20 @@ enum Entry {
     Ready(Box<TablePlan>),
 }
 
+/// The table that came to a topic last.
+#[derive(Debug)]
+struct Owner {
+    name: String,
+    relation: RelationId,
+    shares_topic: bool,
+}
+
 /// Plans by relation; owned by the pump.
 #[derive(Debug, Default)]
 pub(crate) struct TableCache {
     entries: HashMap<RelationId, Entry>,
-    /// Which table writes to a topic: two of them would mix two tables' rows.
-    topics: HashMap<String, (String, RelationId)>,
+    /// Which table writes to a topic: two of them would mix two tables' rows, unless both were told so.
+    topics: HashMap<String, Owner>,
     /// What was announced last of each.
     schemas: HashMap<RelationId, TableSchema>,
 }
@@ -120,17 +134,16 @@ impl TableCache {
     /// An announcement was resolved and its history record is acknowledged.
     pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
         if !matches!(plan.form, Form::Event(..) | Form::LeftOut) {
-            let owner =
-                self.topics.entry(plan.topic.clone()).or_insert_with(|| (plan.name.clone(), relation));
+            let owner = Owner { name: plan.name.clone(), relation, shares_topic: plan.shares_topic };
             // The same name under another id is the table dropped and created again: its topic goes on.
-            if owner.0 != plan.name && owner.1 != relation {
-                return Err(Halt::new(
-                    ExitCode::TableUnsuitable,
-                    format!("the tables {} and {} both map to the topic {}", owner.0, plan.name, plan.topic),
-                    "rename one of them, or take one out of the publication",
-                ));
+            if let Some(other) = self.topics.get(&plan.topic)
+                && other.name != owner.name
+                && other.relation != relation
+                && !(other.shares_topic && owner.shares_topic)
+            {
+                return Err(topic_taken(&other.name, &owner.name, &plan.topic));
             }
-            *owner = (plan.name.clone(), relation);
+            self.topics.insert(plan.topic.clone(), owner);
         }
         self.entries.insert(relation, Entry::Ready(Box::new(plan)));
         Ok(())

@@ -5,13 +5,15 @@
 //! ordinals, so that those of changes are the same with and without this topic.
 
 use headwater_avro::{
-    ChangeSource, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace, TransactionStatus,
-    encode_transaction, encode_transaction_key, write_json_transaction,
+    ChangeSource, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace,
+    TransactionStatus, write_json_transaction, write_transaction, write_transaction_key,
 };
 
 use crate::error::StageError;
 use crate::row_writer::RowWriter;
-use crate::side_topic::SideTopic;
+use crate::settings::Settings;
+use crate::side_topic::{SideForms, SideTopic};
+use crate::versions::writes_avro;
 
 /// The changes of the open transaction, by table.
 #[derive(Debug, Default)]
@@ -47,17 +49,20 @@ impl TransactionCounts {
 /// Owned by the pump.
 pub(crate) struct TransactionTopic {
     topic: SideTopic,
-    writes_avro: bool,
+    /// None for the local sinks.
+    forms: Option<SideForms>,
     /// BEGIN of the open transaction is written.
     begun: bool,
     counts: TransactionCounts,
 }
 
 impl TransactionTopic {
-    pub(crate) fn new(prefix: &str, name: &str, writes_avro: bool) -> TransactionTopic {
+    pub(crate) fn new(settings: &Settings, name: &str) -> TransactionTopic {
+        let (key, value) = (TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON);
+        let records = &settings.records.all;
         TransactionTopic {
-            topic: SideTopic::new(prefix, name),
-            writes_avro,
+            topic: SideTopic::new(&settings.topics.prefix, name, records),
+            forms: writes_avro(settings).then(|| SideForms::new(key.to_owned(), value.to_owned(), records)),
             begun: false,
             counts: TransactionCounts::default(),
         }
@@ -70,8 +75,7 @@ impl TransactionTopic {
         row: &mut RowWriter<'_>,
     ) -> Result<TransactionPlace, StageError> {
         if !self.begun {
-            let schemas = self.writes_avro.then_some((TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON));
-            self.topic.place(schemas, row.writer)?;
+            self.topic.place(self.forms.as_ref(), row.writer)?;
             self.write(TransactionStatus::Begin, "begin", row)?;
             self.begun = true;
         }
@@ -101,14 +105,15 @@ impl TransactionTopic {
         let place = self.topic.known();
         let source: ChangeSource<'_> = row.source(None);
         let (mut key, mut value) = (Vec::new(), Vec::new());
-        if self.writes_avro {
-            encode_transaction_key(place.key_id, &source, &mut key);
-            encode_transaction(place.value_id, &source, status, &mut value);
-        } else {
-            write_json_transaction(&source, status, &mut value);
+        match &self.forms {
+            Some(forms) => {
+                forms.key.write(place.key_id, |out| write_transaction_key(&source, out), &mut key);
+                forms.value.write(place.value_id, |out| write_transaction(&source, status, out), &mut value);
+            }
+            None => write_json_transaction(&source, status, &mut value),
         }
         let id = format!("{}/{id}", row.transaction.commit_lsn);
-        let key = self.writes_avro.then_some(key.as_slice());
+        let key = self.forms.is_some().then_some(key.as_slice());
         let partition = place.partition(key.unwrap_or_default());
         row.offer_as(id.as_bytes(), &self.topic.name, partition, key, Some(&value), &[])
     }

@@ -22,8 +22,10 @@ use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
 use crate::present::{self, Plans, Unsuitable};
 use crate::resolver::Question;
+use crate::route::TableRoute;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
+use crate::trace::TraceColumns;
 
 /// The tables' versions; owned by the pump.
 pub(crate) struct Versions {
@@ -238,7 +240,7 @@ impl Versions {
     /// Gives a version its topic, partitions and schema ids under the present configuration. Ids are asked for only
     /// where the schemas are not those that were registered: a known version needs no registry.
     fn furnish(&mut self, record: &mut HistoryRecord, out: &mut Outlet) -> Result<(), StageError> {
-        let topic = self.settings.table_topic(&record.table.namespace, &record.table.name);
+        let topic = self.route(&record.table)?.topic;
         let same_topic = record.topic == topic;
         record.topic.clone_from(&topic);
         if !writes_avro(&self.settings) || self.outbox_settings(&record.table).is_some() {
@@ -370,13 +372,22 @@ impl Versions {
         };
         Ok(TablePlan {
             name: record.name(),
+            shares_topic: self.route(&record.table)?.is_shared,
+            labels,
+            trace: match form {
+                Form::Event(..) => None,
+                _ => TraceColumns::of(&record.description, &records).map_err(StageError::Halt)?,
+            },
             topic: record.topic,
             description: record.description,
-            labels,
             form,
             filter,
             counts: Counts::default(),
         })
+    }
+
+    fn route(&self, table: &TableSchema) -> Result<TableRoute, StageError> {
+        self.settings.route(&table.namespace, &table.name).map_err(StageError::Halt)
     }
 
     fn outbox_settings(&self, table: &TableSchema) -> Option<&OutboxTable> {
@@ -408,6 +419,7 @@ fn left_out(table: TableSchema) -> TablePlan {
     TablePlan {
         name: format!("{}.{}", table.namespace, table.name),
         topic: String::new(),
+        shares_topic: false,
         description: TableDescription {
             relation: table.id,
             schema: table.namespace,
@@ -419,6 +431,7 @@ fn left_out(table: TableSchema) -> TablePlan {
         labels: EnumLabels::default(),
         form: Form::LeftOut,
         filter: None,
+        trace: None,
         counts: Counts::default(),
     }
 }

@@ -194,6 +194,51 @@ async fn transactions(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// Where `[records]` says JSON, so are they; nothing needs a registry.
+async fn in_json(test: &mut Fixture) -> Result<()> {
+    test.capture(TABLES, &["public.item"]).await?;
+    let config = test
+        .config()
+        .without("schema_registry")
+        .set("records.key_encoding", "json")
+        .set("records.value_encoding", "json_schema_envelope")
+        .set("transactions.metadata", true)
+        .set("messages.include", "note");
+    let mut headwater = test.start(config).await?;
+    test.database
+        .execute("begin; insert into item values (1, 'x'); select pg_logical_emit_message(true, 'note', 'two'); commit")
+        .await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let read = |topic: &str| -> Result<Vec<(Json, Json)>> {
+        let records = test.raw_topic(&format!("{}.{topic}", test.prefix()))?;
+        let json = |bytes: &Option<Vec<u8>>| -> Result<Json> {
+            Ok(serde_json::from_slice(bytes.as_deref().context("nothing")?)?)
+        };
+        records.iter().map(|record| Ok((json(&record.key)?, json(&record.value)?))).collect()
+    };
+    let messages = read("message")?;
+    let [(key, value)] = messages.as_slice() else { anyhow::bail!("{messages:?}") };
+    ensure!(*key == json!({"prefix": "note"}), "{key}");
+    let (schema, payload) = (&value["schema"], &value["payload"]);
+    ensure!(schema["name"] == "io.debezium.connector.postgresql.MessageValue", "{schema}");
+    ensure!(
+        payload["message"] == json!({"prefix": "note", "content": "dHdv"}) && payload["op"] == "m",
+        "{payload}"
+    );
+    ensure!(payload["transaction"]["total_order"] == 2, "{payload}");
+    let transactions = read("transaction")?;
+    let [(begin_key, begin), (end_key, end)] = transactions.as_slice() else {
+        anyhow::bail!("{transactions:?}")
+    };
+    ensure!(begin_key == end_key && begin_key["id"] == begin["payload"]["id"], "{begin_key} {begin}");
+    ensure!(begin["schema"]["name"] == "io.debezium.connector.common.TransactionMetadataValue", "{begin}");
+    ensure!(begin["payload"]["status"] == "BEGIN" && begin["payload"]["event_count"].is_null(), "{begin}");
+    let collections = json!([{"data_collection": "public.item", "event_count": 1}, {"data_collection": "message", "event_count": 1}]);
+    ensure!(end["payload"]["event_count"] == 2 && end["payload"]["data_collections"] == collections, "{end}");
+    Ok(())
+}
+
 /// The statement's own effect is what consumers see; one that fails is said and stops nothing.
 async fn heartbeat_statement(test: &mut Fixture) -> Result<()> {
     test.capture("create table beat (id int primary key, at timestamptz)", &["public.beat"]).await?;
@@ -236,6 +281,11 @@ fn messages_have_a_topic() {
 #[test]
 fn transactions_can_be_put_together_again() {
     on_shared("transactions", transactions);
+}
+
+#[test]
+fn messages_and_transactions_can_be_json() {
+    on_shared("beside_rows_json", in_json);
 }
 
 #[test]

@@ -407,6 +407,97 @@ async fn offsets_are_checked(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// Shards that Debezium's router brings together and Kafka's renames: Headwater goes on in the same topics, under the
+/// same schemas, with the same bytes of each key in the same partition.
+async fn routed(test: &mut Fixture) -> Result<()> {
+    let tables = ["item_shard1", "item_shard2", "plain"];
+    let ddl = tables.map(|table| format!("create table {table} (id int primary key, name text);"));
+    test.capture(&ddl.concat(), &["public.item_shard1", "public.item_shard2", "public.plain"]).await?;
+    let prefix = test.prefix().to_owned();
+    let routers = format!(
+        "transforms=shards,rename
+transforms.shards.type=io.debezium.transforms.ByLogicalTableRouter
+transforms.shards.topic.regex=(.*)_shard[0-9]
+transforms.shards.topic.replacement=$1s
+transforms.rename.type=org.apache.kafka.connect.transforms.RegexRouter
+transforms.rename.regex={prefix}[.]public[.](.*)
+transforms.rename.replacement={prefix}.routed.$1
+"
+    );
+    let directory = test.directory.path().to_owned();
+    let mut debezium = Debezium::start_with(&test.database, &test.kafka, &prefix, &directory, &routers)?;
+    debezium.streaming(&test.database).await?;
+    let topics = [format!("{prefix}.routed.items"), format!("{prefix}.routed.plain")];
+    // It begins where the WAL was when it had started, which is after its slot is active.
+    let mut canary = 1000;
+    until(Duration::from_secs(60), "Debezium to begin", async || {
+        canary += 1;
+        test.database.execute(&format!("insert into plain values ({canary})")).await?;
+        Ok(!test.raw_topic(&topics[1])?.is_empty())
+    })
+    .await?;
+    for table in tables {
+        let rows = "select g, 'x' from generate_series(1, 20) g";
+        test.database.execute(&format!("insert into {table} {rows}")).await?;
+        test.database.execute(&format!("delete from {table} where id = 20")).await?;
+    }
+    until(Duration::from_secs(60), "Debezium to write", async || {
+        Ok(test.raw_topic(&topics[0])?.len() == 44 && test.raw_topic(&topics[1])?.len() > 22)
+    })
+    .await?;
+    until(Duration::from_secs(60), "Debezium to store an offset", async || Ok(debezium.has_offset())).await?;
+    let config = imported(test, &debezium)?;
+    debezium.stop().await?;
+    let offsets = debezium.offsets.display().to_string();
+    let take_over = ["take-over", "--connector", CONNECTOR, "--offsets-file", &offsets];
+    taken_over(test, &take_over, &config).await?;
+    let mut headwater = test.start(config).await?;
+    for table in tables {
+        test.database
+            .execute(&format!("update {table} set name = 'y'; delete from {table} where id = 19"))
+            .await?;
+    }
+    test.settle().await?;
+    headwater.stop().await?;
+
+    let mut decoder = Decoder::new(&test.kafka.registry);
+    for topic in &topics {
+        for part in ["key", "value"] {
+            let url = format!("{}/subjects/{topic}-{part}/versions", test.kafka.registry);
+            let versions = http::get(&url)?.body;
+            ensure!(versions.trim() == "[1]", "{topic}-{part} got another schema: {versions}");
+        }
+        // By the key as a consumer reads it: its bytes, its partitions, and who wrote it.
+        type Met = (BTreeSet<Vec<u8>>, BTreeSet<i32>, BTreeSet<bool>);
+        let mut keys: BTreeMap<String, Met> = BTreeMap::new();
+        for record in test.raw_topic(topic)? {
+            let key = decoder.json(record.key.as_deref())?.to_string();
+            let (bytes, partitions, writers) = keys.entry(key).or_default();
+            writers.insert(record.header("headwater.id").is_some());
+            bytes.extend(record.key);
+            partitions.insert(record.partition);
+        }
+        let shards = if topic.ends_with("items") { 2 } else { 1 };
+        ensure!(shards == 1 || keys.len() == 40, "{topic} has {} keys", keys.len());
+        for (key, (bytes, partitions, writers)) in &keys {
+            ensure!(bytes.len() == 1 && partitions.len() == 1, "{key}: {bytes:?} in {partitions:?}");
+            let both = shards == 2 && !key.contains(":20,");
+            ensure!(!both || writers.len() == 2, "{key} is not of both");
+            ensure!(
+                shards == 1 || key.contains(&format!("{prefix}.public.item_shard")),
+                "{key} has no table"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn routed_topics_are_taken_over() {
+    let _alone = ALONE.lock();
+    on_shared("takeover_routed", routed);
+}
+
 #[test]
 fn what_an_offset_says_is_checked() {
     on_shared("debezium_offsets", offsets_are_checked);

@@ -312,6 +312,16 @@ fn microseconds() {
 }
 
 #[test]
+fn types_of_the_source() {
+    let recording = Recording {
+        folder: "source_types/",
+        settings: &[("records.propagate_source_type", "*")],
+        values_differ: &[],
+    };
+    on_shared("golden_source", async |test| check(test, &recording).await);
+}
+
+#[test]
 fn unknown_types_as_bytes() {
     let recording = Recording {
         folder: "all-events/",

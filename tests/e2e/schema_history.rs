@@ -106,16 +106,45 @@ async fn enum_label_added(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// The lists of labels in the versions of the subject.
+/// A label in a key shows in the value's schema; the key's stays, and with it the bytes and partitions of all keys.
+async fn enum_label_in_a_key(test: &mut Fixture) -> Result<()> {
+    let schema = "create type mood as enum ('sad', 'ok');
+                  create table item (mood mood, id int, v int, primary key (mood, id))";
+    test.capture(schema, &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.database.execute("insert into item select 'sad', g from generate_series(1, 50) g").await?;
+    test.database.execute("alter type mood add value 'happy'").await?;
+    test.database
+        .execute("begin; update item set v = 1; insert into item values ('happy', 1); update item set v = 2; commit")
+        .await?;
+    test.settle().await?;
+    headwater.kill()?;
+    let mut headwater = test.start(test.config()).await?;
+    test.database.execute("update item set v = 3; delete from item where mood = 'happy'").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let values = lists_at(test, "value", "/fields/0/type/1/fields/0/type")?;
+    ensure!(values == ["sad,ok", "sad,ok,happy"], "the value's lists are {values:?}");
+    let keys = lists_at(test, "key", "/fields/0/type")?;
+    ensure!(keys == ["sad,ok"], "the key's lists are {keys:?}");
+    test.check(Repeats::Replayed).await.map(drop)
+}
+
+/// The lists of labels in the versions of the value's subject.
 fn allowed_lists(test: &Fixture) -> Result<Vec<String>> {
-    let subject = format!("{}/subjects/{}-value/versions", test.kafka.registry, test.topic("public.item"));
+    lists_at(test, "value", "/fields/0/type/1/fields/1/type/1")
+}
+
+/// The lists of labels at one place of the versions of a subject.
+fn lists_at(test: &Fixture, part: &str, place: &str) -> Result<Vec<String>> {
+    let subject = format!("{}/subjects/{}-{part}/versions", test.kafka.registry, test.topic("public.item"));
     let versions: Vec<u32> = serde_json::from_str(&http::get(&subject)?.body)?;
     let mut lists = Vec::new();
     for version in versions {
         let body: serde_json::Value =
             serde_json::from_str(&http::get(&format!("{subject}/{version}"))?.body)?;
         let schema: serde_json::Value = serde_json::from_str(body["schema"].as_str().context("no schema")?)?;
-        let mood = &schema["fields"][0]["type"][1]["fields"][1]["type"][1];
+        let mood = schema.pointer(place).context("no such place")?;
         lists.push(mood["connect.parameters"]["allowed"].as_str().context("no list")?.to_owned());
     }
     Ok(lists)
@@ -194,6 +223,11 @@ fn repeated_records_are_identical_after_ddl() {
 #[test]
 fn column_dropped_before_it_was_read_is_kept() {
     on_shared("history_dropped", column_dropped_before_it_was_read);
+}
+
+#[test]
+fn enum_label_arrives_in_a_key() {
+    on_shared("history_enum_key", enum_label_in_a_key);
 }
 
 #[test]

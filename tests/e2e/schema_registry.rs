@@ -68,6 +68,52 @@ async fn refusals(test: &mut Fixture) -> Result<()> {
     test.check(Repeats::Replayed).await.map(drop)
 }
 
+/// Topics beside those of tables go by what is said for all tables, those of an outbox by what is said for it.
+async fn refusals_beside_tables(test: &mut Fixture) -> Result<()> {
+    test.capture(
+        "create table outbox (id uuid primary key default gen_random_uuid(), aggregatetype text not null,
+           aggregateid text not null, type text not null, payload jsonb)",
+        &["public.outbox"],
+    )
+    .await?;
+    test.expect_complaint("compatibility_set_to_none");
+    test.expect_complaint("refuses the schema");
+    let outbox = toml::Table::from_iter([
+        ("table".to_owned(), "public.outbox".into()),
+        ("topic".to_owned(), format!("{}.event.${{aggregatetype}}", test.prefix()).into()),
+    ]);
+    let config =
+        test.config().set("messages.include", "*").set("transactions.metadata", true).push("outbox", outbox);
+    // Somebody else's schema is there already, and nothing may differ from it.
+    let prefix = test.prefix().to_owned();
+    let subjects =
+        ["message-value", "transaction-value", "event.order-value"].map(|name| format!("{prefix}.{name}"));
+    for subject in &subjects {
+        send(test, "POST", &format!("subjects/{subject}/versions"), r#"{"schema": "\"int\""}"#)?;
+        backward(test, subject)?;
+    }
+    let writes = [
+        "select pg_logical_emit_message(false, 'note', 'one')",
+        "select pg_logical_emit_message(true, 'note', 'two')",
+        "insert into outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'Made', '{}')",
+    ];
+    for (write, subject) in writes.into_iter().zip(&subjects) {
+        let mut headwater = test.start(config.clone()).await?;
+        test.database.execute(write).await?;
+        headwater.exits_with(40).await?;
+        let log = headwater.log_text();
+        for words in [subject.as_str(), "on_incompatible", "incompatible"] {
+            ensure!(log.contains(words), "the halt does not say {words}: {}", headwater.log_tail());
+        }
+        let let_through = config.clone().set("records.on_incompatible", "set_compatibility_none");
+        let mut headwater = test.start(let_through).await?;
+        headwater.log_line(&["compatibility_set_to_none", subject, "BACKWARD"]).await?;
+        test.settle().await?;
+        headwater.stop().await?;
+    }
+    Ok(())
+}
+
 /// What `schema show --request` prints is what a person sends.
 fn register(test: &Fixture, config: &Config, table: &str, part: &str) -> Result<()> {
     let output = test.command(&["schema", "show", table, "--request", part], config)?;
@@ -159,6 +205,11 @@ async fn strategies(test: &mut Fixture) -> Result<()> {
 #[test]
 fn a_refused_schema_halts_or_is_let_through() {
     on_shared("registry_policies", refusals);
+}
+
+#[test]
+fn a_refused_schema_beside_tables_halts_or_is_let_through() {
+    on_shared("registry_beside", refusals_beside_tables);
 }
 
 #[test]

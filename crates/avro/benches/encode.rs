@@ -51,6 +51,8 @@ fn inventory() -> TableDescription {
         not_null: name == "id",
         default: None,
         in_identity: name == "id",
+        declared: None,
+        key_labels: None,
     });
     TableDescription {
         relation: RelationId(16_385),

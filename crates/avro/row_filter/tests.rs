@@ -24,6 +24,8 @@ fn table(replica_identity: ReplicaIdentity) -> TableDescription {
         not_null: false,
         default: None,
         in_identity: *name == "id" || replica_identity == ReplicaIdentity::Full,
+        declared: None,
+        key_labels: None,
     };
     TableDescription {
         relation: RelationId(1),

@@ -5,8 +5,8 @@ mod support;
 
 use headwater_avro::{
     Change, ColumnDescription, ColumnMasks, ColumnNames, ColumnPatterns, Envelope, FlatDeletes, KeyPlan,
-    Mask, MaskSalt, MetadataField, MetadataFields, Op, PgType, RecordEncoding, RecordSettings, SchemaError,
-    TableDescription, ValuePlan,
+    Mask, MaskSalt, MetadataField, MetadataFields, Op, PgType, RecordEncoding, RecordNaming, RecordSettings,
+    SchemaError, TableDescription, TypeStyle, ValuePlan,
 };
 use headwater_pgoutput::ReplicaIdentity;
 use serde_json::{Value as Json, json};
@@ -287,4 +287,57 @@ fn names_that_meet_are_refused() {
     let flat = RecordSettings { envelope: Envelope::Flat, ..RecordSettings::default() };
     let error = ValuePlan::new(&keyless, &support::source(), &flat).err();
     assert!(matches!(error, Some(SchemaError::DeletesWithoutKey { .. })));
+}
+
+/// The field that tells the tables of a topic apart, and the names that follow the topic.
+#[test]
+fn keys_with_their_table() {
+    let naming = RecordNaming {
+        schema_topic: Some("shop.all-1".to_owned()),
+        key_fields: vec![("table.of".to_owned(), "shop.public.t".to_owned())],
+    };
+    let row = Row::new(&[text("3"), text("b"), Cell::Null, Cell::Null]);
+    for (key_encoding, types, schema_names, expected) in [
+        (RecordEncoding::Avro, TypeStyle::Connect, ["a", "table_of", "shop.all_1"], None),
+        (RecordEncoding::Avro, TypeStyle::Avro, ["a", "table_of", "shop.all_1"], None),
+        (
+            RecordEncoding::Json,
+            TypeStyle::Connect,
+            ["a", "table.of", "shop.all-1"],
+            Some(r#"{"a":3,"table.of":"shop.public.t"}"#),
+        ),
+    ] {
+        let mut table = composite_pk();
+        table.key = vec![0];
+        let records =
+            RecordSettings { naming: naming.clone(), key_encoding, types, ..RecordSettings::default() };
+        let (key, value) = plans(&table, &records);
+        let key = key.expect("a key");
+        let schema: Json = serde_json::from_str(key.schema_json()).expect("JSON");
+        let fields = [&schema["fields"][0]["name"], &schema["fields"][1]["name"], &schema["namespace"]];
+        assert_eq!(fields.map(|name| name.as_str().unwrap_or_default()), schema_names);
+        let namespace = serde_json::from_str::<Json>(value.schema_json()).expect("JSON")["namespace"].clone();
+        assert_eq!(namespace, "shop.all_1");
+        let mut bytes = Vec::new();
+        key.encode_into(SCHEMA_ID, &row.tuple(), &mut bytes).expect("a key");
+        match expected {
+            Some(json) => assert_eq!(String::from_utf8(bytes).expect("JSON"), json),
+            None => {
+                let schema = apache_avro::Schema::parse_str(key.schema_json()).expect("a schema");
+                let decoded = support::decode(&schema, &bytes);
+                let table = support::field(&decoded, "table_of");
+                assert_eq!(table, apache_avro::types::Value::String("shop.public.t".to_owned()));
+            }
+        }
+        // Debezium makes the headers of changed keys before its router adds the field.
+        let mut header = Vec::new();
+        key.write_json(&row.tuple(), &mut header).expect("a key");
+        assert_eq!(header, br#"{"a":3}"#);
+    }
+    let naming =
+        RecordNaming { key_fields: vec![("a".to_owned(), String::new())], ..RecordNaming::default() };
+    let records = RecordSettings { naming, ..RecordSettings::default() };
+    let error =
+        KeyPlan::new(&composite_pk(), &support::source(), &records).expect_err("two fields of one name");
+    assert!(error.to_string().contains("choose another table_key_field"), "{error}");
 }

@@ -10,6 +10,7 @@ use headwater_pg::Client;
 use headwater_pg::catalog::quote_identifier;
 use headwater_pg::publication::publications;
 use headwater_pipeline::first_start::SlotOutcome;
+use headwater_pipeline::route::Routes;
 use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::{ExitCode, Halt, Settings};
 
@@ -133,11 +134,15 @@ async fn wanted_topics(
     arguments: &Arguments,
 ) -> anyhow::Result<Vec<NewTopic>> {
     let existing = publications(client, &settings.publications).await.context("look for the publications")?;
-    let mut names = super::check::wanted_topics(settings, &existing);
-    if arguments.dry_run && existing.is_empty() {
-        let planned = arguments.tables.iter().filter_map(|table| qualified_name(table));
-        let taken = planned.filter(|(schema, table)| settings.takes_table(schema, table));
-        names.extend(taken.map(|(schema, table)| settings.table_topic(&schema, &table)));
+    let routes = if arguments.dry_run && existing.is_empty() {
+        Routes::of(settings, arguments.tables.iter().filter_map(|table| qualified_name(table)))
+    } else {
+        super::check::routes(settings, &existing)
+    };
+    let names = routes.topics();
+    // The publication stays: it is `run` that would halt.
+    if let Some(halt) = routes.problems.into_iter().next() {
+        bail!(halt);
     }
     let shape = &settings.topics;
     let new_topic = |name| NewTopic {

@@ -341,6 +341,8 @@ async fn describe(client: &Client, table: TableSchema) -> anyhow::Result<TableDe
             not_null: false,
             default: None,
             in_identity: column.is_key,
+            declared: None,
+            key_labels: None,
         })
         .collect();
     Ok(TableDescription {

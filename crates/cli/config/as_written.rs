@@ -17,7 +17,7 @@ use headwater_pipeline::settings::SnapshotMode;
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
-use super::records::{Exception, Masking, Records};
+use super::records::{Exception, Masking, Records, Route};
 use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
 
 /// What a key of the configuration holds after reading.
@@ -211,7 +211,8 @@ sections! {
         value_subject_strategy: SubjectStrategy = "topic_name",
     }
 
-    /// The topics that rows are written to: `<prefix>.<schema>.<table>`.
+    /// The topics that rows are written to: `<prefix>.<schema>.<table>`, unless `records.topic` or a `[[route]]` says
+    /// otherwise.
     "topics" => pub struct Topics {
         /// Required. The first part of every topic's name and of the schemas' namespaces, Debezium's `topic.prefix`.
         prefix: String,
@@ -249,6 +250,10 @@ sections! {
         columns: Properties,
         /// More columns to send along as headers, `column = "header"`. `id` and `eventType` are always sent.
         headers: Properties,
+        /// The column with a W3C trace context, as `records.traceparent_column`.
+        traceparent_column: String,
+        /// The column with the header `tracestate`, where it is not beside the traceparent.
+        tracestate_column: String,
         /// Whether a snapshot sends the rows that are there already.
         snapshot: bool = "true",
     }
@@ -272,8 +277,11 @@ sections! {
         include: Names,
         /// Which of those do not.
         exclude: Names,
-        /// The topic, behind the prefix of topics and a dot.
+        /// The topic, behind the prefix of topics and a dot. Keys and values are encoded as `[records]` says.
         topic: String = "message",
+        /// The prefix of transactional messages whose content is a W3C trace context: the rows and events that follow
+        /// in their transaction have it as the header `traceparent`, and the messages themselves are no records.
+        traceparent_prefix: String,
     }
 
     /// Transaction metadata, as Debezium's `provide.transaction.metadata`.
@@ -281,7 +289,7 @@ sections! {
         /// Whether each change carries its transaction and its place in it (the field `transaction`), and a topic
         /// has BEGIN and END of each transaction, END with its counts by table.
         metadata: bool = "false",
-        /// The topic, behind the prefix of topics and a dot.
+        /// The topic, behind the prefix of topics and a dot. Keys and values are encoded as `[records]` says.
         topic: String = "transaction",
     }
 
@@ -364,6 +372,7 @@ pub struct AsWritten {
     pub topics: Topics,
     pub records: Records,
     pub table: Vec<Exception>,
+    pub route: Vec<Route>,
     pub masking: Masking,
     pub outbox: Vec<Outbox>,
     pub outbox_messages: OutboxMessages,
@@ -384,6 +393,7 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Topics>(),
     section::<Records>(),
     section::<Exception>(),
+    section::<Route>(),
     section::<Masking>(),
     section::<Outbox>(),
     section::<OutboxMessages>(),
@@ -422,6 +432,7 @@ impl AsWritten {
             topics: read_section(&mut tree, problems),
             records: read_section(&mut tree, problems),
             table: read_list(&mut tree, problems),
+            route: read_list(&mut tree, problems),
             masking: read_section(&mut tree, problems),
             outbox: read_list(&mut tree, problems),
             outbox_messages: read_section(&mut tree, problems),

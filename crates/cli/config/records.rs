@@ -6,13 +6,16 @@
 use std::path::PathBuf;
 
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnNames, ColumnPatterns,
-    DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnIncompatible, RecordEncoding, RecordOverrides,
-    RecordSettings, RowFilter, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
+    ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
+    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnIncompatible, RecordEncoding, RecordNaming,
+    RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision, TopicTemplate,
+    TruncateHandling, TypeStyle, UnknownTypes, legal_in_topic,
 };
 use headwater_pg::Secret;
+use headwater_pipeline::Rewriting;
 use headwater_pipeline::records::{RecordRules, TableRule};
+use headwater_pipeline::route::TopicRoute;
 
 use super::as_written::{Field, Key, Section, default_text, key_name, read_field, refuse_unknown, sections};
 use super::layers::Table;
@@ -45,13 +48,14 @@ macro_rules! record_keys {
         /// None when a key was written wrongly; that is noted already.
         fn make_all(written: Records, mask_salt: MaskSalt) -> Option<RecordSettings> {
             let Records { $( $key, )* } = written;
-            Some(RecordSettings { $( $key: $key.value()?, )* mask_salt })
+            Some(RecordSettings { $( $key: $key.value()?, )* mask_salt, naming: RecordNaming::default() })
         }
 
         fn make_exception(written: Exception, findings: &mut Findings) -> Option<TableRule> {
             let Exception { tables, $( $key, )* } = written;
             let tables = findings.require(tables, "table.tables", "tables = \"public.audit_*\"")?.0;
-            Some(TableRule { tables, overrides: RecordOverrides { $( $key: $key.value(), )* mask_salt: None } })
+            let overrides = RecordOverrides { $( $key: $key.value(), )* mask_salt: None, naming: None };
+            Some(TableRule { tables, overrides })
         }
     };
 }
@@ -126,6 +130,10 @@ record_keys! {
     columns_include: ColumnPatterns = "*",
     /// Columns that values do not have. Key columns stay in the key.
     columns_exclude: ColumnPatterns = "",
+    /// Columns whose schemas say their type, length and scale in Postgres, as Debezium's
+    /// `column.propagate.source.type` (parameters `__debezium.source.column.*`); `*` is every column. Values only,
+    /// and not with `types = "avro"`, whose schemas have no parameters.
+    propagate_source_type: ColumnPatterns = "",
     /// New names of columns in keys and values: `renames = { old = "new" }`.
     renames: ColumnNames = "",
     /// What stands in the place of values, by column pattern: `masks = { email = "hash", "card_*" = "fixed:****" }`.
@@ -140,6 +148,116 @@ record_keys! {
     /// parentheses. An update that brings a row in is a create, one that takes it out a delete; old rows must carry
     /// the filter's columns.
     row_filter: RowFilter = "",
+    /// The topic: a name in which `{prefix}`, `{database}`, `{schema}` and `{table}` stand for what they say; in these,
+    /// characters that Kafka refuses become `_`. A `[[route]]` can make another name of it.
+    topic: TopicTemplate = "{prefix}.{schema}.{table}",
+    /// Whether the topic may have the records of several tables: `refuse`, which halts when a second table comes to it;
+    /// `table_in_key`, with a field in the key that tells the tables apart, so that rows of the same key are two rows
+    /// to compaction; `unique_keys`, without it, where no key is in two of the tables. All tables of the topic must
+    /// say so. Under subjects by topic their schemas must be alike: the registry judges.
+    shared_topic: SharedTopic = "refuse",
+    /// The name of that field, behind the key's columns. It holds `<prefix>.<schema>.<table>`.
+    table_key_field: String = "__dbz__physicalTableIdentifier",
+    /// What keys' and values' schemas are named after, as `<name>.Key` and `<name>.Envelope`: the `topic`, as Debezium
+    /// names them, or the `table` (`<prefix>.<schema>.<table>`), so that tables of one topic have schemas, and under
+    /// `record_name` subjects, of their own.
+    schema_names: SchemaNames = "topic",
+    /// The column with a W3C trace context that is sent along as the header `traceparent`: a traceparent, or lines of
+    /// java.util.Properties with one (Debezium's column `tracingspancontext`). Tables without the column have no such
+    /// header. What is no traceparent is counted and not sent. `columns_exclude` keeps the column out of values.
+    traceparent_column: ColumnName = "",
+    /// The column with the header `tracestate`, where it is not beside the traceparent.
+    tracestate_column: ColumnName = "",
+}
+
+sections! {
+    /// Makes other names of topics, as Debezium's ByLogicalTableRouter and Kafka's RegexRouter do. May be given several
+    /// times: each sees the topic that the ones before it made. For topics of tables; those of outbox events have their
+    /// own `topic`.
+    "route" => pub struct Route {
+        /// Required. The regular expression that the topic must match as a whole, `shop\\.public\\.(.*)`.
+        matches as "match": String,
+        /// Required. What stands in its place; `$1` is its first group, `${name}` a named one.
+        topic: String,
+        /// Whether the new topic may have several tables, as `records.shared_topic`. As Debezium's router, a route puts
+        /// the table into the key unless it is told otherwise; for a mere renaming write `refuse`.
+        shared_topic: SharedTopic = "table_in_key",
+        /// The name of the field in the key.
+        table_key_field: String = "__dbz__physicalTableIdentifier",
+        /// A regular expression that the topic before the route must match as a whole for the field to hold what
+        /// `table_key_value` makes of it. Without it, the field holds the topic before the route.
+        table_key_match: String,
+        /// What the field holds; `$1` is the first group.
+        table_key_value: String,
+        /// What schemas are named after: the new `topic`, as Debezium's router does, or still the `table` (what they
+        /// were named after before), as Kafka's does.
+        schema_names: SchemaNames = "topic",
+    }
+}
+
+/// Makes a route, its expressions checked.
+pub fn make_route(written: Route, findings: &mut Findings) -> Option<TopicRoute> {
+    let Route {
+        matches,
+        topic,
+        shared_topic,
+        table_key_field,
+        table_key_match,
+        table_key_value,
+        schema_names,
+    } = written;
+    for (field, key, example) in [
+        (&matches, "route.match", r#"match = "shop\\.public\\.(.*)""#),
+        (&topic, "route.topic", "topic = \"app.$1\""),
+    ] {
+        if let Field::Missing = field {
+            findings.require(Field::<String>::Missing, key, example);
+        }
+    }
+    let key_value = match (&table_key_match, &table_key_value) {
+        (Field::Missing, Field::Missing) => Some(None),
+        (Field::Set(_, origin), Field::Missing) => {
+            findings.wrong(origin, "route.table_key_match", "needs route.table_key_value as well")
+        }
+        (Field::Missing, Field::Set(_, origin)) => {
+            findings.wrong(origin, "route.table_key_value", "needs route.table_key_match as well")
+        }
+        _ => {
+            let keys = ["route.table_key_match", "route.table_key_value"];
+            make_rewriting(table_key_match, table_key_value, keys, findings).map(Some)
+        }
+    };
+    let topic_at = topic.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let topic = make_rewriting(matches, topic, ["route.match", "route.topic"], findings)?;
+    if let Some(odd) = topic.fixed_texts().flat_map(str::chars).find(|c| !legal_in_topic(*c)) {
+        let message = format!("has '{odd}', which no topic can have");
+        return findings.wrong(&topic_at, "route.topic", message);
+    }
+    Some(TopicRoute {
+        topic,
+        shared: shared_topic.value()?,
+        key_field: table_key_field.value()?,
+        key_value: key_value?,
+        schema_names: schema_names.value()?,
+    })
+}
+
+fn make_rewriting(
+    expression: Field<String>,
+    replacement: Field<String>,
+    [expression_key, replacement_key]: [&str; 2],
+    findings: &mut Findings,
+) -> Option<Rewriting> {
+    let Field::Set(expression, expression_at) = expression else { return None };
+    // Alone, the expression tells whether the fault is in it or in what replaces it.
+    if let Err(why) = Rewriting::new(&expression, "") {
+        return findings.wrong(&expression_at, expression_key, why);
+    }
+    let Field::Set(replacement, replacement_at) = replacement else { return None };
+    match Rewriting::new(&expression, &replacement) {
+        Ok(rewriting) => Some(rewriting),
+        Err(why) => findings.wrong(&replacement_at, replacement_key, why),
+    }
 }
 
 sections! {

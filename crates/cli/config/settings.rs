@@ -12,6 +12,7 @@ use headwater_avro::registry::{Password, RegistrySettings};
 use headwater_pg::Secret;
 use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
+use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
     CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
     SnapshotSettings, TopicSettings, TransactionSettings,
@@ -53,6 +54,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         topics,
         records,
         table,
+        route,
         masking,
         outbox,
         outbox_messages,
@@ -65,7 +67,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         http,
     } = written;
     let postgres = connection::make(postgres, findings);
-    let topics = make_topics(topics, findings);
+    let routes: Vec<_> = route.into_iter().map(|route| records::make_route(route, findings)).collect();
+    let topics = make_topics(topics, routes, findings);
     let records = records::make(records, table, masking, findings);
     let outbox: Vec<Option<OutboxTable>> =
         outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
@@ -76,10 +79,9 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
+    // Messages and transactions are written as the records of all tables are.
     let needs_registry = records.as_ref().is_none_or(RecordRules::writes_avro)
-        || outbox.iter().flatten().any(|outbox| outbox.route.payload == PayloadFormat::Avro)
-        || messages.as_ref().is_some_and(|messages| !messages.include.is_empty())
-        || transactions.as_ref().is_some_and(|transactions| transactions.metadata);
+        || outbox.iter().flatten().any(|outbox| outbox.route.payload == PayloadFormat::Avro);
     let registry = Registry { written: schema_registry, is_needed: needs_registry };
     let sink = make_sink(sink, kafka, registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
@@ -174,7 +176,11 @@ pub fn take_secret(
     }
 }
 
-fn make_topics(written: as_written::Topics, findings: &mut Findings) -> Option<TopicSettings> {
+fn make_topics(
+    written: as_written::Topics,
+    routes: Vec<Option<TopicRoute>>,
+    findings: &mut Findings,
+) -> Option<TopicSettings> {
     let as_written::Topics {
         prefix,
         create,
@@ -194,6 +200,7 @@ fn make_topics(written: as_written::Topics, findings: &mut Findings) -> Option<T
             include: include_tables.value()?.0,
             exclude: exclude_tables.value().unwrap_or_default().0,
         },
+        routes: routes.into_iter().collect::<Option<_>>()?,
     })
 }
 
@@ -207,8 +214,21 @@ fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
 const OUTBOX_COLUMNS: &[&str] = &["id", "aggregatetype", "aggregateid", "type", "payload"];
 
 fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<OutboxTable> {
-    let as_written::Outbox { table, payload, topic, aggregatetypes, columns, headers, snapshot } = written;
+    let as_written::Outbox {
+        table,
+        payload,
+        topic,
+        aggregatetypes,
+        columns,
+        headers,
+        traceparent_column,
+        tracestate_column,
+        snapshot,
+    } = written;
     let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    if let (Field::Missing, Some((_, origin))) = (&traceparent_column, tracestate_column.located()) {
+        findings.problems.add(origin, "outbox.tracestate_column", "needs outbox.traceparent_column as well");
+    }
     let table = findings.require(table, "outbox.table", "table = \"public.outbox\"");
     let columns = columns.value().unwrap_or_default().0;
     for (name, (_, origin)) in &columns {
@@ -239,6 +259,8 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         type_column: column("type"),
         payload_column: column("payload"),
         headers: plain(headers).into_iter().collect(),
+        traceparent_column: traceparent_column.value(),
+        tracestate_column: tracestate_column.value(),
         route: make_route(topic, aggregatetypes, payload)?,
         snapshot: snapshot.value()?,
     })
@@ -250,9 +272,14 @@ fn make_outbox_messages(written: as_written::OutboxMessages) -> Option<OutboxRou
 }
 
 fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
-    let as_written::Messages { include, exclude, topic } = written;
+    let as_written::Messages { include, exclude, topic, traceparent_prefix } = written;
     let names = |field: Field<Names>| field.value().unwrap_or_default().0;
-    Some(MessageSettings { include: names(include), exclude: names(exclude), topic: topic.value()? })
+    Some(MessageSettings {
+        include: names(include),
+        exclude: names(exclude),
+        topic: topic.value()?,
+        traceparent_prefix: traceparent_prefix.value(),
+    })
 }
 
 fn make_transactions(written: as_written::Transactions) -> Option<TransactionSettings> {

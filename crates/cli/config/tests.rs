@@ -125,6 +125,75 @@ fn properties_are_flattened_and_hidden_by_variables() {
     assert_eq!(kafka(&config).properties["linger.ms"], "9");
 }
 
+/// What is wrong with lines that are added at the end, which begin in line 20.
+#[test]
+fn wrong_routes() {
+    for (lines, expected) in [
+        (
+            "[records]\ntopic = \"{prefix}.{tabel}\"",
+            "headwater.toml:21: records.topic: \"{prefix}.{tabel}\" has the unknown part {tabel}; there are {prefix}, \
+             {database}, {schema}, {table}",
+        ),
+        (
+            "[[table]]\ntables = \"public.a\"\ntopic = \"a b\"",
+            "headwater.toml:22: table.topic: \"a b\" has ' ', which no topic can have; there are A-Z, a-z, 0-9, '.', '_', \
+             '-' and parts in braces",
+        ),
+        (
+            "[[table]]\ntables = \"public.a\"\nshared_topic = \"yes\"",
+            "headwater.toml:22: table.shared_topic: \"yes\" is not one of refuse, table_in_key, unique_keys",
+        ),
+        (
+            "[[route]]\nmatch = \"(\"\ntopic = \"a\"",
+            "headwater.toml:21: route.match: \"(\" is no regular expression here: unclosed group",
+        ),
+        (
+            "[[route]]\nmatch = \"(.*)\"\ntopic = \"$2\"",
+            "headwater.toml:22: route.topic: \"$2\" has $2, and the expression has 1 groups",
+        ),
+        (
+            "[[route]]\nmatch = \"(.*)\"\ntopic = \"all of $1\"",
+            "headwater.toml:22: route.topic: has ' ', which no topic can have",
+        ),
+        (
+            "[[route]]\nmatch = \".*\"",
+            "headwater.toml: route.topic: is missing; write topic = \"app.$1\" below [route]",
+        ),
+        (
+            "[[route]]\nmatch = \".*\"\ntopic = \"a\"\ntable_key_match = \"(.*)\"",
+            "headwater.toml:23: route.table_key_match: needs route.table_key_value as well",
+        ),
+        (
+            "[[route]]\nmatch = \".*\"\ntopic = \"a\"\ntable_key_match = \"(.*)\"\ntable_key_value = \"$x\"",
+            "headwater.toml:24: route.table_key_value: \"$x\" has a $ without the number or {name} of a group behind it",
+        ),
+        (
+            "[route]\nmatch = \".*\"",
+            "headwater.toml:20: route: is one table; write [[route]] with two brackets, since there may be several",
+        ),
+        (
+            "[messages]\ntraceparent_prefix = \"outbox.trace\"",
+            "headwater.toml:21: messages.traceparent_prefix: 'outbox.trace' has a meaning of its own; choose a prefix that \
+             begins with neither headwater. nor outbox.",
+        ),
+    ] {
+        assert_eq!(problems(&format!("{COMPLETE}{lines}\n"), &[], &[]), [expected], "{lines}");
+    }
+}
+
+#[test]
+fn routes_and_trace_columns_are_read() {
+    let lines = "[records]\ntopic = \"app.{table}\"\ntraceparent_column = \"trace\"\n\
+        [[route]]\nmatch = 'app\\.(.*)_\\d'\ntopic = \"all.$1\"\n[messages]\ntraceparent_prefix = \"trace\"\n";
+    let settings = load_text(&format!("{COMPLETE}{lines}")).settings;
+    let route = settings.route("public", "item_7").expect("it is legal");
+    assert_eq!((route.topic.as_str(), route.is_shared), ("all.item", true));
+    let field = ("__dbz__physicalTableIdentifier".to_owned(), "app.item_7".to_owned());
+    assert_eq!(route.naming.key_fields, [field]);
+    assert_eq!(settings.messages.traceparent_prefix.as_deref(), Some("trace"));
+    assert_eq!(settings.records.all.traceparent_column.0.as_deref(), Some("trace"));
+}
+
 #[test]
 fn wrong_files() {
     let slot = "slot = \"headwater\"";

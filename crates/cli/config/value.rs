@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_avro::{
-    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnNames, ColumnPatterns,
-    DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, Mask,
-    MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SubjectStrategy, TimePrecision,
-    TruncateHandling, TypeStyle, UnknownTypes,
+    AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
+    ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
+    Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
+    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnknownTypes,
 };
 use headwater_pg::Secret;
 use headwater_pipeline::settings::SnapshotMode;
@@ -206,6 +206,23 @@ impl Value for MetadataFields {
     }
 }
 
+impl Value for TopicTemplate {
+    const KIND: &'static str = "text";
+    fn read(node: Node) -> Result<Self, String> {
+        TopicTemplate::parse(&String::read(node)?)
+    }
+}
+
+impl Value for ColumnName {
+    const KIND: &'static str = "name";
+    fn read(node: Node) -> Result<Self, String> {
+        match node {
+            Node::Text(text) | Node::Typed(text) if text.is_empty() => Ok(ColumnName(None)),
+            node => String::read(node).map(|name| ColumnName(Some(name))),
+        }
+    }
+}
+
 impl Value for RowFilter {
     const KIND: &'static str = "text";
     fn read(node: Node) -> Result<Self, String> {
@@ -340,6 +357,8 @@ words_of! {
     OnIncompatible,
     SubjectStrategy,
     RecordEncoding,
+    SchemaNames,
+    SharedTopic,
     SnapshotMode,
     TimePrecision,
     TypeStyle,

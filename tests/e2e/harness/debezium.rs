@@ -28,11 +28,22 @@ pub struct Debezium {
 impl Debezium {
     /// Starts it with its defaults, on the database's slot and publication and the test's topics.
     pub fn start(database: &Database, kafka: &Kafka, prefix: &str, directory: &Path) -> Result<Debezium> {
+        Debezium::start_with(database, kafka, prefix, directory, "")
+    }
+
+    /// The same with more properties of the connector.
+    pub fn start_with(
+        database: &Database,
+        kafka: &Kafka,
+        prefix: &str,
+        directory: &Path,
+        more: &str,
+    ) -> Result<Debezium> {
         let path = |name: &str| directory.join(name);
         let (worker, connector, offsets) =
             (path("worker.properties"), path("connector.properties"), path("offsets"));
         std::fs::write(&worker, worker_properties(kafka, &offsets))?;
-        std::fs::write(&connector, connector_properties(database, prefix))?;
+        std::fs::write(&connector, connector_properties(database, prefix) + more)?;
         let log = path("connect.log");
         let out = std::fs::File::create(&log)?;
         let child = Command::new(SCRIPT)

@@ -227,7 +227,17 @@ fn cell(schema: &Json, names: &Names<'_>, value: &Value) -> Result<Cell> {
         ("ZonedTime", Value::String(text)) => {
             Cell::Text(format!("{}+00", text.strip_suffix('Z').context("not in UTC")?))
         }
-        ("Point" | "Line" | "Circle" | "Geometry", Value::Record(fields)) => Cell::Numbers(numbers(fields)?),
+        (_, Value::Record(fields)) => Cell::Numbers(numbers(fields)?),
+        // Avro's own logical types, where the schema has nothing of Connect's.
+        (_, Value::Date(days)) => Cell::Text(time_text::date(i64::from(*days))),
+        (_, Value::TimeMicros(micros)) => Cell::Text(time_text::time(*micros)),
+        (_, Value::LocalTimestampMicros(micros)) => Cell::Text(time_text::timestamp(*micros)),
+        (_, Value::TimestampMicros(micros)) => Cell::Text(time_text::timestamptz(*micros)),
+        (_, Value::Uuid(uuid)) => Cell::Text(uuid.to_string()),
+        (_, Value::Decimal(_)) => {
+            let scale = schema["scale"].as_i64().and_then(|scale| i32::try_from(scale).ok());
+            Cell::Text(decimal_text(&unscaled(value)?, scale.unwrap_or(0))?)
+        }
         // bit(1) is a boolean to Debezium.
         (_, Value::Boolean(truth)) => Cell::Text(if *truth { "t" } else { "f" }.to_owned()),
         (_, Value::Int(number)) => Cell::Text(number.to_string()),

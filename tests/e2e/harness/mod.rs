@@ -8,6 +8,7 @@ pub mod debezium;
 pub mod decode;
 pub mod evidence;
 pub mod expected;
+pub mod fastavro;
 pub mod fixture;
 pub mod fold;
 pub mod headwater;

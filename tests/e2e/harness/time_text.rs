@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, ensure};
 
 const DAY_MICROS: i64 = 86_400_000_000;
-/// What a date of infinity and of -infinity is.
-const INFINITE_DATES: [i64; 2] = [2_146_033_979, -2_147_472_691];
+/// What a date of infinity and of -infinity is, to Debezium and in Avro's own logical type. No date of Postgres' is as
+/// large or as small as these.
+const INFINITE_DATES: [[i64; 2]; 2] = [[2_146_033_979, -2_147_472_691], [i32::MAX as i64, i32::MIN as i64]];
 
 /// Days since 1970 as `2024-02-29`, `0044-03-15 BC`.
 pub fn date(days: i64) -> String {
-    if let Some(infinity) = infinity(days, INFINITE_DATES) {
+    if let Some(infinity) = INFINITE_DATES.into_iter().find_map(|limits| infinity(days, limits)) {
         return infinity;
     }
     let (date, era) = date_and_era(days);
@@ -27,11 +28,20 @@ pub fn time(micros: i64) -> String {
 
 /// Microseconds since 1970 as `2024-02-29 12:34:56.5`.
 pub fn timestamp(micros: i64) -> String {
+    timestamp_with(micros, "")
+}
+
+/// The same in UTC: `2024-02-29 12:34:56.5+00`.
+pub fn timestamptz(micros: i64) -> String {
+    timestamp_with(micros, "+00")
+}
+
+fn timestamp_with(micros: i64, zone: &str) -> String {
     if let Some(infinity) = infinity(micros, [i64::MAX, i64::MIN]) {
         return infinity;
     }
     let (date, era) = date_and_era(micros.div_euclid(DAY_MICROS));
-    format!("{date} {}{era}", time(micros.rem_euclid(DAY_MICROS)))
+    format!("{date} {}{zone}{era}", time(micros.rem_euclid(DAY_MICROS)))
 }
 
 /// Milliseconds since 1970, with the same infinities.

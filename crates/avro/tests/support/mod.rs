@@ -62,6 +62,8 @@ pub fn column(name: &str, pg_type: PgType) -> ColumnDescription {
         not_null: false,
         default: None,
         in_identity: false,
+        declared: None,
+        key_labels: None,
     }
 }
 

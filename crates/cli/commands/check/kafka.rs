@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use headwater_kafka::{Admin, Error, TopicState};
 use headwater_pg::publication::PublicationState;
 use headwater_pipeline::Settings;
+use headwater_pipeline::route::Routes;
 
 use super::report::Report;
 use super::tables::list;
@@ -22,7 +23,7 @@ pub async fn check(
 ) {
     warn_of_plaintext(&kafka, report);
     let servers = kafka.bootstrap_servers.clone();
-    let topics = wanted_topics(settings, publications);
+    let topics: Vec<String> = routes(settings, publications).topics().into_iter().collect();
     let checkpoint = settings.checkpoint.topic.clone();
     let asked = tokio::task::spawn_blocking(move || ask(&kafka, &topics, &checkpoint)).await;
     let answers = match asked {
@@ -54,18 +55,10 @@ fn ask(kafka: &headwater_kafka::Settings, topics: &[String], checkpoint: &str) -
     Ok(Answers { brokers, checkpoint, topics })
 }
 
-/// The topics of all published tables that are no outbox.
-pub fn wanted_topics(settings: &Settings, publications: &[PublicationState]) -> Vec<String> {
-    let mut topics: Vec<String> = publications
-        .iter()
-        .flat_map(|publication| &publication.tables)
-        .filter(|table| !settings.outbox.iter().any(|o| o.schema == table.schema && o.table == table.name))
-        .filter(|table| settings.takes_table(&table.schema, &table.name))
-        .map(|table| settings.table_topic(&table.schema, &table.name))
-        .collect();
-    topics.sort();
-    topics.dedup();
-    topics
+/// The routes of all published tables that are no outbox.
+pub fn routes(settings: &Settings, publications: &[PublicationState]) -> Routes {
+    let tables = publications.iter().flat_map(|publication| &publication.tables);
+    Routes::of(settings, tables.map(|table| (table.schema.clone(), table.name.clone())))
 }
 
 fn warn_of_plaintext(kafka: &headwater_kafka::Settings, report: &mut Report) {

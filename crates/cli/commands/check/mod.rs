@@ -25,7 +25,7 @@ use crate::Shared;
 use crate::config::Config;
 use report::Report;
 
-pub use kafka::wanted_topics;
+pub use kafka::routes;
 
 /// How to say it.
 #[derive(Args)]

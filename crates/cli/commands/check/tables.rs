@@ -7,6 +7,7 @@ use headwater_pg::publication::{PublicationState, PublishedTable};
 use headwater_pg::{Client, Error};
 use headwater_pipeline::Settings;
 use headwater_pipeline::records::PublishedColumns;
+use headwater_pipeline::route::TableRoute;
 
 use super::report::Report;
 
@@ -102,6 +103,35 @@ fn check_choice(settings: &Settings, tables: &BTreeSet<(String, String)>, report
     }
 }
 
+/// Topics that two tables would come to unasked, that Kafka refuses, or that its metrics mix; and the tables whose
+/// topics have other names than theirs.
+fn check_routes(settings: &Settings, publications: &[PublicationState], report: &mut Report) {
+    let requirement = "topics";
+    let routes = super::kafka::routes(settings, publications);
+    for halt in &routes.problems {
+        report.wrong(requirement, halt.what.clone(), halt.advice.clone());
+    }
+    for warning in &routes.warnings {
+        report.warning(
+            requirement,
+            warning.clone(),
+            "correct topic or [[route]] in the configuration".to_owned(),
+        );
+    }
+    let is_routed = |(_, route): &(&String, &TableRoute)| route.topic != route.own_topic;
+    let routed: Vec<String> = routes
+        .tables
+        .iter()
+        .filter(is_routed)
+        .map(|(name, route)| {
+            format!("{name} to {}{}", route.topic, if route.is_shared { " (shared)" } else { "" })
+        })
+        .collect();
+    if !routed.is_empty() {
+        report.ok(requirement, list(&routed));
+    }
+}
+
 /// Replica identity, rights and row-level security of every published table.
 pub async fn check_tables(
     client: &Client,
@@ -115,6 +145,7 @@ pub async fn check_tables(
     }
     check_outbox(settings, publications, &tables, report);
     check_choice(settings, &tables, report);
+    check_routes(settings, publications, report);
     let (schemas, names): (Vec<String>, Vec<String>) = tables.into_iter().unzip();
     let rows = client
         .query(

@@ -160,6 +160,49 @@ pub fn columns(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
     (Fate::Carried, format!("[[table]] {key}"))
 }
 
+/// `column.propagate.source.type`: a `[[table]]` for each table, or `[records]` for all.
+pub fn source_types_of_columns(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    const KEY: &str = "propagate_source_type";
+    if is_everything(&given.value) {
+        return work.emit(&format!("records.{KEY}"), "*", &given.shown);
+    }
+    let tables = match by_table(&given.value) {
+        Ok(tables) if tables.is_empty() => return (Fate::Carried, "empty: no column".to_owned()),
+        Ok(tables) => tables,
+        Err(pattern) => {
+            let text = format!("{pattern} is more than a name with wildcards: write [[table]] {KEY} by hand");
+            return (Fate::Unsupported, text);
+        }
+    };
+    // Of two entries for one table only the later one would count.
+    if tables.len() > 1 && tables.iter().any(|(table, _)| table.contains('*')) {
+        let text = format!("patterns may name a table twice: write [[table]] {KEY} by hand");
+        return (Fate::Unsupported, text);
+    }
+    for (table, columns) in tables {
+        let lines = vec![("tables", Value::from(vec![table])), (KEY, Value::from(columns))];
+        if !work.document.push("table", lines, &given.shown) {
+            return (Fate::Unsupported, format!("not yet: this version has no {KEY}"));
+        }
+    }
+    (Fate::Carried, format!("[[table]] {KEY}"))
+}
+
+/// `datatype.propagate.source.type` names types, Headwater columns.
+pub fn source_types_of_types(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    if is_everything(&given.value) {
+        return work.emit("records.propagate_source_type", "*", &given.shown);
+    }
+    let text = "propagate_source_type names columns, not types: write those of these types by hand";
+    (Fate::Unsupported, text.to_owned())
+}
+
+/// Whether a pattern names everything, as `.*` does.
+fn is_everything(pattern: &str) -> bool {
+    let parts: Vec<_> = pattern.trim().split("\\.").collect();
+    !pattern.trim().is_empty() && parts.iter().all(|part| matches!(*part, ".*" | ".+"))
+}
+
 /// `column.mask.with.N.chars` and `column.truncate.to.N.chars` become masks of each table.
 pub fn mask(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
     let number = given.shown.split('.').rev().nth(1).and_then(|number| number.parse::<usize>().ok());

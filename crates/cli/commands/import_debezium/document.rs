@@ -70,6 +70,11 @@ impl Document {
         section.lines.iter().find(|line| line.key == key).map(|line| &line.value)
     }
 
+    /// Whether a list of sections has an entry.
+    pub fn has_several(&self, list: &str) -> bool {
+        self.sections.iter().any(|section| section.several && section.name == list)
+    }
+
     /// The value of one of the free keys below `section.map`.
     pub fn get_below(&self, map: &str, key: &str) -> Option<&Value> {
         let section = self.sections.iter().find(|known| known.name == map)?;

@@ -13,6 +13,8 @@ mod combined;
 
 mod transforms;
 
+mod routers;
+
 mod converters;
 
 mod kafka;

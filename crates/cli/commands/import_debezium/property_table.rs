@@ -6,6 +6,7 @@
 
 use super::combined;
 use super::report::Fate;
+use super::routers;
 use super::source::Given;
 use super::translate::Work;
 
@@ -34,7 +35,7 @@ pub enum Becomes {
     Special(fn(&mut Work<'_>, &Given) -> (Fate, String)),
 }
 
-use Becomes::{AsHere, ByHand, Flag, Key, Milliseconds, Not, Number, Other, Special, Words};
+use Becomes::{AsHere, Flag, Key, Milliseconds, Not, Number, Other, Special, Words};
 
 /// One line of the table.
 pub struct Property {
@@ -324,8 +325,8 @@ const COLUMNS: &[Property] = &[
     ),
     p("column.mask.with.*", "", Special(combined::mask)),
     p("column.truncate.to.*", "", Special(combined::mask)),
-    p("column.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
-    p("datatype.propagate.source.type", "", Not("schemas do not carry parameters of the source's types")),
+    p("column.propagate.source.type", "", Special(combined::source_types_of_columns)),
+    p("datatype.propagate.source.type", "", Special(combined::source_types_of_types)),
     p("message.key.columns", "", Special(combined::message_key_columns)),
     p("include.schema.comments", "false", Not("schemas do not carry comments")),
 ];
@@ -423,11 +424,7 @@ const RECORDS: &[Property] = &[
     p(
         "topic.naming.strategy",
         "io.debezium.schema.SchemaTopicNamingStrategy",
-        AsHere(
-            &["io.debezium.schema.SchemaTopicNamingStrategy"],
-            "<prefix>.<schema>.<table>",
-            "topics are named <prefix>.<schema>.<table>",
-        ),
+        Special(routers::naming_strategy),
     ),
     p(
         "topic.delimiter",
@@ -435,14 +432,9 @@ const RECORDS: &[Property] = &[
         AsHere(&["."], "<prefix>.<schema>.<table>", "topics are named <prefix>.<schema>.<table>, with dots"),
     ),
     p("topic.cache.size", "10000", Other("a table's topic is part of its plan")),
-    p("topic.regex", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>")),
-    p("topic.replacement", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>")),
-    p(
-        "topic.key.enforce.uniqueness",
-        "true",
-        ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>"),
-    ),
-    p("topic.key.field.*", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>")),
+    p("topic.regex", "", Special(routers::naming_option)),
+    p("topic.replacement", "", Special(routers::naming_option)),
+    p("topic.key.*", "", Special(routers::naming_option)),
     p("tombstones.on.delete", "true", Flag("pipeline.tombstones_on_delete")),
     p("provide.transaction.metadata", "false", Special(combined::transaction_metadata)),
     p("topic.transaction", "transaction", Special(combined::transaction_topic)),

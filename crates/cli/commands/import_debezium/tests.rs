@@ -142,13 +142,20 @@ fn what_has_no_equivalent_is_said_and_left_out() {
     check(&translation, "worker: security.protocol", Fate::Carried, "security.protocol");
     check(&translation, "worker: offset.storage.topic", Fate::Other, "--offsets-topic my-offsets");
     check(&translation, "worker: plugin.path", Fate::Other, "worker");
-    check(&translation, "transforms.route.topic.regex", Fate::Unsupported, "topics");
+    // After the transform that flattens, Debezium leaves the table's name in the value's schema.
+    check(&translation, "transforms.route.type", Fate::Other, "named after the new topic");
+    check(&translation, "transforms.route.topic.regex", Fate::Carried, "in [[route]]");
     check(&translation, "column.mask.with.5.chars", Fate::Carried, "masks");
+    check(&translation, "column.propagate.source.type", Fate::Carried, "propagate_source_type");
+    check(&translation, "datatype.propagate.source.type", Fate::Unsupported, "columns, not types");
     let toml: toml::Table = translation.toml.parse().expect("TOML, though not complete");
     let expected: toml::Table = "
         [[table]]
         tables = [\"public.customers\"]
         masks = { email = \"fixed:*****\" }
+        [[table]]
+        tables = [\"public.customers\"]
+        propagate_source_type = [\"name\"]
         [[table]]
         tables = [\"public.journal\"]
         message_key_columns = [\"id\", \"at\"]
@@ -184,6 +191,52 @@ fn what_has_no_equivalent_is_said_and_left_out() {
         "{:?}",
         translation.missing
     );
+}
+
+#[test]
+fn routed_topics() {
+    let options = Options { bootstrap_servers: Some("kafka:9092".to_owned()), ..Options::default() };
+    let translation = import("routed.json", None, &options);
+    let toml = table(&translation);
+    let expected: toml::Table = r#"
+        [[route]]
+        match = 'shop\.(.*)_v\d+'
+        topic = "shop.$1"
+        shared_topic = "unique_keys"
+        [[route]]
+        match = "(.*)customers_shard(.*)"
+        topic = "$1customers_all_shards"
+        table_key_field = "shard_id"
+        table_key_match = "(.*)customers_shard(.*)"
+        table_key_value = "$2"
+        [[route]]
+        match = 'shop\.tenant_\w+\.(?<table>.*)'
+        topic = "shop.tenants.${table}"
+        [[route]]
+        match = 'shop\.(.*)'
+        topic = "prod.$1"
+        shared_topic = "unique_keys"
+        schema_names = "table"
+    "#
+    .parse()
+    .expect("TOML");
+    assert_eq!(toml["route"], expected["route"]);
+    assert_eq!(at(&toml, &["records", "traceparent_column"]), "\"tracingspancontext\"");
+    for (key, fate, words) in [
+        ("topic.naming.strategy", Fate::Carried, "[[route]]"),
+        ("topic.key.enforce.uniqueness", Fate::Carried, "[[route]]"),
+        ("transforms.shards.type", Fate::Carried, "[[route]] match"),
+        ("transforms.shards.key.field.regex", Fate::Carried, "[[route]]"),
+        ("transforms.shards.logical.table.cache.size", Fate::Other, "plan"),
+        ("transforms.rename.type", Fate::Carried, "RegexRouter"),
+        ("transforms.possessive.type", Fate::Unsupported, "the possessive quantifier *+"),
+        ("transforms.ahead.type", Fate::Unsupported, "look-around"),
+        ("transforms.ahead.regex", Fate::Unsupported, "see its type"),
+        ("transforms.some.type", Fate::Unsupported, "predicates"),
+        ("transforms.trace.type", Fate::Other, "spans are not made"),
+    ] {
+        check(&translation, key, fate, words);
+    }
 }
 
 #[test]

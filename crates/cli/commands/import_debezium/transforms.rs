@@ -7,9 +7,10 @@ use toml::Value;
 
 use super::combined;
 use super::patterns;
-use super::property_table::Becomes::{AsHere, ByHand, Key, Not, Other, Special};
+use super::property_table::Becomes::{AsHere, Key, Not, Other, Special};
 use super::property_table::{Property, find};
 use super::report::Fate;
+use super::routers::{self, Router};
 use super::source::Given;
 use super::translate::Work;
 
@@ -17,7 +18,7 @@ const fn p(name: &'static str, default: &'static str, becomes: super::property_t
     Property { name, default, always: false, becomes }
 }
 
-const TRACING: &str = "spans are not made; a column can be sent as the header traceparent (outbox.headers)";
+const TRACING: &str = "spans are not made; a column's context is sent on as it is (traceparent_column)";
 const INFERRED: &str =
     "a schema inferred from each message is another one each time; the payload stays JSON text";
 
@@ -60,6 +61,13 @@ const EVENT_ROUTER: &[Property] = &[
         "false",
         AsHere(&["true", "false"], "a NULL payload is a null value", "a NULL payload is a null value"),
     ),
+    p("tracing.span.context.field", "tracingspancontext", Special(outbox_tracing)),
+    p("tracing.*", "", Other(TRACING)),
+];
+
+/// `io.debezium.transforms.tracing.ActivateTracingSpan`.
+const ACTIVATE_TRACING_SPAN: &[Property] = &[
+    p("tracing.span.context.field", "tracingspancontext", Key("records.traceparent_column")),
     p("tracing.*", "", Other(TRACING)),
 ];
 
@@ -95,18 +103,16 @@ const EXTRACT_NEW_RECORD_STATE: &[Property] = &[
     ),
 ];
 
-/// `io.debezium.transforms.ByLogicalTableRouter`.
-const BY_LOGICAL_TABLE_ROUTER: &[Property] =
-    &[p("*", "", ByHand("topics.routes", "topics are named <prefix>.<schema>.<table>"))];
-
 /// What becomes of a whole transform.
 enum Transform {
     /// `[[outbox]]`.
     Outbox,
     /// The flat envelope.
     Flat,
-    /// Each option says it.
-    Options,
+    /// `[[route]]`.
+    Router(Router),
+    /// A column's trace context becomes a header.
+    Tracing,
     /// Nothing like it is done here, because.
     Not(&'static str),
 }
@@ -115,7 +121,16 @@ enum Transform {
 const TRANSFORMS: &[(&str, Transform, &[Property])] = &[
     ("io.debezium.transforms.outbox.EventRouter", Transform::Outbox, EVENT_ROUTER),
     ("io.debezium.transforms.ExtractNewRecordState", Transform::Flat, EXTRACT_NEW_RECORD_STATE),
-    ("io.debezium.transforms.ByLogicalTableRouter", Transform::Options, BY_LOGICAL_TABLE_ROUTER),
+    (
+        "io.debezium.transforms.ByLogicalTableRouter",
+        Transform::Router(routers::BY_LOGICAL_TABLE),
+        routers::LOGICAL_OPTIONS,
+    ),
+    (
+        "io.debezium.transforms.ToLogicalTopicRouter",
+        Transform::Router(routers::TO_LOGICAL_TOPIC),
+        routers::LOGICAL_OPTIONS,
+    ),
     (
         "io.debezium.transforms.ExtractChangedRecordState",
         Transform::Not("no headers list the changed fields"),
@@ -135,7 +150,7 @@ const TRANSFORMS: &[(&str, Transform, &[Property])] = &[
         &[],
     ),
     ("io.debezium.transforms.TimezoneConverter", Transform::Not("times with a zone are UTC"), &[]),
-    ("io.debezium.transforms.tracing.ActivateTracingSpan", Transform::Not(TRACING), &[]),
+    ("io.debezium.transforms.tracing.ActivateTracingSpan", Transform::Tracing, ACTIVATE_TRACING_SPAN),
     ("io.debezium.transforms.HeaderToValue", Transform::Not("headers stay headers"), &[]),
     (
         "io.debezium.connector.postgresql.transforms.DecodeLogicalDecodingMessageContent",
@@ -152,8 +167,8 @@ const TRANSFORMS: &[(&str, Transform, &[Property])] = &[
     ("io.debezium.", Transform::Not("Headwater has no such transform"), &[]),
     (
         "org.apache.kafka.connect.transforms.RegexRouter",
-        Transform::Not("topics are named <prefix>.<schema>.<table>"),
-        &[],
+        Transform::Router(routers::REGEX),
+        routers::REGEX_OPTIONS,
     ),
     ("", Transform::Not("transforms are Java; Headwater does only what its configuration names"), &[]),
 ];
@@ -197,7 +212,8 @@ fn one(work: &mut Work<'_>, alias: &str) -> String {
     let (fate, text) = match transform {
         Transform::Outbox => outbox_table(work, &prefix),
         Transform::Flat => work.emit("records.envelope", "flat", &format!("{prefix}type")),
-        Transform::Options => (Fate::Carried, "see its options".to_owned()),
+        Transform::Router(router) => routed(work, alias, *router),
+        Transform::Tracing => trace_column(work, &prefix),
         Transform::Not(why) => (Fate::Unsupported, (*why).to_owned()),
     };
     let short = kind.rsplit('.').next().unwrap_or_default().to_owned();
@@ -218,7 +234,7 @@ fn one(work: &mut Work<'_>, alias: &str) -> String {
             ),
             (Transform::Not(_), ..) => (Fate::Unsupported, "its transform is not supported".to_owned()),
             // The transform itself could not be carried over, and its options with it.
-            (Transform::Outbox | Transform::Flat, ..) if fate == Fate::Unsupported => {
+            (Transform::Outbox | Transform::Flat | Transform::Router(_), ..) if fate == Fate::Unsupported => {
                 (fate, "see its type".to_owned())
             }
             (_, _, Some(property)) => work.apply(property, &given),
@@ -227,6 +243,48 @@ fn one(work: &mut Work<'_>, alias: &str) -> String {
         work.judge(&full, fate, text);
     }
     short
+}
+
+/// `[[route]]`, and what is otherwise about it than in Connect's chain.
+fn routed(work: &mut Work<'_>, alias: &str, router: Router) -> (Fate, String) {
+    let aliases = work.connector.value("transforms").unwrap_or_default().to_owned();
+    let before = || aliases.split(',').map(str::trim).take_while(|other| *other != alias);
+    let is_before = |class: &str| {
+        before().any(|other| {
+            let kind = work.connector.value(&format!("transforms.{other}.type"));
+            kind.is_some_and(|kind| kind.starts_with(class))
+        })
+    };
+    let (flattened, outbox) = (
+        is_before("io.debezium.transforms.ExtractNewRecordState"),
+        is_before("io.debezium.transforms.outbox.EventRouter"),
+    );
+    if outbox {
+        let why = "events of the outbox have no routes: name their topics in [[outbox]] topic";
+        return (Fate::Unsupported, why.to_owned());
+    }
+    match routers::route(work, &format!("transforms.{alias}."), router, &format!("transforms.{alias}.type")) {
+        // Debezium's leaves values alone that are no envelopes any more.
+        (Fate::Carried, text) if flattened && router != routers::REGEX => (
+            Fate::Other,
+            format!("{text}; the value's schema is named after the new topic too, not after the table's own"),
+        ),
+        outcome => outcome,
+    }
+}
+
+fn trace_column(work: &mut Work<'_>, prefix: &str) -> (Fate, String) {
+    let origin = format!("{prefix}type");
+    let column = work.connector.value(&format!("{prefix}tracing.span.context.field"));
+    let column = column.unwrap_or("tracingspancontext").to_owned();
+    match work.emit("records.traceparent_column", column, &origin) {
+        (Fate::Carried, text) => (Fate::Other, format!("{text}; {TRACING}")),
+        outcome => outcome,
+    }
+}
+
+fn outbox_tracing(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    (Fate::Other, format!("[[outbox]] traceparent_column = \"{}\"; {TRACING}", given.value.trim()))
 }
 
 /// `[[outbox]]` for every table that the connector captures, since the router takes all of them for outboxes.
@@ -260,6 +318,10 @@ fn outbox_table(work: &mut Work<'_>, prefix: &str) -> (Fate, String) {
     let headers = combined::headers_of(&option("table.fields.additional.placement", ""));
     if !headers.is_empty() {
         lines.push(("headers", Value::Table(headers)));
+    }
+    // Only where it is written: the router does without the column, and a configured one must be there.
+    if let Some(column) = work.connector.value(&format!("{prefix}tracing.span.context.field")) {
+        lines.push(("traceparent_column", Value::from(column.trim())));
     }
     for table in &tables {
         let mut entry = vec![("table", Value::from(table.as_str()))];
