@@ -1,8 +1,8 @@
 //! Logical messages that are no outbox events: those whose prefix is wanted go to a topic of their own.
 
 use headwater_avro::{
-    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, SourceSettings, message_value_json,
-    write_json_message, write_message, write_message_key,
+    ChangeSource, LogicalMessage, MESSAGE_KEY_JSON, SourceSettings, message_value_json, write_json_message,
+    write_message, write_message_key,
 };
 use headwater_pgoutput::{Logical, Lsn};
 

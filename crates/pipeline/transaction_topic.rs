@@ -5,8 +5,8 @@
 //! ordinals, so that those of changes are the same with and without this topic.
 
 use headwater_avro::{
-    ChangeSource, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace,
-    TransactionStatus, write_json_transaction, write_transaction, write_transaction_key,
+    ChangeSource, TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionPlace, TransactionStatus,
+    write_json_transaction, write_transaction, write_transaction_key,
 };
 
 use crate::error::StageError;
