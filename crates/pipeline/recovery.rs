@@ -257,7 +257,8 @@ pub(crate) mod tests {
     use headwater_pgoutput::{Lsn, RelationId};
 
     use crate::settings::{
-        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
+        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, SnapshotSettings, TopicSettings,
+        TransactionSettings,
     };
 
     pub(crate) fn settings() -> Settings {
@@ -303,6 +304,7 @@ pub(crate) mod tests {
                 traceparent_prefix: None,
             },
             transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
+            snapshot: SnapshotSettings::default(),
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }

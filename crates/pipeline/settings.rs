@@ -173,6 +173,20 @@ pub struct SnapshotSettings {
     pub chunk_bytes: u64,
 }
 
+impl Default for SnapshotSettings {
+    fn default() -> SnapshotSettings {
+        SnapshotSettings {
+            mode: SnapshotMode::Initial,
+            tables: TableChoice { include: vec!["*".to_owned()], exclude: Vec::new() },
+            order: Vec::new(),
+            filters: Vec::new(),
+            workers: 2,
+            max_transaction_age: Duration::from_secs(30 * 60),
+            chunk_bytes: 1 << 20,
+        }
+    }
+}
+
 /// Logical messages that are no outbox events.
 #[derive(Clone, Debug)]
 pub struct MessageSettings {

@@ -35,6 +35,7 @@ pub(crate) struct TablePlan {
 
 /// What becomes of a row.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each table, in a box")]
 pub(crate) enum Form {
     /// A change record of Kafka.
     Record {

@@ -61,7 +61,7 @@ async fn a_snapshot_outlives_the_session_that_exported_it() {
     let rows = copy(&mut late, &table.copy_pages(&table.leaves[0], None, None), 2).await;
     assert_eq!((rows.len(), &rows[0], &rows[999]), (1000, &texts(&["1", "x1"]), &texts(&["1000", "x1000"])));
     late.query("COMMIT").await.expect("committed");
-    let mark = begin_at_present(&mut late).await.expect("begun");
+    let mark = begin_at_present(&mut late, &[]).await.expect("begun");
     assert!(mark.high > created.consistent_point && mark.unix_micros >= keeper.unix_micros(), "{mark:?}");
     let rows = copy(&mut late, &table.copy_pages(&table.leaves[0], None, None), 2).await;
     assert_eq!(rows.len(), 10);
@@ -90,7 +90,7 @@ async fn no_timeout_of_role_or_database_ends_a_copy() {
         assert!(altered.is_ok() || (setting == "transaction_timeout" && client.server_version() < 170_000));
     }
     let mut session = session(&settings).await;
-    begin_at_present(&mut session).await.expect("begun");
+    begin_at_present(&mut session, &[]).await.expect("begun");
     sleep(Duration::from_millis(200)).await;
     let slow = "COPY (SELECT 1 FROM pg_sleep(0.2)) TO STDOUT";
     assert_eq!(copy(&mut session, slow, 1).await, [texts(&["1"])]);
@@ -138,7 +138,7 @@ async fn a_copy_or_query_that_nobody_waits_for_is_cancelled() {
 async fn an_error_in_the_midst_of_a_copy_comes_after_its_rows() {
     let settings = database("midst").await;
     let mut session = session(&settings).await;
-    let mark = begin_at_present(&mut session).await.expect("begun");
+    let mark = begin_at_present(&mut session, &[]).await.expect("begun");
     session
         .copy_out("COPY (SELECT 1 / (5000 - n) FROM generate_series(1, 10000) n) TO STDOUT")
         .await
@@ -154,7 +154,7 @@ async fn an_error_in_the_midst_of_a_copy_comes_after_its_rows() {
     let error = session.query("SELECT 1").await.expect_err("the transaction is aborted");
     assert_eq!(error.sqlstate(), Some("25P02"));
     session.query("ROLLBACK").await.expect("rolled back");
-    let again = begin_at_present(&mut session).await.expect("begun");
+    let again = begin_at_present(&mut session, &[]).await.expect("begun");
     assert!(again.unix_micros > mark.unix_micros);
     session.set_max_frame_bytes(1000);
     session.copy_out("COPY (SELECT repeat('x', 2000)) TO STDOUT").await.expect("begun");
@@ -218,7 +218,7 @@ async fn a_transaction_in_progress_is_not_seen_and_one_before_is() {
     let (other, during) = xid(other).await;
     let (client, between) = xid(client).await;
     let mut session = session(&settings).await;
-    let mark = begin_at_present(&mut session).await.expect("begun");
+    let mark = begin_at_present(&mut session, &[]).await.expect("begun");
     other.batch_execute("COMMIT").await.expect("committed");
     let (_client, after) = xid(client).await;
     for (id, seen) in [(before, true), (during, false), (between, true), (after, false)] {
@@ -251,7 +251,7 @@ async fn keepalives_of_an_idle_server_reach_the_watermark() {
             .expect("a position")
             .get(0);
         let says: Lsn = says.parse().expect("a position");
-        let mark = begin_at_present(&mut session).await.expect("begun");
+        let mark = begin_at_present(&mut session, &[]).await.expect("begun");
         session.query("COMMIT").await.expect("committed");
         if says.0 % 8192 == 24 && mark.high.0 + 24 == says.0 {
             at_a_page_end += 1;
@@ -265,7 +265,7 @@ async fn keepalives_of_an_idle_server_reach_the_watermark() {
     // And at any other place.
     client.batch_execute("SELECT pg_logical_emit_message(false, 'x', 'y')").await.expect("written");
     client.batch_execute("CREATE TABLE t ()").await.expect("committed, which flushes");
-    let mark = begin_at_present(&mut session).await.expect("begun");
+    let mark = begin_at_present(&mut session, &[]).await.expect("begun");
     reaches(&settings, slot, start, mark.high).await;
     client.batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.expect("dropped");
 }

@@ -71,7 +71,7 @@ async fn a_copied_row_is_what_the_stream_sends() {
     client.batch_execute(MORE).await.expect("inserted");
 
     let mut session = CopySession::connect(&settings).await.expect("connected");
-    let mark = begin_at_present(&mut session).await.expect("begun");
+    let mark = begin_at_present(&mut session, &[]).await.expect("begun");
     assert!(mark.high > created.consistent_point);
     let streamed = stream(&settings, slot, "p", mark.high).await;
     let tables = snapshot_tables(&client, &["p".to_owned()]).await.expect("answered");

@@ -206,8 +206,9 @@ async fn what_the_stream_publishes_of_a_table_is_copied() {
             .await;
         let tables = server.tables(publications).await;
         let [found] = tables.as_slice() else { panic!("{tables:?}") };
-        let mark =
-            headwater_pg::transaction_snapshot::begin_at_present(&mut server.session).await.expect("begun");
+        let mark = headwater_pg::transaction_snapshot::begin_at_present(&mut server.session, &[])
+            .await
+            .expect("begun");
         let copied = copy_table(&mut server.session, found).await;
         let chunks = {
             let mut rows = server.chunks(found, 3, None).await;
