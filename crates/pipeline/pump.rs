@@ -232,6 +232,9 @@ impl Pump {
         }
         for relation in relations {
             if let Some(open) = self.reader.open() {
+                if self.intake.is_settled(relation, open.xid) {
+                    continue;
+                }
                 self.intake.touched.truncated(relation, open.xid);
             }
             let (name, handling) =
@@ -274,7 +277,7 @@ impl Pump {
     }
 
     fn write_change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
-        if self.reader.open().is_some_and(|open| open.skipped) {
+        if self.reader.open().is_some_and(|open| open.skipped || self.intake.is_settled(relation, open.xid)) {
             return Ok(());
         }
         match self.versions.tables.plan_for(relation) {

@@ -166,8 +166,8 @@ async fn stream(
     let (finish, finish_receiver) = watch::channel(false);
     let (inputs, input_receiver) = std::sync::mpsc::channel();
     let (reports, report_receiver) = mpsc::unbounded_channel();
-    // A new slot's tables are copied first.
-    let (held, held_receiver) = watch::channel(owned.keeper.is_some());
+    // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
+    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
     let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);

@@ -133,6 +133,56 @@ async fn several_tables(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// A slot that `init` made has no snapshot to copy under: what has no key is copied as a whole, before the stream.
+async fn after_init(test: &mut Fixture) -> Result<()> {
+    test.database.execute("create table keyless (n bigint); create sequence numbers").await?;
+    test.database
+        .execute("insert into keyless select nextval('numbers') from generate_series(1, 5000)")
+        .await?;
+    prepare(test, 5000).await?;
+    test.database.execute("alter publication captured add table keyless").await?;
+    test.database.execute("alter table keyless replica identity full").await?;
+    let output = test.command(&["init"], &initial(test))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let statements = [
+        "select churn(5000)",
+        "insert into keyless select nextval('numbers')",
+        "delete from keyless where n in (select n from keyless limit 1)",
+        "update keyless set n = nextval('numbers') where n in (select n from keyless limit 1)",
+    ];
+    let traffic = Traffic::start(&test.database, WRITERS, &statements);
+    traffic.commits(50).await?;
+    let mut headwater = test.spawn(initial(test))?;
+    complete(&headwater).await?;
+    traffic.commits(100).await?;
+    traffic.finish().await;
+    test.settle().await?;
+    headwater.stop().await?;
+    joined::check(test, &test.topic("public.items"), ROWS).await?;
+    // Every row of the table once: added by `r`, `c` and an update's new row, taken away by a delete's or update's old.
+    let mut decoder = crate::harness::decode::Decoder::new(&test.kafka.registry);
+    let mut counts: std::collections::BTreeMap<i64, i64> = std::collections::BTreeMap::new();
+    for record in test.raw_topic(&test.topic("public.keyless"))? {
+        let value = decoder.json(record.value.as_deref())?;
+        for (row, by) in [("before", -1), ("after", 1)] {
+            if let Some(n) = value[row]["n"].as_i64() {
+                *counts.entry(n).or_default() += by;
+            }
+        }
+    }
+    counts.retain(|_, count| *count != 0);
+    let rows = test.database.rows("select n from keyless order by n").await?;
+    let table: Vec<i64> = rows.iter().filter_map(|row| row[0].as_deref()?.parse().ok()).collect();
+    ensure!(counts.values().all(|count| *count == 1), "{:?}", counts.iter().find(|(_, count)| **count != 1));
+    ensure!(
+        counts.keys().copied().eq(table.iter().copied()),
+        "{} in the topic, {} in the table",
+        counts.len(),
+        table.len()
+    );
+    Ok(())
+}
+
 /// A role that row-level security restricts would copy some rows, and nobody would know which.
 async fn row_security(test: &mut Fixture) -> Result<()> {
     let role = format!("reader_{}", test.database.name);
@@ -180,6 +230,11 @@ fn killed_at_any_moment() {
 #[test]
 fn tables_of_all_sorts() {
     on_shared("snapshot_tables", several_tables);
+}
+
+#[test]
+fn tables_without_a_key_after_init() {
+    on_shared("snapshot_init", after_init);
 }
 
 #[test]

@@ -161,8 +161,8 @@ impl Coordinator {
         };
         if table.key.is_empty() {
             return Err(refused(
-                format!("{name} has no key, and the copy under the slot's snapshot was interrupted"),
-                "give it a primary key; or, to copy it as a whole, stop headwater, drop the slot and its checkpoint, and begin anew",
+                format!("{name} has no key any more, and its copy is not complete"),
+                "give it a primary key or a replica identity index, or leave it out with snapshot.exclude_tables",
             ));
         }
         self.readable(std::slice::from_ref(&table))?;

@@ -93,6 +93,7 @@ impl Coordinator {
     /// Runs until the session ends, or until a snapshot that was all is done.
     pub(crate) async fn run(mut self) -> Result<SnapshotEnd, StageError> {
         self.tell_job(None);
+        self.tell_settled()?;
         let began_with_one = self.is_running();
         if began_with_one {
             match self.parts.keeper.take() {
@@ -162,7 +163,8 @@ impl Coordinator {
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
         self.tell_job(None);
-        self.store_all()
+        self.store_all()?;
+        self.copy_keyless().await
     }
 
     /// Begins a job beside the stream. The error is for who asked.
@@ -283,6 +285,7 @@ impl Coordinator {
             filter,
             pages_done: Vec::new(),
             after_key: None,
+            settled: None,
             rows: 0,
             bytes: 0,
         }

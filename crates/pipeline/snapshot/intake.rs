@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use headwater_avro::{EncodeError, SnapshotMark, TableDescription};
 use headwater_pg::CopyRows;
+use headwater_pg::transaction_snapshot::TransactionSnapshot;
 use headwater_pgoutput::{Column, CopyTextError, Lsn, OldTuple, RelationId, Tuple, read_copy_row};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -55,6 +56,8 @@ pub(crate) struct Intake {
     /// Of the owner of the slot: with a chunk's number it is unique.
     epoch: u64,
     pub(crate) touched: Touched,
+    /// Tables without a key that were copied as a whole, and what the copies have seen.
+    settled: HashMap<RelationId, TransactionSnapshot>,
     held_rows: HashMap<RelationId, HeldRow>,
     /// The last row of the table that ended last.
     last_row: Option<HeldRow>,
@@ -74,6 +77,7 @@ impl Intake {
             reports,
             epoch,
             touched: Touched::new(next_xid),
+            settled: HashMap::new(),
             held_rows: HashMap::new(),
             last_row: None,
             rows_of: HashMap::new(),
@@ -96,6 +100,7 @@ impl Intake {
         match input {
             CopyInput::Watch { relation, key } => self.touched.watch(relation, key, open),
             CopyInput::Unwatch(relation) => self.touched.unwatch(relation),
+            CopyInput::Settled { relation, snapshot } => drop(self.settled.insert(relation, snapshot)),
             CopyInput::Rows { chunk, rows, permit } => {
                 self.rows(&chunk, &rows, versions, writer)?;
                 drop(permit);
@@ -127,6 +132,12 @@ impl Intake {
         };
         writer.out.tracker.take_notes().for_each(|(chunk, rows)| tell(Report::Acknowledged { chunk, rows }));
         (0..writer.out.take_stored_progress()).for_each(|_| tell(Report::Stored));
+    }
+
+    /// Whether a change of the stream is in a copy that was written before it.
+    #[inline]
+    pub(crate) fn is_settled(&self, relation: RelationId, xid: u32) -> bool {
+        !self.settled.is_empty() && self.settled.get(&relation).is_some_and(|snapshot| snapshot.sees(xid))
     }
 
     /// Remembers the keys of a change of the stream, if its table is watched: no chunk may bring back what was before.

@@ -16,6 +16,7 @@ pub mod control;
 pub(crate) mod coordinator;
 mod copier;
 pub(crate) mod intake;
+mod keyless;
 pub mod progress;
 mod touched;
 mod under;
@@ -62,6 +63,8 @@ pub(crate) enum CopyInput {
     Watch { relation: RelationId, key: Vec<String> },
     /// Its copy is over.
     Unwatch(RelationId),
+    /// A table without a key was copied: its changes by what this snapshot sees are in the copy.
+    Settled { relation: RelationId, snapshot: TransactionSnapshot },
     /// Rows under the slot's own snapshot, while the stream waits.
     Rows { chunk: Arc<Chunk>, rows: CopyRows, permit: OwnedSemaphorePermit },
     /// The end of such a chunk.

@@ -12,6 +12,8 @@ use std::ops::Range;
 use headwater_pgoutput::RelationId;
 use serde::{Deserialize, Serialize};
 
+use super::keyless::Settled;
+
 /// Version of the values.
 pub(crate) const VERSION: u32 = 1;
 
@@ -93,6 +95,9 @@ pub(crate) struct TableRecord {
     /// The key up to which it is copied, as texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after_key: Option<Vec<String>>,
+    /// Of a table without a key that was copied as a whole: what the copy has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settled: Option<Settled>,
     /// Rows written.
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
@@ -195,6 +200,7 @@ mod tests {
             filter: None,
             pages_done: Vec::new(),
             after_key: None,
+            settled: None,
             rows: 0,
             bytes: 0,
         }
