@@ -42,82 +42,134 @@ pub enum CopyTextError {
     },
 }
 
-/// Writes a row as the columns of a tuple into `out`, which is cleared first, and returns the tuple that views it.
+/// Writes a row as the columns of a tuple into `out`, whatever that held before, and returns the tuple that views it.
 ///
 /// `row` is the body of one CopyData message, with its newline or without. Once `out` has grown to the longest row,
 /// nothing is allocated.
 pub fn read_copy_row<'o>(row: &[u8], columns: u16, out: &'o mut Vec<u8>) -> Result<Tuple<'o>, CopyTextError> {
     let row = row.strip_suffix(b"\n").unwrap_or(row);
-    out.clear();
-    // A value only gets shorter.
-    out.reserve(row.len() + VALUE_HEADER_BYTES * usize::from(columns));
-    if columns == 0 {
-        return match row {
-            [] => Ok(Tuple::of_columns(out, 0)),
-            _ => Err(CopyTextError::Columns { found: count_columns(row), wanted: 0 }),
-        };
+    // A value only gets shorter, and no value makes this necessary twice.
+    let bytes_max = row.len() + VALUE_HEADER_BYTES * usize::from(columns) + WORD_BYTES;
+    if out.len() < bytes_max {
+        out.resize(bytes_max, 0);
     }
-    let mut rest = row;
-    for index in 1..=usize::from(columns) {
-        let after = read_column(rest, index, out)?;
-        match (after, index == usize::from(columns)) {
-            (Some(next), false) => rest = next,
-            (None, true) => {}
-            _ => return Err(CopyTextError::Columns { found: count_columns(row), wanted: columns }),
-        }
-    }
-    Ok(Tuple::of_columns(out, columns))
+    let end = write_columns(row, columns, out)?;
+    Ok(Tuple::of_columns(&out[..end], columns))
 }
 
 /// Kind and length in front of a value.
 const VALUE_HEADER_BYTES: usize = 5;
+const WORD_BYTES: usize = size_of::<u64>();
+/// Values are short as a rule, and a call costs more than a few words; what is longer than this is worth the call.
+const SHORT_VALUE_BYTES: usize = 8 * WORD_BYTES;
 
-/// Reads one column; what comes after its tab, or `None` if it was the last.
-#[inline(always)]
-fn read_column<'r>(
-    rest: &'r [u8],
-    column: usize,
-    out: &mut Vec<u8>,
-) -> Result<Option<&'r [u8]>, CopyTextError> {
-    let (value, after) = match memchr2(b'\t', b'\\', rest) {
-        None => (rest, None),
-        Some(end) if rest[end] == b'\t' => (&rest[..end], Some(&rest[end + 1..])),
-        Some(_) => return read_escaped(rest, column, out),
-    };
-    let length = i32::try_from(value.len()).map_err(|_| CopyTextError::TooLong { column })?;
-    let [a, b, c, d] = length.to_be_bytes();
-    out.extend_from_slice(&[b't', a, b, c, d]);
-    out.extend_from_slice(value);
-    Ok(after)
+/// Returns where the columns end.
+fn write_columns(row: &[u8], columns: u16, out: &mut [u8]) -> Result<usize, CopyTextError> {
+    let wrong_number = || CopyTextError::Columns { found: count_columns(row), wanted: columns };
+    if columns == 0 {
+        return if row.is_empty() { Ok(0) } else { Err(wrong_number()) };
+    }
+    let mut rest = row;
+    let mut at = 0;
+    for column in 1..=usize::from(columns) {
+        let length = copy_plain(rest, &mut out[at + VALUE_HEADER_BYTES..]);
+        let after = match rest.get(length) {
+            Some(b'\\') => {
+                let (end, after) = read_escaped(rest, column, out, at)?;
+                at = end;
+                after
+            }
+            separator => {
+                at = write_header(out, at, length, column)?;
+                separator.map(|_| &rest[length + 1..])
+            }
+        };
+        match (after, column == usize::from(columns)) {
+            (Some(next), false) => rest = next,
+            (None, true) => {}
+            _ => return Err(wrong_number()),
+        }
+    }
+    Ok(at)
 }
 
-/// As `read_column`, of one that has a backslash.
+/// Copies bytes up to the first tab or backslash, or up to the end; returns how many. It may write more than that.
+#[inline(always)]
+fn copy_plain(rest: &[u8], out: &mut [u8]) -> usize {
+    let mut at = 0;
+    while let (Some(word), Some(place)) =
+        (rest[at..].first_chunk::<WORD_BYTES>(), out[at..].first_chunk_mut::<WORD_BYTES>())
+    {
+        *place = *word;
+        let word = u64::from_le_bytes(*word);
+        let found = bytes_equal(word, b'\t') | bytes_equal(word, b'\\');
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += WORD_BYTES;
+        if at == SHORT_VALUE_BYTES {
+            let length = memchr2(b'\t', b'\\', &rest[at..]).unwrap_or(rest.len() - at);
+            out[at..at + length].copy_from_slice(&rest[at..at + length]);
+            return at + length;
+        }
+    }
+    for (byte, place) in rest[at..].iter().zip(&mut out[at..]) {
+        if matches!(byte, b'\t' | b'\\') {
+            break;
+        }
+        *place = *byte;
+        at += 1;
+    }
+    at
+}
+
+/// The highest bit of the first byte that equals `byte`, and perhaps of some behind it.
+#[inline(always)]
+fn bytes_equal(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
+    let zero_where_equal = word ^ (ONES * u64::from(byte));
+    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal & (ONES << 7)
+}
+
+/// Writes the header of a value that stands behind it; returns where the value ends.
+#[inline(always)]
+fn write_header(out: &mut [u8], at: usize, length: usize, column: usize) -> Result<usize, CopyTextError> {
+    let bytes = i32::try_from(length).map_err(|_| CopyTextError::TooLong { column })?.to_be_bytes();
+    out[at] = b't';
+    out[at + 1..at + VALUE_HEADER_BYTES].copy_from_slice(&bytes);
+    Ok(at + VALUE_HEADER_BYTES + length)
+}
+
+/// Reads a column that has a backslash, and writes it at `at`; where it ends there, and what comes after its tab.
 fn read_escaped<'r>(
     rest: &'r [u8],
     column: usize,
-    out: &mut Vec<u8>,
-) -> Result<Option<&'r [u8]>, CopyTextError> {
+    out: &mut [u8],
+    at: usize,
+) -> Result<(usize, Option<&'r [u8]>), CopyTextError> {
     let (mut escaped, after) = match memchr(b'\t', rest) {
         None => (rest, None),
         Some(end) => (&rest[..end], Some(&rest[end + 1..])),
     };
     if escaped == NULL {
-        out.push(b'n');
-        return Ok(after);
+        out[at] = b'n';
+        return Ok((at + 1, after));
     }
-    let header_at = out.len();
-    out.extend_from_slice(&[b't', 0, 0, 0, 0]);
-    let value_at = out.len();
-    while let Some(at) = memchr(b'\\', escaped) {
-        out.extend_from_slice(&escaped[..at]);
-        let byte = escaped.get(at + 1).and_then(|byte| unescape(*byte));
-        out.push(byte.ok_or(CopyTextError::Escape { column })?);
-        escaped = &escaped[at + 2..];
+    let value_at = at + VALUE_HEADER_BYTES;
+    let mut end = value_at;
+    let mut put = |bytes: &[u8]| {
+        out[end..end + bytes.len()].copy_from_slice(bytes);
+        end += bytes.len();
+    };
+    while let Some(backslash) = memchr(b'\\', escaped) {
+        put(&escaped[..backslash]);
+        let byte = escaped.get(backslash + 1).and_then(|byte| unescape(*byte));
+        put(&[byte.ok_or(CopyTextError::Escape { column })?]);
+        escaped = &escaped[backslash + 2..];
     }
-    out.extend_from_slice(escaped);
-    let length = i32::try_from(out.len() - value_at).map_err(|_| CopyTextError::TooLong { column })?;
-    out[header_at + 1..value_at].copy_from_slice(&length.to_be_bytes());
-    Ok(after)
+    put(escaped);
+    let end = write_header(out, at, end - value_at, column)?;
+    Ok((end, after))
 }
 
 fn unescape(byte: u8) -> Option<u8> {
@@ -235,6 +287,7 @@ mod tests {
             values in prop::collection::vec(
                 prop::option::of(prop_oneof![
                     prop::collection::vec(any::<u8>(), 0..40),
+                    prop::collection::vec(prop::sample::select(b"abcdefghijklmnopqrstuvwxyz\\\t".to_vec()), 0..200),
                     prop::collection::vec(prop::sample::select(b"\\N\n\t\rnt\x08.".to_vec()), 0..8),
                 ]),
                 1..12,
