@@ -38,6 +38,7 @@ mod logical_message;
 mod plain;
 pub mod registry;
 mod transaction_metadata;
+mod unchanged_columns;
 
 mod same_bytes;
 mod schema_diff;
@@ -62,7 +63,8 @@ pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, c
 pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, DecimalHandling, Envelope, FlatDeletes,
     HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible, RecordEncoding,
-    RecordOverrides, RecordSettings, TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
+    RecordOverrides, RecordSettings, TimePrecision, TruncateHandling, TypeStyle, UnchangedToast,
+    UnknownTypes,
 };
 pub use row_filter::{FilterPlan, RowFilter};
 pub use same_bytes::first_difference;
@@ -74,3 +76,4 @@ pub use transaction_metadata::{
     encode_transaction_key, write_json_transaction,
 };
 pub use types::is_placeholder;
+pub use unchanged_columns::{UnchangedColumn, unchanged_columns};

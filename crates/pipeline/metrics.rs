@@ -22,6 +22,8 @@ pub struct Metrics {
     pub acknowledged: IntCounter,
     /// Changes left out on purpose, by table and reason.
     pub skipped: IntCounterVec,
+    /// Rows read back for unchanged TOAST values, by table and outcome.
+    pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
     pub in_flight_bytes: IntGauge,
     /// Records between offer and acknowledgement.
@@ -93,6 +95,11 @@ impl Metrics {
                 "headwater_skipped_total",
                 "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message, filter, flat_delete)",
                 &["table", "reason"],
+            ),
+            reselected: counters(
+                "headwater_reselected_rows_total",
+                "Rows with unchanged TOAST values under unchanged_toast = \"reselect\", by table and outcome: sent with the value of that change (exact), with a newer one (newer), with a placeholder (marked)",
+                &["table", "outcome"],
             ),
             in_flight_bytes: gauge(
                 "headwater_in_flight_bytes",

@@ -10,6 +10,7 @@ use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::{ExitCode, Halt};
 use crate::outbox::{EventPlan, EventTopics};
+use crate::reselect::ReselectPlan;
 
 /// How the rows of one version of one table are written, and where they go.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct TablePlan {
     pub(crate) form: Form,
     /// Which rows become records; none if all do.
     pub(crate) filter: Option<FilterPlan>,
+    /// How rows are read back for unchanged TOAST values, where that is asked for.
+    pub(crate) reselect: Option<Box<ReselectPlan>>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
 }

@@ -10,7 +10,7 @@ use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnNames, ColumnPatterns,
     DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, Mask,
     MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SubjectStrategy, TimePrecision,
-    TruncateHandling, TypeStyle, UnknownTypes,
+    TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -341,5 +341,6 @@ words_of! {
     RecordEncoding,
     TimePrecision,
     TypeStyle,
+    UnchangedToast,
     UnknownTypes,
 }
