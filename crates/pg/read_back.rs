@@ -2,9 +2,10 @@
 //!
 //! One string of statements in one transaction, so one round trip. The order matters:
 //! 1. which of the transactions are visible; each later statement takes a later snapshot, which sees them as well;
-//! 2. the rows, as text of the types' output functions (the simple protocol has no other); this also locks the table
+//! 2. where the operators of the key's types are, since nothing but `pg_catalog` is searched otherwise;
+//! 3. the rows, as text of the types' output functions (the simple protocol has no other); this also locks the table
 //!    against DDL until the end of the transaction;
-//! 3. what the catalog says of table and columns, which is therefore what held when the rows were read.
+//! 4. what the catalog says of table and columns, which is therefore what held when the rows were read.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -172,13 +173,13 @@ async fn next(
 
 /// How many statements are complete when a row of each comes.
 const VISIBLE: usize = 1;
-const ROWS: usize = 2;
-const TABLE: usize = 3;
-const COLUMNS: usize = 4;
+const ROWS: usize = 3;
+const TABLE: usize = 4;
+const COLUMNS: usize = 5;
 
 fn statements(wanted: &ReadBack) -> String {
     let mut sql = "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY;".to_owned();
-    for statement in [visible(wanted), rows(wanted), table(wanted), columns(wanted)] {
+    for statement in [visible(wanted), search_path(wanted), rows(wanted), table(wanted), columns(wanted)] {
         sql.push_str(&statement);
         sql.push_str(";\n");
     }
@@ -200,6 +201,18 @@ fn visible(wanted: &ReadBack) -> String {
                 (SELECT n.snapshot, txid_snapshot_xmax(n.snapshot) AS next
                    FROM (SELECT txid_current_snapshot() AS snapshot) n) s",
         xids.join(",")
+    )
+}
+
+/// A type of an extension brings its own operators: without them citext would be compared as text, past its index.
+fn search_path(wanted: &ReadBack) -> String {
+    format!(
+        "SELECT set_config('search_path', concat_ws(', ', 'pg_catalog', (
+             SELECT string_agg(DISTINCT quote_ident(n.nspname), ', ')
+               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
+              WHERE a.attrelid = {} AND a.attname IN ({}) AND n.nspname <> 'pg_catalog')), true)",
+        wanted.relation.0,
+        literals(&wanted.key)
     )
 }
 

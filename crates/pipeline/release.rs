@@ -19,6 +19,7 @@ use crate::reselect::{Answer, Marks};
 use crate::reselector::Reading;
 use crate::row_writer::Row;
 use crate::settings::Settings;
+use crate::table_cache::TablePlan;
 use crate::versions::ask;
 
 /// Rows that are read at once at first, and at most: an index look-up each, and the text of one statement.
@@ -30,6 +31,8 @@ pub(crate) struct Holding {
     pub(crate) held: HeldWal,
     /// The open transaction has held more than it may: the rest of it is marked.
     pub(crate) gave_up: bool,
+    /// What was held is being written: nothing of it waits again.
+    is_writing: bool,
     readings: mpsc::Sender<Reading>,
     bytes_max: u64,
     row_bytes_max: u64,
@@ -44,6 +47,7 @@ impl Holding {
         Holding {
             held: HeldWal::default(),
             gave_up: false,
+            is_writing: false,
             readings,
             // The rest of the budget keeps the stream moving, without which no Commit would come.
             bytes_max: settings.reselect.max_bytes.min(settings.max_in_flight_bytes / 2),
@@ -104,12 +108,14 @@ impl Pump {
     fn write_held(&mut self, held: &HeldWal) -> Result<(), StageError> {
         let end = held.committed();
         let mut at = 0;
+        self.holding.is_writing = true;
         while at < end {
             // A Relation message changes what rows mean: those behind it are looked at once it was read.
             let next = (at + 1..end).find(|at| held.tag(*at) == Some(b'R')).unwrap_or(end);
             self.write_stretch(held, at..next)?;
             at = next;
         }
+        self.holding.is_writing = false;
         for at in end..held.len() {
             let (lsn, message) = held.message(at);
             self.message(lsn, message)?;
@@ -179,10 +185,10 @@ impl Pump {
             if later.announced.contains(&(xid, relation)) {
                 continue;
             }
-            let plan = self.versions.tables.plan_for(relation);
-            let Some(reselect) = plan.and_then(|plan| plan.reselect.as_ref()) else { continue };
+            let Some(plan) = self.versions.tables.plan_for(relation) else { continue };
+            let Some(reselect) = &plan.reselect else { continue };
             let keys = reselect.keys(&changed);
-            if at < range.end && reselect.lacks(&changed) {
+            if at < range.end && lacks(plan, &changed) {
                 let key = keys.as_ref().and_then(|keys| keys.last()).cloned();
                 rows.push_back(Waiting { at, relation, xid, key, is_last: true });
             }
@@ -300,22 +306,28 @@ impl Pump {
             return false;
         }
         let Some(plan) = self.versions.tables.plan_for(relation) else { return false };
-        let Some(reselect) = plan.reselect.as_ref().filter(|reselect| reselect.lacks(changed)) else {
-            return false;
-        };
-        // A filter that needs the value halts as it always does, and a row that it leaves out needs none.
-        if let (Some(filter), Row::Updated(old, new)) = (&plan.filter, changed)
-            && !filter.passes(new, old.as_ref().map(OldTuple::tuple)).is_ok_and(|passes| passes)
-        {
-            return false;
-        }
-        if !self.holding.gave_up {
+        let Some(reselect) = plan.reselect.as_ref().filter(|_| lacks(plan, changed)) else { return false };
+        if !self.holding.gave_up && !self.holding.is_writing {
             return true;
         }
         let (_, marks) = reselect.decide(changed, &Answer::Nothing, false);
         self.count_reselected(relation, &marks);
         self.writer.marks = Some(marks);
         false
+    }
+}
+
+/// Whether a record of the row would lack a value. A filter that needs the value halts as it always does, and a row that it
+/// leaves out needs none.
+fn lacks(plan: &TablePlan, changed: &Row<'_>) -> bool {
+    if !plan.reselect.as_ref().is_some_and(|reselect| reselect.lacks(changed)) {
+        return false;
+    }
+    match (&plan.filter, changed) {
+        (Some(filter), Row::Updated(old, new)) => {
+            filter.passes(new, old.as_ref().map(OldTuple::tuple)).unwrap_or(false)
+        }
+        _ => true,
     }
 }
 
@@ -347,5 +359,48 @@ impl LaterChanges {
         !self.unknown.contains(&table)
             && !self.announced.contains(&table)
             && self.last.get(&(row.xid, row.relation, key.clone())) == Some(&row.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_later_changes_of_the_same_key_count() {
+        let key = |name: &str| vec![name.to_owned()];
+        let row = |at, xid, relation, name| Waiting {
+            at,
+            relation: RelationId(relation),
+            xid,
+            key: Some(key(name)),
+            is_last: true,
+        };
+        let mut later = LaterChanges::default();
+        // Transaction 7: a; b becomes c; c; transaction 8: a; relation 2 has a key that can't be told.
+        for (at, xid, relation, keys) in [
+            (0, 7, 1, vec!["a"]),
+            (1, 7, 1, vec!["b", "c"]),
+            (2, 7, 1, vec!["c"]),
+            (3, 8, 1, vec!["a"]),
+            (4, 8, 2, vec!["a"]),
+        ] {
+            let keys = keys.into_iter().map(key).collect();
+            later.note(at, (xid, RelationId(relation)), Some(keys));
+        }
+        later.note(5, (8, RelationId(2)), None);
+        later.announced.insert((9, RelationId(1)));
+        later.note(6, (9, RelationId(1)), Some(vec![key("a")]));
+        for (row, expected) in [
+            (row(0, 7, 1, "a"), true),
+            (row(1, 7, 1, "c"), false),
+            (row(2, 7, 1, "c"), true),
+            (row(3, 8, 1, "a"), true),
+            (row(4, 8, 2, "a"), false),
+            (row(6, 9, 1, "a"), false),
+            (Waiting { key: None, ..row(0, 7, 1, "a") }, false),
+        ] {
+            assert_eq!(later.is_last(&row), expected, "{row:?}");
+        }
     }
 }

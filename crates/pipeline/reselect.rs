@@ -223,3 +223,141 @@ fn add(list: &mut String, field: &str) {
     }
     list.push_str(field);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_avro::{ColumnDescription, PgType};
+    use headwater_pgoutput::{Message, RelationId, ReplicaIdentity};
+
+    /// Columns k1, body, k2, doc, odd (whose text isn't stable); the key is k2, k1.
+    fn plan(allow_newer: bool) -> ReselectPlan {
+        let column = |(name, pg_type, in_identity): (&str, PgType, bool)| ColumnDescription {
+            name: name.to_owned(),
+            type_name: name.to_owned(),
+            pg_type,
+            not_null: false,
+            default: None,
+            in_identity,
+        };
+        let columns = [
+            ("k1", PgType::Text, true),
+            ("body", PgType::Text, false),
+            ("k2", PgType::Int4, true),
+            ("doc", PgType::Json, false),
+            ("odd", PgType::Verbatim, false),
+        ];
+        let table = TableDescription {
+            relation: RelationId(1),
+            schema: "public".to_owned(),
+            table: "t".to_owned(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: columns.map(column).to_vec(),
+            key: vec![2, 0],
+        };
+        let mut records = RecordSettings { allow_newer, ..RecordSettings::default() };
+        assert!(ReselectPlan::new(&table, &records).unwrap().is_none(), "not asked for");
+        records.unchanged_toast = UnchangedToast::Reselect;
+        let plan = ReselectPlan::new(&table, &records).unwrap().expect("asked for");
+        assert_eq!(
+            (plan.key_names.join(","), plan.column_names.join(",")),
+            ("k2,k1".into(), "k1,body,doc,odd".into())
+        );
+        plan
+    }
+
+    /// Letters of columns: `-` NULL, `?` unchanged, others are their own text.
+    fn tuple(columns: &str) -> Vec<u8> {
+        let mut bytes = (columns.len() as u16).to_be_bytes().to_vec();
+        for letter in columns.bytes() {
+            match letter {
+                b'-' => bytes.push(b'n'),
+                b'?' => bytes.push(b'u'),
+                letter => bytes.extend([b't', 0, 0, 0, 1, letter]),
+            }
+        }
+        bytes
+    }
+
+    /// An update with the old tuple that is given (`K…`, `O…` or none).
+    fn with_update(old: &str, new: &str, look: impl FnOnce(&Row<'_>)) {
+        let mut body = b"U\0\0\0\x01".to_vec();
+        if let Some(kind) = old.bytes().next() {
+            body.push(kind);
+            body.extend(tuple(&old[1..]));
+        }
+        body.push(b'N');
+        body.extend(tuple(new));
+        let Ok(Message::Update(update)) = Message::decode(&body) else { panic!("no update") };
+        look(&Row::Updated(update.old, update.new));
+    }
+
+    #[test]
+    fn what_is_missing_and_under_which_key() {
+        let plan = plan(false);
+        for (old, new, lacks, keys) in [
+            ("", "ab1de", false, "1a"),
+            ("", "a?1de", true, "1a"),
+            ("", "a-1--", false, "1a"),
+            // A key column in TOAST is in the old tuple; another key is a second one.
+            ("Ka-1--", "?b1de", false, "1a 1a"),
+            ("Ka-1--", "??2de", true, "1a 2a"),
+            ("Oab1de", "a?2??", false, "1a 2a"),
+            ("Oa-1de", "a?2??", true, "1a 2a"),
+            ("", "?b1de", true, "none"),
+        ] {
+            with_update(old, new, |row| {
+                assert_eq!(plan.lacks(row), lacks, "{old} {new}");
+                let found = plan.keys(row).map_or("none".to_owned(), |keys| {
+                    keys.iter().map(|key| key.concat()).collect::<Vec<_>>().join(" ")
+                });
+                assert_eq!(found, keys, "{old} {new}");
+            });
+        }
+    }
+
+    /// Of the columns k1, body, doc, odd a letter each: `-` NULL. Upper case of `same` are those that are proved.
+    fn answer(own: bool, values: &str, same: [bool; 4]) -> Answer {
+        let value = |letter: char| (letter != '-').then(|| letter.to_string());
+        Answer::Row { own, values: values.chars().map(value).collect(), same_column: same.into() }
+    }
+
+    fn check(allow_newer: bool, new: &str, read: &Answer, is_last: bool, expected: (&str, &str, &str, &str)) {
+        let plan = plan(allow_newer);
+        with_update("", new, |row| {
+            let (values, marks) = plan.decide(row, read, is_last);
+            let values: Vec<String> = values.iter().map(|(at, value)| format!("{at}{value}")).collect();
+            let found = (values.join(" "), marks.unchanged.clone(), marks.newer.clone(), marks.outcome());
+            let (values, unchanged, newer, outcome) = expected;
+            assert_eq!(
+                found,
+                (values.into(), unchanged.into(), newer.into(), outcome),
+                "{new} {read:?} {is_last}"
+            );
+        });
+    }
+
+    #[test]
+    fn what_may_be_sent() {
+        let own = answer(true, "abdo", [true; 4]);
+        let other = answer(false, "abdo", [true; 4]);
+        check(false, "a?1?e", &own, true, ("1b 3d", "", "", "exact"));
+        check(false, "a?1?e", &own, false, ("", "body,doc", "", "marked"));
+        check(false, "a?1de", &other, true, ("", "body", "", "marked"));
+        check(false, "a?1de", &Answer::Nothing, true, ("", "body", "", "marked"));
+        check(false, "a?1d?", &own, true, ("1b", "odd", "", "marked"));
+        check(true, "a?1d?", &own, true, ("1b 4o", "", "odd", "newer"));
+        check(true, "a?1de", &other, true, ("1b", "", "body", "newer"));
+        check(true, "a?1de", &own, false, ("1b", "", "body", "newer"));
+        check(true, "a?1de", &Answer::Nothing, true, ("", "body", "", "marked"));
+        // NULL is never the unchanged value, nor is that of another column.
+        check(true, "a?1?e", &answer(true, "a-do", [true; 4]), true, ("3d", "body", "", "marked"));
+        check(
+            true,
+            "a?1?e",
+            &answer(true, "abdo", [true, true, false, true]),
+            true,
+            ("1b", "doc", "", "marked"),
+        );
+    }
+}

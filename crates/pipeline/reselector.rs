@@ -122,7 +122,17 @@ impl Reselector {
 
 fn nothing(wanted: &ReadBack, why: &Unreadable) -> ReadRows {
     let (schema, table) = &wanted.table;
-    tracing::info!(table = format!("{schema}.{table}"), ?why, "rows can't be read back and are marked");
+    let table = format!("{schema}.{table}");
+    match why {
+        // Until the stream has come to the change.
+        Unreadable::Changed => tracing::debug!(table, "a table has changed since: its values are marked"),
+        Unreadable::Timeout => {
+            tracing::info!(
+                table,
+                "reading rows back took longer than pipeline.reselect_timeout: they are marked"
+            );
+        }
+    }
     ReadRows {
         rows: wanted.rows.iter().map(|_| ReadRow::Gone).collect(),
         same_column: vec![false; wanted.columns.len()],
