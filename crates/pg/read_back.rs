@@ -36,7 +36,9 @@ pub struct ReadBack {
     pub slot: String,
     /// Its publications.
     pub publications: Vec<String>,
-    /// Values that are kept at most; the first row is kept whatever it has.
+    /// Whether values that another transaction wrote are of use.
+    pub newer: bool,
+    /// Bytes of values that are kept at most; the first row is kept whatever it has.
     pub bytes_max: u64,
     /// And of that row, at most so many.
     pub row_bytes_max: u64,
@@ -61,6 +63,8 @@ pub enum ReadRow {
     NotRead,
     /// There is none of that key, or not one.
     Gone,
+    /// The row was written by another transaction, and its values are not wanted.
+    Newer,
     /// Its values are too large to be kept.
     TooLarge,
     /// Its transaction is not visible to others yet: what would be read is the row before.
@@ -322,17 +326,19 @@ impl<'a> Collected<'a> {
         let Some(places) = key.and_then(|key| self.by_key.get(&key[..])) else { return };
         let values = || (first..first + wanted.columns.len()).map(|at| text(row, at));
         let bytes: usize = values().flatten().map(str::len).sum();
-        let is_first = self.bytes == 0;
         for &place in places {
+            let own = xmin == wanted.rows[place].1;
+            let is_first = self.bytes == 0;
             result.rows[place] = if std::mem::replace(&mut self.seen[place], true) {
                 ReadRow::Gone
+            } else if !own && !wanted.newer {
+                ReadRow::Newer
             } else if bytes as u64 > wanted.row_bytes_max {
                 ReadRow::TooLarge
             } else if !is_first && self.bytes + bytes as u64 > wanted.bytes_max {
                 ReadRow::NotRead
             } else {
                 self.bytes += bytes as u64;
-                let own = xmin == wanted.rows[place].1;
                 ReadRow::Found { own, values: values().map(|value| value.map(str::to_owned)).collect() }
             };
         }
@@ -390,6 +396,7 @@ mod tests {
             ],
             slot: "headwater".to_owned(),
             publications: vec!["one".to_owned(), "two".to_owned()],
+            newer: false,
             bytes_max: 1,
             row_bytes_max: 1,
         }

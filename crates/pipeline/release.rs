@@ -255,6 +255,7 @@ impl Pump {
             rows: rows.iter().map(|row| (key(row), row.xid)).collect(),
             slot: self.holding.slot.clone(),
             publications: self.holding.publications.clone(),
+            newer: reselect.allow_newer,
             bytes_max: self.holding.bytes_max,
             row_bytes_max: self.holding.row_bytes_max,
         }

@@ -30,7 +30,7 @@ pub(crate) struct ReselectPlan {
     pub(crate) key_names: Vec<String>,
     /// The table's own key, whatever the records' key is: what names one row.
     key: Vec<usize>,
-    allow_newer: bool,
+    pub(crate) allow_newer: bool,
 }
 
 impl ReselectPlan {
@@ -174,7 +174,7 @@ impl Answer {
         let proves = read.inserts_published;
         let answer = |row| match row {
             ReadRow::NotRead => None,
-            ReadRow::Gone | ReadRow::TooLarge | ReadRow::NotVisible => Some(Answer::Nothing),
+            ReadRow::Gone | ReadRow::Newer | ReadRow::TooLarge | ReadRow::NotVisible => Some(Answer::Nothing),
             ReadRow::Found { own, values } => {
                 Some(Answer::Row { own: own && proves, values, same_column: same_column.clone() })
             }

