@@ -207,18 +207,24 @@ impl Pump {
         decided: &mut HashMap<usize, Decided>,
     ) -> Result<u64, StageError> {
         let count = waiting.len().min(self.holding.rows_at_once);
-        let mut by_relation: HashMap<RelationId, Vec<Waiting>> = HashMap::new();
+        let mut by_relation: Vec<(RelationId, Vec<Waiting>)> = Vec::new();
         let mut again: Vec<Waiting> = Vec::new();
         for row in waiting.drain(..count) {
-            match row.key {
-                Some(_) => by_relation.entry(row.relation).or_default().push(row),
-                None => {
-                    decided.insert(row.at, Decided { answer: Answer::Nothing, is_last: false });
-                }
+            if row.key.is_none() {
+                decided.insert(row.at, Decided { answer: Answer::Nothing, is_last: false });
+                continue;
+            }
+            match by_relation.iter_mut().find(|(relation, _)| *relation == row.relation) {
+                Some((_, rows)) => rows.push(row),
+                None => by_relation.push((row.relation, vec![row])),
             }
         }
         let mut bytes = 0;
         for (relation, rows) in by_relation {
+            if bytes >= self.holding.bytes_max {
+                again.extend(rows);
+                continue;
+            }
             let wanted = self.read_back(relation, &rows);
             let answers =
                 ask(&self.holding.readings, &mut self.writer.out, |answer| Reading { wanted, answer })?;

@@ -89,6 +89,7 @@ impl Writer {
 
     /// A transaction begins.
     pub(crate) fn begin(&mut self, commit_unix_micros: i64) {
+        debug_assert!(self.marks.is_none(), "marks are of the row that they were made for");
         self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
         self.ordinal = 0;
     }
