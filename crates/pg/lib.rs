@@ -55,6 +55,8 @@ pub mod definition;
 
 pub mod catalog;
 
+pub mod read_back;
+
 pub use client::{Client, connect};
 pub use error::{Error, ErrorKind, ServerError};
 pub use replication::{DEFAULT_MAX_FRAME_BYTES, ReplicationStream};

@@ -13,6 +13,8 @@
 mod message;
 mod tuple;
 
+mod fill;
+
 mod relation;
 
 mod lsn;
@@ -22,6 +24,7 @@ mod error;
 mod reader;
 
 pub use error::{DecodeError, Reason};
+pub use fill::fill_unchanged;
 pub use lsn::{Lsn, ParseLsnError};
 pub use message::{Begin, Commit, Delete, Insert, Logical, Message, OldTuple, Origin, RelationIds, Truncate};
 pub use message::{TypeName, Update};

@@ -19,6 +19,8 @@ use crate::outlet::{Outlet, OutletParts, StopSignal};
 use crate::own_slot::{Owned, own_slot};
 use crate::pump::{Pump, PumpEnd};
 use crate::recovery::{Decision, decide};
+use crate::release::Holding;
+use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
@@ -179,7 +181,15 @@ async fn stream(
     let history = SchemaHistory::new(owned.stored.history);
     let database = owned.identity.database.clone();
     let versions = Versions::new(settings.clone(), database, history, questions);
-    let pump = Pump::new(settings, owned.checkpoint, versions, wal_receiver, out);
+    // As with questions.
+    let (readings, reading_receiver) = mpsc::channel(2);
+    let holding = Holding::new(settings, readings);
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, wal_receiver, out);
+    let reselector = Reselector {
+        postgres: settings.postgres.clone(),
+        timeout: settings.reselect.timeout,
+        status: status.clone(),
+    };
     let resolver = Resolver {
         client: owned.client,
         destination: destination.clone(),
@@ -206,7 +216,11 @@ async fn stream(
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
     status.set(Readiness::Streaming);
     let source = tokio::spawn(source.run());
-    let mut helpers = vec![tokio::spawn(resolver.run(question_receiver)), tokio::spawn(watch.run())];
+    let mut helpers = vec![
+        tokio::spawn(resolver.run(question_receiver)),
+        tokio::spawn(reselector.run(reading_receiver)),
+        tokio::spawn(watch.run()),
+    ];
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }

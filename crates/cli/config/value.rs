@@ -10,7 +10,7 @@ use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
     Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
-    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnknownTypes,
+    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
 
@@ -360,5 +360,6 @@ words_of! {
     SharedTopic,
     TimePrecision,
     TypeStyle,
+    UnchangedToast,
     UnknownTypes,
 }

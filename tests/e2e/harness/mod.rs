@@ -14,6 +14,7 @@ pub mod fold;
 pub mod headwater;
 pub mod http;
 pub mod kafka;
+pub mod marks;
 pub mod process;
 pub mod proxy;
 pub mod random;
