@@ -18,7 +18,7 @@ $$;
 GRANT USAGE ON SCHEMA public TO headwater;
 
 -- SELECT: streaming works without it, since rows come from WAL. It is for reading the rows that were there before the
--- slot was (snapshots). A table with row-level security needs BYPASSRLS as well, or its hidden rows are missing then.
+-- slot was (snapshots), and for tables with unchanged_toast = "reselect", whose rows are read back. A table with row-level security needs BYPASSRLS as well, or its hidden rows are missing then.
 GRANT SELECT ON public.inventory, public.outbox TO headwater;
 
 -- Optional, and worth it: while a slot is being created, and in `headwater check`, the sessions that block it are

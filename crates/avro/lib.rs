@@ -41,6 +41,7 @@ mod part_form;
 mod plain;
 pub mod registry;
 mod transaction_metadata;
+mod unchanged_columns;
 
 mod same_bytes;
 mod schema_diff;
@@ -67,7 +68,7 @@ pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnName, DecimalHandling, Envelope,
     FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible,
     RecordEncoding, RecordNaming, RecordOverrides, RecordSettings, SchemaNames, SharedTopic, TABLE_KEY_FIELD,
-    TimePrecision, TruncateHandling, TypeStyle, UnknownTypes,
+    TimePrecision, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 pub use row_filter::{FilterPlan, RowFilter};
 pub use same_bytes::first_difference;
@@ -80,3 +81,4 @@ pub use transaction_metadata::{
     write_transaction, write_transaction_key,
 };
 pub use types::is_placeholder;
+pub use unchanged_columns::{UnchangedColumn, unchanged_columns};

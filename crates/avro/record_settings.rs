@@ -162,6 +162,13 @@ choices! {
         /// The table, whatever its topic.
         Table = "table",
     }
+    /// What becomes of a TOAST value that an update left alone, so that Postgres doesn't send it.
+    UnchangedToast {
+        /// The placeholder stands for it.
+        Placeholder = "placeholder",
+        /// It is read back from the table, and marked unless it is provably the value of that moment.
+        Reselect = "reselect",
+    }
     /// What becomes of a schema that the registry refuses as incompatible.
     OnIncompatible {
         /// Nothing goes on.
@@ -245,6 +252,10 @@ record_settings! {
     /// What stands for an unchanged TOAST value whose old value isn't at hand; after `hex:` it is bytes in
     /// hexadecimal.
     unavailable_value_placeholder: String = "__debezium_unavailable_value".to_owned(),
+    /// Unchanged TOAST values.
+    unchanged_toast: UnchangedToast = UnchangedToast::Placeholder,
+    /// Whether the present value, marked, may stand for one that can't be had any more.
+    allow_newer: bool = false,
     /// Schemas that the registry refuses as incompatible.
     on_incompatible: OnIncompatible = OnIncompatible::Halt,
     /// What a change record looks like.

@@ -68,6 +68,8 @@ pub mod definition;
 
 pub mod catalog;
 
+pub mod read_back;
+
 pub use client::{Client, connect};
 pub use copy_out::CopySession;
 pub use copy_rows::CopyRows;

@@ -16,6 +16,7 @@ mod message;
 mod tuple;
 
 mod copy_text;
+mod fill;
 
 mod relation;
 
@@ -27,6 +28,7 @@ mod reader;
 
 pub use copy_text::{CopyTextError, read_copy_row};
 pub use error::{DecodeError, Reason};
+pub use fill::fill_unchanged;
 pub use lsn::{Lsn, ParseLsnError};
 pub use message::{Begin, Commit, Delete, Insert, Logical, Message, OldTuple, Origin, RelationIds, Truncate};
 pub use message::{TypeName, Update};

@@ -53,6 +53,11 @@ impl<'a> Tuple<'a> {
         self.len == 0
     }
 
+    /// Bytes of its columns in the message, without their number.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Its columns from the first to the last.
     #[inline]
     pub fn columns(&self) -> Columns<'a> {

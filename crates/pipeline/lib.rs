@@ -35,6 +35,14 @@ pub mod present;
 
 mod row_writer;
 
+mod reselect;
+
+mod held_wal;
+
+mod release;
+
+mod reselector;
+
 mod outbox;
 
 mod event;

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub skipped: IntCounterVec,
     /// Trace contexts that are none, by table.
     pub malformed_traces: IntCounterVec,
+    /// Rows read back for unchanged TOAST values, by table and outcome.
+    pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
     pub in_flight_bytes: IntGauge,
     /// Records between offer and acknowledgement.
@@ -100,6 +102,11 @@ impl Metrics {
                 "headwater_malformed_traces_total",
                 "Columns and logical messages that hold no trace context where one is configured, by table (message for messages)",
                 &["table"],
+            ),
+            reselected: counters(
+                "headwater_reselected_rows_total",
+                "Rows with unchanged TOAST values under unchanged_toast = \"reselect\", by table and outcome: sent with the value of that change (exact), with a newer one (newer), with a placeholder (marked)",
+                &["table", "outcome"],
             ),
             in_flight_bytes: gauge(
                 "headwater_in_flight_bytes",

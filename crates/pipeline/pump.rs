@@ -18,6 +18,7 @@ use crate::halt::{ExitCode, Halt};
 use crate::message_topic::MessageTopic;
 use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
+use crate::release::Holding;
 use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
 use crate::snapshot::Input;
@@ -44,6 +45,15 @@ pub(crate) struct SourceBatch {
     pub(crate) charged: u64,
 }
 
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// It was written, or nothing was to be written.
+    Done,
+    /// Its values must be read back first.
+    Waits,
+}
+
 /// How a pump ended that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PumpEnd {
@@ -56,15 +66,17 @@ pub(crate) enum PumpEnd {
 /// See the module's documentation.
 pub(crate) struct Pump {
     inputs: Receiver<Input>,
-    intake: Intake,
+    pub(crate) intake: Intake,
     /// Every transaction that ends here or before has been read.
     passed: Lsn,
-    reader: TransactionReader,
-    versions: Versions,
+    pub(crate) reader: TransactionReader,
+    pub(crate) versions: Versions,
     message_events: EventPlan,
     message_topics: EventTopics,
     messages: MessageTopic,
-    writer: Writer,
+    pub(crate) writer: Writer,
+    /// Changes that wait for values to be read back.
+    pub(crate) holding: Holding,
 }
 
 impl Pump {
@@ -72,6 +84,7 @@ impl Pump {
         settings: &Settings,
         checkpoint: Lsn,
         versions: Versions,
+        holding: Holding,
         inputs: Receiver<Input>,
         intake: Intake,
         out: Outlet,
@@ -90,6 +103,7 @@ impl Pump {
             messages: MessageTopic::new(settings, versions.source()),
             writer: Writer::new(settings, versions.questions.clone(), out),
             versions,
+            holding,
         }
     }
 
@@ -126,6 +140,7 @@ impl Pump {
                 Ok(Input::Wal(batch)) => {
                     self.writer.out.still_alive()?;
                     self.process(&batch.wal)?;
+                    self.release_complete()?;
                     self.writer.out.offer_staged()?;
                     self.writer.out.budget().release(batch.charged);
                 }
@@ -177,9 +192,16 @@ impl Pump {
         Ok(())
     }
 
-    fn message(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), StageError> {
+    /// One message as it comes: what stands behind a row that waits, waits as well.
+    pub(crate) fn message(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), StageError> {
+        if self.holding.held.is_empty() { self.read_message(lsn, data) } else { self.hold(lsn, data) }
+    }
+
+    /// One message whose turn it is.
+    pub(crate) fn read_message(&mut self, lsn: Lsn, data: &[u8]) -> Result<(), StageError> {
         match self.reader.read(lsn, data)? {
             Step::Begin => {
+                self.holding.gave_up = false;
                 let open = self.reader.open().expect("Begin opens a transaction");
                 self.writer.begin(open.commit_unix_micros);
             }
@@ -214,11 +236,16 @@ impl Pump {
                     count(&self.writer.out, &mut plan);
                 }
             }
-            Step::Insert(insert) => self.change(lsn, insert.relation, &Row::Inserted(insert.new))?,
-            Step::Update(update) => {
-                self.change(lsn, update.relation, &Row::Updated(update.old, update.new))?
+            Step::Insert(insert) => {
+                self.change(lsn, insert.relation, &Row::Inserted(insert.new)).map(drop)?
             }
-            Step::Delete(delete) => self.change(lsn, delete.relation, &Row::Deleted(delete.old))?,
+            Step::Update(update) => {
+                if self.change(lsn, update.relation, &Row::Updated(update.old, update.new))? == Written::Waits
+                {
+                    self.hold(lsn, data)?;
+                }
+            }
+            Step::Delete(delete) => self.change(lsn, delete.relation, &Row::Deleted(delete.old)).map(drop)?,
             Step::Truncate(truncate) => self.truncate(lsn, truncate.relations)?,
             Step::Message(logical) => self.logical_message(lsn, &logical)?,
             Step::Nothing => {}
@@ -256,7 +283,7 @@ impl Pump {
         Ok(())
     }
 
-    fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+    fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<Written, StageError> {
         let ordinal = self.writer.ordinal;
         match self.write_change(lsn, relation, changed) {
             Err(StageError::Encode {
@@ -276,13 +303,23 @@ impl Pump {
         }
     }
 
-    fn write_change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+    fn write_change(
+        &mut self,
+        lsn: Lsn,
+        relation: RelationId,
+        changed: &Row<'_>,
+    ) -> Result<Written, StageError> {
         if self.reader.open().is_some_and(|open| open.skipped || self.intake.is_settled(relation, open.xid)) {
-            return Ok(());
+            return Ok(Written::Done);
         }
         match self.versions.tables.plan_for(relation) {
-            Some(plan) if plan.labels.is_empty() => {}
-            _ => self.make_ready(lsn, relation, changed)?,
+            Some(plan) if plan.labels.is_empty() && plan.reselect.is_none() => {}
+            _ => {
+                self.make_ready(lsn, relation, changed)?;
+                if self.must_wait(relation, changed) {
+                    return Ok(Written::Waits);
+                }
+            }
         }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
@@ -294,9 +331,11 @@ impl Pump {
             Form::Event(events, topics) => (events, topics),
             Form::LeftOut => {
                 plan.counts.left_out += 1;
-                return Ok(());
+                return Ok(Written::Done);
             }
-            Form::Record { .. } | Form::Lines(_) => return row.write(plan, changed),
+            Form::Record { .. } | Form::Lines(_) => {
+                return row.write(plan, changed).map(|()| Written::Done);
+            }
         };
         // A row of the outbox is an event when it is written; cleaning up is not.
         match changed {
@@ -309,11 +348,11 @@ impl Pump {
             Row::Updated(..) => plan.counts.outbox_update += 1,
             Row::Deleted(_) => plan.counts.outbox_delete += 1,
         }
-        Ok(())
+        Ok(Written::Done)
     }
 
     /// Makes sure that the relation's rows can be written.
-    fn resolve(&mut self, relation: RelationId, lsn: Lsn) -> Result<(), StageError> {
+    pub(crate) fn resolve(&mut self, relation: RelationId, lsn: Lsn) -> Result<(), StageError> {
         self.versions.make_ready(relation, lsn, &mut self.writer.out)
     }
 

@@ -283,6 +283,7 @@ pub(crate) mod tests {
             heartbeat_sql: None,
             max_in_flight_bytes: 1 << 20,
             max_row_bytes: 1 << 20,
+            reselect: Default::default(),
             shutdown_timeout: Duration::from_secs(8),
             topics: TopicSettings {
                 prefix: "shop".to_owned(),

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_copied_id, write_record_id};
+use crate::reselect::Marks;
 use crate::resolver::Question;
 use crate::settings::Settings;
 use crate::table_cache::{Form, TablePlan};
@@ -64,6 +65,8 @@ pub(crate) struct Writer {
     /// Records of the open transaction so far.
     pub(crate) ordinal: u64,
     pub(crate) scratch: Scratch,
+    /// What is said of the row being written, if its values were to be read back.
+    pub(crate) marks: Option<Marks>,
     tombstones: bool,
     /// Where transaction metadata is wanted.
     transactions: Option<TransactionTopic>,
@@ -84,6 +87,7 @@ impl Writer {
             sequence: 0,
             ordinal: 0,
             scratch: Scratch::default(),
+            marks: None,
             tombstones: settings.tombstones_on_delete,
             transactions,
             trace: None,
@@ -93,6 +97,7 @@ impl Writer {
 
     /// A transaction begins.
     pub(crate) fn begin(&mut self, commit_unix_micros: i64) {
+        debug_assert!(self.marks.is_none(), "marks are of the row that they were made for");
         self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
         self.ordinal = 0;
         self.trace = None;
@@ -342,13 +347,22 @@ impl<'a> RowWriter<'a> {
         let result = self.encode(plan, &change, &mut key, &mut value).and_then(|keyed| {
             let key = keyed.then_some(key.as_slice());
             let partition = self.partition(plan, key, change.after.or(change.before), change.before);
+            let marks = change.after.and_then(|_| self.writer.marks.take());
             match (&plan.trace, change.after) {
                 (Some(columns), Some(after)) => {
-                    let more = header.as_slice();
+                    let mut more: Vec<(&str, &[u8])> = header.into_iter().collect();
+                    more.extend(marks.iter().flat_map(|marks| marks.headers()));
                     let trace = self.trace_of(columns, &plan.name, after, change.before);
-                    self.offer_traced(&plan.topic, partition, key, Some(&value), more, trace.as_ref())
+                    self.offer_traced(&plan.topic, partition, key, Some(&value), &more, trace.as_ref())
                 }
-                _ => self.offer(&plan.topic, partition, key, Some(&value), header),
+                _ => match marks {
+                    None => self.offer(&plan.topic, partition, key, Some(&value), header),
+                    Some(marks) => {
+                        let mut headers: Vec<(&str, &[u8])> = header.into_iter().collect();
+                        headers.extend(marks.headers());
+                        self.offer_to(&plan.topic, partition, key, Some(&value), &headers)
+                    }
+                },
             }
         });
         (self.writer.scratch.key, self.writer.scratch.value) = (key, value);

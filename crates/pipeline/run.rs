@@ -19,6 +19,8 @@ use crate::outlet::{Outlet, OutletParts, StopSignal};
 use crate::own_slot::{Owned, own_slot};
 use crate::pump::{Pump, PumpEnd};
 use crate::recovery::{Decision, decide};
+use crate::release::Holding;
+use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
@@ -190,7 +192,15 @@ async fn stream(
     let database = owned.identity.database.clone();
     let versions = Versions::new(settings.clone(), database, history, questions);
     let intake = Intake::new(reports, owned.identity.epoch, owned.next_xid);
-    let pump = Pump::new(settings, owned.checkpoint, versions, input_receiver, intake, out);
+    // As with questions.
+    let (readings, reading_receiver) = mpsc::channel(2);
+    let holding = Holding::new(settings, readings);
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
+    let reselector = Reselector {
+        postgres: settings.postgres.clone(),
+        timeout: settings.reselect.timeout,
+        status: status.clone(),
+    };
     let coordinator = Coordinator::new(CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
@@ -234,7 +244,11 @@ async fn stream(
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
     status.set(Readiness::Streaming);
     let source = tokio::spawn(source.run());
-    let mut helpers = vec![tokio::spawn(resolver.run(question_receiver)), tokio::spawn(watch.run())];
+    let mut helpers = vec![
+        tokio::spawn(resolver.run(question_receiver)),
+        tokio::spawn(reselector.run(reading_receiver)),
+        tokio::spawn(watch.run()),
+    ];
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub max_in_flight_bytes: u64,
     /// A single change larger than this halts the pipeline with its table and LSN (default 64 MiB).
     pub max_row_bytes: u64,
+    /// How rows are read back for unchanged TOAST values, where a table asks for that.
+    pub reselect: ReselectSettings,
     /// How long a graceful stop may take before the rest is dropped, to be repeated at the next start (default 8 s).
     pub shutdown_timeout: Duration,
     /// Names and shape of the topics of tables.
@@ -58,6 +60,21 @@ pub struct Settings {
     pub sink: SinkSettings,
     /// Write a tombstone after each delete (default true).
     pub tombstones_on_delete: bool,
+}
+
+/// Limits of reading rows back.
+#[derive(Clone, Debug)]
+pub struct ReselectSettings {
+    /// Bytes of changes that may wait for a Commit (default 8 MiB); at most half of `max_in_flight_bytes`.
+    pub max_bytes: u64,
+    /// How long one read may take, and how long a commit may take to become visible (default 5 s).
+    pub timeout: Duration,
+}
+
+impl Default for ReselectSettings {
+    fn default() -> ReselectSettings {
+        ReselectSettings { max_bytes: 8 << 20, timeout: Duration::from_secs(5) }
+    }
 }
 
 /// Names and shape of the topics that tables go to.
@@ -275,6 +292,9 @@ impl Settings {
         }
         if self.max_row_bytes < 1 << 10 || self.max_row_bytes > 1 << 30 {
             problem("pipeline.max_row_bytes", "between 1KiB and 1GiB".to_owned());
+        }
+        if self.reselect.timeout < Duration::from_millis(1) {
+            problem("pipeline.reselect_timeout", "at least 1ms".to_owned());
         }
         if self.topics.prefix.is_empty() || !self.topics.prefix.chars().all(legal_in_topic) {
             problem("topics.prefix", "one or more of A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());

@@ -10,6 +10,7 @@ use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
 use crate::halt::Halt;
 use crate::outbox::{EventPlan, EventTopics};
+use crate::reselect::ReselectPlan;
 use crate::route::topic_taken;
 use crate::trace::TraceColumns;
 
@@ -29,6 +30,8 @@ pub(crate) struct TablePlan {
     pub(crate) filter: Option<FilterPlan>,
     /// Where a row has its trace context.
     pub(crate) trace: Option<TraceColumns>,
+    /// How rows are read back for unchanged TOAST values, where that is asked for.
+    pub(crate) reselect: Option<Box<ReselectPlan>>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
 }

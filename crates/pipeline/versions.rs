@@ -21,6 +21,7 @@ use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
 use crate::outlet::Outlet;
 use crate::present::{self, Plans, Unsuitable};
+use crate::reselect::ReselectPlan;
 use crate::resolver::Question;
 use crate::route::TableRoute;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
@@ -370,6 +371,10 @@ impl Versions {
             ),
             Form::Lines(_) | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
         };
+        let reselect = match form {
+            Form::Record { .. } => ReselectPlan::new(&record.description, &records).map_err(schema_error)?,
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut => None,
+        };
         Ok(TablePlan {
             name: record.name(),
             shares_topic: self.route(&record.table)?.is_shared,
@@ -382,6 +387,7 @@ impl Versions {
             description: record.description,
             form,
             filter,
+            reselect: reselect.map(Box::new),
             counts: Counts::default(),
         })
     }
@@ -432,6 +438,7 @@ fn left_out(table: TableSchema) -> TablePlan {
         form: Form::LeftOut,
         filter: None,
         trace: None,
+        reselect: None,
         counts: Counts::default(),
     }
 }
@@ -461,11 +468,11 @@ fn schema_fingerprint(key_json: Option<&str>, value_json: &str) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Asks the resolver and serves deliveries until it answers.
-pub(crate) fn ask<T>(
-    questions: &mpsc::Sender<Question>,
+/// Asks the resolver, or another task, and serves deliveries until it answers.
+pub(crate) fn ask<T, Q>(
+    questions: &mpsc::Sender<Q>,
     out: &mut Outlet,
-    question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Question,
+    question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Q,
 ) -> Result<T, StageError> {
     out.offer_staged()?;
     let (answer, mut answered) = oneshot::channel();

@@ -28,6 +28,7 @@ mod random_types;
 mod record_keys;
 mod refusals;
 mod registry_away;
+mod reselect;
 mod routing;
 mod savepoints;
 mod schema_command;

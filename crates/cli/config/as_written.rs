@@ -332,6 +332,12 @@ sections! {
         /// The largest row that is let through, alone, when it is larger than the limit above. A larger one halts
         /// Headwater with its table and position.
         max_row_bytes: Size = "64MiB",
+        /// With `unchanged_toast = "reselect"`: bytes of changes that may wait for their transaction's Commit, within
+        /// `max_in_flight_bytes` and at most half of it. What a larger transaction holds goes on with placeholders.
+        reselect_max_bytes: Size = "8MiB",
+        /// How long reading rows back may take, and how long a commit may take to become visible, before they go on with
+        /// placeholders.
+        reselect_timeout: Duration = "5s",
         /// How long a shutdown may take to finish and confirm what is under way. What is not done in time is
         /// sent again after the next start.
         shutdown_timeout: Duration = "8s",

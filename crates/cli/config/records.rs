@@ -10,7 +10,7 @@ use headwater_avro::{
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
     MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnIncompatible, RecordEncoding, RecordNaming,
     RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision, TopicTemplate,
-    TruncateHandling, TypeStyle, UnknownTypes, legal_in_topic,
+    TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes, legal_in_topic,
 };
 use headwater_pg::Secret;
 use headwater_pipeline::Rewriting;
@@ -106,6 +106,15 @@ record_keys! {
     /// What stands for an unchanged TOAST value that is not at hand. After `hex:` it is bytes in hexadecimal, for
     /// bytea columns.
     unavailable_value_placeholder: String = "__debezium_unavailable_value",
+    /// A TOAST value that an update left alone is not sent by Postgres. `placeholder` puts
+    /// `unavailable_value_placeholder` in its place. `reselect` reads the row back by its key once the transaction is
+    /// committed: a value that is provably that of the change is sent as if it had come with it; for any other the
+    /// placeholder stays, and the header `headwater.unchanged` names the columns. Costs SELECT on the table. Under REPLICA
+    /// IDENTITY FULL the value is in the old row, and nothing is read.
+    unchanged_toast: UnchangedToast = "placeholder",
+    /// With `unchanged_toast = "reselect"`: where only a later value is to be had, send that one, and name its columns in the
+    /// header `headwater.reselected`.
+    allow_newer: bool = "false",
     /// What becomes of a schema that the registry refuses as incompatible (409): `halt` with the registry's words, or
     /// `set_compatibility_none`, which sets the level of that one subject to NONE, warns and registers again.
     on_incompatible: OnIncompatible = "halt",

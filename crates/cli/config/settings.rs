@@ -14,8 +14,8 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
-    CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, SinkSettings,
-    SnapshotSettings, TopicSettings, TransactionSettings,
+    CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, ReselectSettings,
+    SinkSettings, SnapshotSettings, TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -98,6 +98,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             heartbeat_sql: limits.heartbeat_sql,
             max_in_flight_bytes: limits.max_in_flight_bytes,
             max_row_bytes: limits.max_row_bytes,
+            reselect: limits.reselect,
             shutdown_timeout: limits.shutdown_timeout,
             topics: topics?,
             records: records?,
@@ -350,6 +351,7 @@ fn make_checkpoint(written: as_written::Checkpoint) -> Option<CheckpointSettings
 struct Limits {
     max_in_flight_bytes: u64,
     max_row_bytes: u64,
+    reselect: ReselectSettings,
     shutdown_timeout: Duration,
     status_interval: Duration,
     heartbeat_interval: Option<Duration>,
@@ -361,6 +363,8 @@ fn make_limits(written: as_written::Pipeline, findings: &mut Findings) -> Option
     let as_written::Pipeline {
         max_in_flight_bytes,
         max_row_bytes,
+        reselect_max_bytes,
+        reselect_timeout,
         shutdown_timeout,
         status_interval,
         heartbeat_interval,
@@ -374,6 +378,10 @@ fn make_limits(written: as_written::Pipeline, findings: &mut Findings) -> Option
     Some(Limits {
         max_in_flight_bytes: max_in_flight_bytes.value()?.0,
         max_row_bytes: max_row_bytes.value()?.0,
+        reselect: ReselectSettings {
+            max_bytes: reselect_max_bytes.value()?.0,
+            timeout: reselect_timeout.value()?,
+        },
         shutdown_timeout: shutdown_timeout.value()?,
         status_interval: status_interval.value()?,
         heartbeat_interval: heartbeat_interval.value(),

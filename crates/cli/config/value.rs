@@ -10,7 +10,7 @@ use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
     Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
-    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnknownTypes,
+    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
 use headwater_pipeline::settings::SnapshotMode;
@@ -362,5 +362,6 @@ words_of! {
     SnapshotMode,
     TimePrecision,
     TypeStyle,
+    UnchangedToast,
     UnknownTypes,
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::evidence::{Evidence, Id, Record};
 use super::expected::{Expected, difference, expected_of};
-use super::{fold, samples};
+use super::{fold, marks, samples};
 
 /// What kind of untruth was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,7 +119,7 @@ fn first_occurrences<'e>(evidence: &'e Evidence, repeats: Repeats, report: &mut 
     }
     let mut first: HashMap<Id, &Record> = HashMap::new();
     for records in partitions.values() {
-        partition_order(records, &mut first, repeats, report);
+        partition_order(evidence, records, &mut first, repeats, report);
     }
     let mut first: Vec<_> = first.into_values().collect();
     first.sort_by_key(|record| record.id);
@@ -128,6 +128,7 @@ fn first_occurrences<'e>(evidence: &'e Evidence, repeats: Repeats, report: &mut 
 
 /// `seen` holds the partition's records in commit order; `cursor` is how many of them precede the next one.
 fn partition_order<'e>(
+    evidence: &Evidence,
     records: &[&'e Record],
     first: &mut HashMap<Id, &'e Record>,
     repeats: Repeats,
@@ -175,7 +176,7 @@ fn partition_order<'e>(
             None => {
                 first.insert(record.id, record);
             }
-            Some(earlier) if !identical(earlier, record) => {
+            Some(earlier) if !identical(evidence, earlier, record) => {
                 report.add(Kind::NotIdentical, format!("{place}, first at {}", self::place(earlier)));
             }
             Some(_) => {}
@@ -189,12 +190,14 @@ fn partition_order<'e>(
     }
 }
 
-fn identical(left: &Record, right: &Record) -> bool {
-    left.topic == right.topic
-        && left.partition == right.partition
-        && left.key_bytes == right.key_bytes
-        && left.value_bytes == right.value_bytes
-        && left.headers == right.headers
+fn identical(evidence: &Evidence, left: &Record, right: &Record) -> bool {
+    let same_place =
+        left.topic == right.topic && left.partition == right.partition && left.key_bytes == right.key_bytes;
+    let relation = left.change.as_ref().map(|change| &change.relation);
+    match relation.is_some_and(|relation| evidence.reselected.contains(relation)) {
+        true => same_place && marks::alike(left, right),
+        false => same_place && left.value_bytes == right.value_bytes && left.headers == right.headers,
+    }
 }
 
 /// Where a record is, for messages.

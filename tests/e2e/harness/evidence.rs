@@ -152,6 +152,8 @@ pub struct Evidence {
     pub commits: HashMap<u32, Commit>,
     /// Tables whose topics don't fold to them: renamed, or made anew under the name of another.
     pub unfolded: Vec<String>,
+    /// Tables whose unchanged TOAST values are read back.
+    pub reselected: std::collections::BTreeSet<String>,
     /// The tables' rows at the start of the stream.
     pub initial: BTreeMap<String, Vec<Row>>,
     /// The tables' rows at the end.

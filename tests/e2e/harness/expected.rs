@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::cell::Cell;
 use super::evidence::{AuditRow, Cells, Change, Evidence, Identity, Operation, Record, Row, TableSpec};
+use super::marks;
 
 /// A value so short is never stored outside its row, so the server always sends it.
 const TOASTED_LEN: usize = 1900;
@@ -86,7 +87,8 @@ pub fn difference(expected: &Expected<'_>, record: &Record, evidence: &Evidence)
                 return Some(why);
             }
             before_difference(spec, *before, change)
-                .or_else(|| after_difference(spec, *after, *unchanged, change))
+                .or_else(|| after_difference(spec, *after, *unchanged, change, record))
+                .or_else(|| marks::difference(spec, *after, record, evidence))
         }
     }
 }
@@ -111,6 +113,7 @@ fn after_difference(
     after: Option<&Row>,
     old: Option<&Row>,
     change: &Change,
+    record: &Record,
 ) -> Option<String> {
     match (after, &change.after) {
         (None, None) => None,
@@ -118,6 +121,7 @@ fn after_difference(
         (Some(_), None) => Some("after is null".to_owned()),
         (Some(row), Some(cells)) => columns_difference("after", row, cells, |name, text, cell| {
             cell.equals(text)
+                || marks::is_newer(record, &field_name(name))
                 || spec.identity != Identity::Full
                     && cell.is_unavailable()
                     && text.is_some_and(|text| text.len() >= TOASTED_LEN)

@@ -38,6 +38,7 @@ pub struct Fixture {
     logs: Vec<PathBuf>,
     expected_complaints: Vec<&'static str>,
     unfolded: Vec<String>,
+    reselected: std::collections::BTreeSet<String>,
     initial: std::collections::BTreeMap<String, Vec<super::evidence::Row>>,
 }
 
@@ -87,6 +88,7 @@ impl Fixture {
             logs: Vec::new(),
             expected_complaints: vec![STARTING_BROKER],
             unfolded: Vec::new(),
+            reselected: Default::default(),
             initial: Default::default(),
         })
     }
@@ -120,6 +122,11 @@ impl Fixture {
     /// Says that a table's topic holds rows that were never deleted there: of another table, or before a rename.
     pub fn do_not_fold(&mut self, table: &str) {
         self.unfolded.push(table.to_owned());
+    }
+
+    /// Says that a table's unchanged TOAST values are read back: a record that is sent again may differ in what is marked.
+    pub fn reselects(&mut self, table: &str) {
+        self.reselected.insert(table.to_owned());
     }
 
     /// Starts the product and waits until it streams. The first start also begins sampling and remembers the tables
@@ -248,6 +255,7 @@ impl Fixture {
             tables,
             audit,
             unfolded: self.unfolded.clone(),
+            reselected: self.reselected.clone(),
             commits: self.database.commits().await?,
             initial: std::mem::take(&mut self.initial),
             last,

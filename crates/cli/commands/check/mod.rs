@@ -7,6 +7,8 @@ mod postgres;
 
 mod tables;
 
+mod read_back;
+
 mod slot;
 
 mod kafka;
@@ -78,6 +80,8 @@ async fn check_postgres(settings: &Settings, report: &mut Report) -> (Option<Cli
     };
     let outcome = tables::check_tables(&client, settings, &publications, report).await;
     report.note_failure("tables", outcome);
+    let outcome = read_back::check(&client, settings, &publications, report).await;
+    report.note_failure("unchanged_toast", outcome);
     let outcome = slot::check(&client, settings, report).await;
     report.note_failure("slot", outcome);
     (Some(client), publications)

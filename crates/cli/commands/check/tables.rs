@@ -244,6 +244,6 @@ pub fn list(names: &[String]) -> String {
 }
 
 /// One line of SQL per table, as many as are named.
-fn each(tables: &[String], line: impl Fn(&str) -> String) -> String {
+pub fn each(tables: &[String], line: impl Fn(&str) -> String) -> String {
     tables.iter().take(NAMES_SHOWN_MAX).map(|table| line(table)).collect::<Vec<_>>().join("\n")
 }

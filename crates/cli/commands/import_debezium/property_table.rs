@@ -109,7 +109,9 @@ const CONNECTOR: &[Property] = &[
     p(
         "post.processors",
         "",
-        Not("post processors are Java; columns that were not sent keep the placeholder"),
+        Not(
+            "post processors are Java; for the one that reselects columns, write unchanged_toast = \"reselect\" and allow_newer = true",
+        ),
     ),
     p("custom.sanitize.pattern", "", Other("values of secrets are never logged")),
     p("custom.metric.tags", "", Other("labels are added by whoever scrapes")),
