@@ -102,6 +102,8 @@ mod tests {
             not_null: false,
             default: None,
             in_identity: name == "id",
+            declared: None,
+            key_labels: None,
         };
         let table = TableDescription {
             relation: RelationId(1),
