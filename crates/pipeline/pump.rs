@@ -184,7 +184,10 @@ impl Pump {
                 }
                 Frame::Keepalive { wal_end, .. } => {
                     self.writer.out.tracker.keepalive(wal_end);
-                    self.passed = self.passed.max(wal_end);
+                    // What is held back has come, and has not been read.
+                    if self.holding.held.is_empty() {
+                        self.passed = self.passed.max(wal_end);
+                    }
                 }
             }
         }

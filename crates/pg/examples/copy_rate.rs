@@ -108,7 +108,7 @@ fn copy(settings: &ConnectSettings, table: &Arc<SnapshotTable>, workers: u32, wo
     let runtime = runtime()?;
     let (keeper, _exporter) = runtime.block_on(async {
         let mut exporter = CopySession::connect(settings).await?;
-        begin_at_present(&mut exporter).await?;
+        begin_at_present(&mut exporter, &[]).await?;
         let rows = exporter.query("SELECT pg_export_snapshot()").await?;
         let name = rows[0][0].clone().context("no snapshot")?;
         anyhow::Ok((SnapshotKeeper::import(settings, &name).await?, exporter))
@@ -246,6 +246,8 @@ fn describe(table: &SnapshotTable) -> Result<TableDescription> {
             not_null: column.is_key,
             default: None,
             in_identity: column.is_key,
+            declared: None,
+            key_labels: None,
         })
     });
     Ok(TableDescription {
