@@ -1,6 +1,6 @@
 //! How fast tables are copied into nothing, beside psql: in turns, since a machine is never quite idle.
 //!
-//! `copy_rate HOST PORT DATABASE TABLE WORKERS ROUNDS`, where a HOST with a `/` is the directory of a unix socket and
+//! `copy_rate HOST PORT DATABASE TABLE WORKERS ROUNDS [psql|Nothing|Tuple|Avro]`, where a HOST with a `/` is the directory of a unix socket and
 //! TABLE is as `public.inventory`, published by any publication. The role is `postgres`, without a password. Each round
 //! has psql, as many as workers, each with `COPY table TO STDOUT` into /dev/null; and workers that share the table's
 //! pages, once for each thing that is done with a row: nothing, a tuple, the Avro key and value of it.
@@ -44,7 +44,6 @@ fn main() -> Result<()> {
     println!("|---|---|---|---|---|---|---|");
     for round in 1..=rounds {
         let mut of_psql = 0.0;
-        // A read of the whole table by someone else, before each turn, leaves all the same caches.
         for work in [None, Some(Work::Nothing), Some(Work::Tuple), Some(Work::Avro)] {
             let only = arguments.get(6);
             if only.is_some_and(|only| *only != work.map_or("psql".to_owned(), |work| format!("{work:?}"))) {
@@ -121,7 +120,7 @@ fn copy(settings: &ConnectSettings, table: &Arc<SnapshotTable>, workers: u32, wo
             let snapshot = keeper.name().to_owned();
             std::thread::spawn(move || {
                 let mut worker = Worker::new(&table, work)?;
-                runtime_of_worker(&mut worker, &settings, &snapshot, &next)?;
+                copy_ranges(&mut worker, &settings, &snapshot, &next)?;
                 eprintln!("{} rows a batch", worker.rows / worker.batches);
                 *rows.lock().expect("no worker panics") += worker.rows;
                 anyhow::Ok(())
@@ -135,7 +134,7 @@ fn copy(settings: &ConnectSettings, table: &Arc<SnapshotTable>, workers: u32, wo
     Ok(rows)
 }
 
-fn runtime_of_worker(
+fn copy_ranges(
     worker: &mut Worker<'_>,
     settings: &ConnectSettings,
     snapshot: &str,
