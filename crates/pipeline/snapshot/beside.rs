@@ -25,6 +25,9 @@ use crate::halt::{ExitCode, Halt};
 /// How long the stream may take to come to a chunk's position before it is asked to say where it is.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often it is asked before the server is made to flush what it has.
+const ASKED_BEFORE_FLUSH: u32 = 4;
+
 /// Time between two looks at transactions that have to end first.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -291,6 +294,7 @@ impl Coordinator {
         });
         let (snapshot, rows) = (read.watermark.snapshot, read.rows);
         self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, rows }))?;
+        let mut asked: u32 = 0;
         loop {
             tokio::select! {
                 report = self.parts.reports.recv() => match report.ok_or(StageError::Stopped)? {
@@ -307,8 +311,25 @@ impl Coordinator {
                     other => self.note(other)?,
                 },
                 // An idle server says where it is only when it is asked.
-                () = tokio::time::sleep(ASK_INTERVAL) => self.parts.ask.notify_one(),
+                () = tokio::time::sleep(ASK_INTERVAL) => {
+                    self.parts.ask.notify_one();
+                    asked += 1;
+                    if asked.is_multiple_of(ASKED_BEFORE_FLUSH) {
+                        self.flush_wal().await;
+                    }
+                }
             }
+        }
+    }
+
+    /// WAL that nobody's commit waits for can stay unflushed for seconds, and the stream does not have it before. A
+    /// transaction of our own that has an id makes the server flush soon.
+    async fn flush_wal(&mut self) {
+        let sql = "SELECT pg_catalog.pg_current_xact_id()";
+        let Ok(client) = self.client().await else { return };
+        if let Err(error) = client.query(sql, &[]).await {
+            // A standby gives no ids. The chunk waits a little longer then.
+            tracing::debug!(%error, "asking the server to flush its WAL");
         }
     }
 

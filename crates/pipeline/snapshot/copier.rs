@@ -49,9 +49,13 @@ pub(crate) struct Parts {
     stopped: Vec<u32>,
 }
 
-/// The ranges of a storage of so many pages. The last one is open: rows may have been added behind it before the
-/// snapshot was taken.
+/// The ranges of a storage of so many pages; without workers it is a single one. The last one is open: rows may have
+/// been added behind it before the snapshot was taken.
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 pub(crate) fn ranges(pages: u32, workers: usize) -> Vec<Range<u32>> {
+    if workers == 0 {
+        return vec![0..u32::MAX];
+    }
     let shares = (workers as u32).saturating_mul(RANGES_PER_WORKER).max(1);
     let size = (pages / shares).clamp(RANGE_PAGES_MIN, RANGE_PAGES_MAX);
     let mut ranges = Vec::new();

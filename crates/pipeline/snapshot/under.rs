@@ -34,6 +34,12 @@ impl Coordinator {
         self.tell_job(Some(&tables));
         self.store_all()?;
         let parts = self.parts_of(&tables, &rewritten, keeper.unix_micros());
+        for leaf in tables.iter().flat_map(|table| &table.silent_leaves) {
+            tracing::warn!(
+                table = format!("{}.{}", leaf.schema, leaf.name),
+                "holds rows of a published table of which the stream says nothing (foreign or unlogged): they are not copied"
+            );
+        }
         tracing::info!(
             tables = tables.len(),
             parts = parts.len(),
@@ -88,6 +94,8 @@ impl Coordinator {
                 continue;
             }
             for (leaf_at, leaf) in table.leaves.iter().enumerate() {
+                // Whoever may read some columns only may not ask where a row is.
+                let workers = if table.may_select_pages { workers } else { 0 };
                 for pages in ranges(leaf.pages, workers) {
                     let chunk = Chunk {
                         number: self.number(),
