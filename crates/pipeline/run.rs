@@ -196,11 +196,6 @@ async fn stream(
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
     let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
-    let reselector = Reselector {
-        postgres: settings.postgres.clone(),
-        timeout: settings.reselect.timeout,
-        status: status.clone(),
-    };
     let coordinator = Coordinator::new(CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
@@ -233,21 +228,13 @@ async fn stream(
         status_interval: status_interval(settings, owned.wal_sender_timeout),
         metrics: metrics.clone(),
     };
-    let watch = SlotWatch {
-        postgres: settings.postgres.clone(),
-        slot: settings.slot.clone(),
-        heartbeat_interval: settings.heartbeat_interval,
-        heartbeat_sql: settings.heartbeat_sql.clone(),
-        status: status.clone(),
-        metrics: metrics.clone(),
-    };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
     status.set(Readiness::Streaming);
     let source = tokio::spawn(source.run());
     let mut helpers = vec![
         tokio::spawn(resolver.run(question_receiver)),
-        tokio::spawn(reselector.run(reading_receiver)),
-        tokio::spawn(watch.run()),
+        tokio::spawn(reselector(settings, status).run(reading_receiver)),
+        tokio::spawn(slot_watch(settings, metrics, status).run()),
     ];
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
@@ -259,6 +246,25 @@ async fn stream(
         helper.abort();
     }
     result
+}
+
+fn reselector(settings: &Settings, status: &Arc<Status>) -> Reselector {
+    Reselector {
+        postgres: settings.postgres.clone(),
+        timeout: settings.reselect.timeout,
+        status: status.clone(),
+    }
+}
+
+fn slot_watch(settings: &Settings, metrics: &Arc<Metrics>, status: &Arc<Status>) -> SlotWatch {
+    SlotWatch {
+        postgres: settings.postgres.clone(),
+        slot: settings.slot.clone(),
+        heartbeat_interval: settings.heartbeat_interval,
+        heartbeat_sql: settings.heartbeat_sql.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    }
 }
 
 /// Between a third of the server's patience and what the configuration says.
@@ -325,9 +331,13 @@ impl Running {
                 return why(pump_result, source_result.err().unwrap_or(StageError::Stopped));
             }
             First::Copying(Err(error)) => {
-                // What came before is sound; what is left of it comes again.
-                drop(self.drain(settings).await);
-                return Err(error);
+                // What came before is sound; what is left of it comes again. A coordinator that was merely stopped
+                // lost its pump.
+                let (pump_result, _) = self.drain(settings).await;
+                return match error {
+                    StageError::Stopped => why(pump_result, StageError::Stopped),
+                    error => Err(error),
+                };
             }
             First::Copying(Ok(SnapshotEnd::OnlySnapshot)) => {
                 tracing::info!("the snapshot is all that was asked for: stopping");
