@@ -8,7 +8,8 @@
 //! op ts_ms ts_us ts_ns
 //! ```
 //!
-//! What stands between bars and never differs within a table is a run of bytes prepared in the plan. The columns go
+//! What stands between bars and never differs within a table is a run of bytes prepared in the plan (`snapshot db` one
+//! for each mark). The columns go
 //! straight from the tuple to the output: no value in between, no allocation.
 
 use headwater_pgoutput::{Column, Lsn, Tuple};
@@ -77,6 +78,59 @@ pub struct ChangeSource<'a> {
     pub origin: Option<(&'a str, Lsn)>,
     /// Its place among the changes of its transaction, where that is wanted.
     pub place: Option<TransactionPlace>,
+    /// Whether it is a row that was read from the table. Then `lsn` is the position by which the stream has what the
+    /// reading transaction sees, `commit_unix_micros` that transaction's time, and there is neither id nor origin:
+    /// whoever wrote the row is not known.
+    pub snapshot: SnapshotMark,
+}
+
+/// A row's place in a snapshot: Debezium's `source.snapshot`.
+///
+/// Where several fit a row, Debezium writes the first of: last, first, last in data collection, first in data
+/// collection. (Its recordings show it.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SnapshotMark {
+    /// In none: the change was streamed.
+    #[default]
+    None,
+    /// The first row of the first table.
+    First,
+    /// The first row of another table.
+    FirstInDataCollection,
+    /// Any other row.
+    True,
+    /// The last row of a table.
+    LastInDataCollection,
+    /// The last row of the last table.
+    Last,
+    /// A row of a snapshot that was made while the stream went on.
+    Incremental,
+}
+
+impl SnapshotMark {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [SnapshotMark; 7] = [
+        SnapshotMark::None,
+        SnapshotMark::First,
+        SnapshotMark::FirstInDataCollection,
+        SnapshotMark::True,
+        SnapshotMark::LastInDataCollection,
+        SnapshotMark::Last,
+        SnapshotMark::Incremental,
+    ];
+
+    /// Debezium's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            SnapshotMark::None => "false",
+            SnapshotMark::First => "first",
+            SnapshotMark::FirstInDataCollection => "first_in_data_collection",
+            SnapshotMark::True => "true",
+            SnapshotMark::LastInDataCollection => "last_in_data_collection",
+            SnapshotMark::Last => "last",
+            SnapshotMark::Incremental => "incremental",
+        }
+    }
 }
 
 /// A change's place in its transaction: Debezium's `transaction` block.
@@ -89,6 +143,17 @@ pub struct TransactionPlace {
 }
 
 impl ChangeSource<'_> {
+    /// `lsn` as `source` has it. That of a row which was read while the stream went on would not say whether the row
+    /// is older or newer than a change in WAL: Debezium leaves it out, and so do we.
+    pub(crate) fn shown_lsn(&self) -> Option<Lsn> {
+        (self.snapshot != SnapshotMark::Incremental).then_some(self.lsn)
+    }
+
+    /// `txId` as `source` has it.
+    pub(crate) fn shown_xid(&self) -> Option<u32> {
+        (self.snapshot == SnapshotMark::None).then_some(self.xid)
+    }
+
     /// The transaction's name in blocks and in its topic. (Debezium's second half is the LSN of whatever it is at, so
     /// that no two of a transaction's are equal; ours is the commit's.)
     pub fn transaction_id(&self) -> String {
@@ -246,22 +311,44 @@ impl Constants {
         let times = Times::new(source.commit_unix_micros);
         out.extend_from_slice(&self.before_ts_ms);
         out.extend_from_slice(times.ms());
-        out.extend_from_slice(&self.before_sequence);
-        write_sequence(source.commit_lsn, source.lsn, out);
-        out.extend_from_slice(times.us_and_ns());
-        out.extend_from_slice(&self.before_tx_id);
-        write_positions(change, out);
+        out.extend_from_slice(&self.before_sequence[source.snapshot as usize]);
+        if source.snapshot == SnapshotMark::None {
+            write_sequence(source.commit_lsn, source.lsn, out);
+            out.extend_from_slice(times.us_and_ns());
+            out.extend_from_slice(&self.before_tx_id);
+            write_positions(change, out);
+        } else {
+            write_read_sequence(source.lsn, out);
+            out.extend_from_slice(times.us_and_ns());
+            out.extend_from_slice(&self.before_tx_id);
+            write_read_positions(change, out);
+        }
         out.extend_from_slice(times.all());
     }
+}
+
+/// As `write_positions`, of a row that was read.
+fn write_read_positions(change: &Change<'_>, out: &mut Vec<u8>) {
+    // txId, lsn, xmin, origin, origin_lsn, transaction, op
+    let mut bytes = [NULL; binary::VARINT_BYTES_MAX + 8];
+    let mut end = 2;
+    if let Some(lsn) = change.source.shown_lsn() {
+        bytes[1] = VALUE;
+        end = binary::put_long(signed(lsn), &mut bytes, 2);
+    }
+    bytes[end + 4] = 2; // length 1
+    bytes[end + 5] = change.op.code().as_bytes()[0];
+    out.extend_from_slice(&bytes[..end + 6]);
 }
 
 /// From `source.txId` to `op`, put together first: appending costs more than writing.
 #[inline]
 fn write_positions(change: &Change<'_>, out: &mut Vec<u8>) {
     let source = change.source;
-    // Two numbers with a branch between, up to four nulls, a string of one letter.
-    let mut bytes = [NULL; 2 * binary::VARINT_BYTES_MAX + 7];
-    let branch = binary::put_long(i64::from(source.xid), &mut bytes, 0);
+    // Two numbers with their branches, up to four nulls, a string of one letter.
+    let mut bytes = [NULL; 2 * binary::VARINT_BYTES_MAX + 8];
+    bytes[0] = VALUE;
+    let branch = binary::put_long(i64::from(source.xid), &mut bytes, 1);
     bytes[branch] = VALUE;
     let xmin = binary::put_long(signed(source.lsn), &mut bytes, branch + 1);
     let mut transaction = xmin + 3;
@@ -365,6 +452,21 @@ pub(crate) fn write_sequence(commit_lsn: Lsn, lsn: Lsn, out: &mut Vec<u8>) {
     let at = put_before(br#"",""#, &mut bytes, at);
     let at = put_decimal_before(commit_lsn.0, &mut bytes, at);
     let at = put_before(br#"[""#, &mut bytes, at);
+    write_from(&mut bytes, at, out);
+}
+
+/// The string `[null,"<LSN>"]`, of a row that was read.
+pub(crate) fn write_read_sequence(lsn: Lsn, out: &mut Vec<u8>) {
+    let mut bytes = [0; SEQUENCE_BYTES_MAX];
+    let at = put_before(br#""]"#, &mut bytes, SEQUENCE_BYTES_MAX);
+    let at = put_decimal_before(lsn.0, &mut bytes, at);
+    let at = put_before(br#"[null,""#, &mut bytes, at);
+    write_from(&mut bytes, at, out);
+}
+
+/// Appends what stands at the end of `bytes` as a string.
+#[inline]
+fn write_from(bytes: &mut [u8; SEQUENCE_BYTES_MAX], at: usize, out: &mut Vec<u8>) {
     // At most 47, so its zigzag has one byte.
     bytes[at - 1] = ((SEQUENCE_BYTES_MAX - at) * 2) as u8;
     out.extend_from_slice(&bytes[at - 1..]);
@@ -400,6 +502,18 @@ mod tests {
             let text = format!(r#"["{commit}","{row}"]"#);
             assert_eq!(usize::from(out[0]), text.len() * 2);
             assert_eq!(&out[1..], text.as_bytes());
+            out.clear();
+            write_read_sequence(Lsn(row), &mut out);
+            let text = format!(r#"[null,"{row}"]"#);
+            assert_eq!(usize::from(out[0]), text.len() * 2);
+            assert_eq!(&out[1..], text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn marks_stand_at_their_numbers() {
+        for (number, mark) in SnapshotMark::ALL.into_iter().enumerate() {
+            assert_eq!(mark as usize, number, "{}", mark.word());
         }
     }
 

@@ -5,10 +5,8 @@
 //! the columns | __deleted "false" or "true", where deletes are rewritten | the metadata fields, each nullable
 //! ```
 
-use headwater_pgoutput::Lsn;
-
 use crate::binary;
-use crate::encode::{Change, Op, signed, write_sequence};
+use crate::encode::{Change, Op, SnapshotMark, signed, write_read_sequence, write_sequence};
 use crate::plan::SourceSettings;
 use crate::record_settings::{FlatDeletes, RecordSettings};
 use crate::schema::FORMAT_VERSION;
@@ -145,7 +143,6 @@ impl FlatPlan {
             Content::Version => constant(FORMAT_VERSION),
             Content::Connector => constant("postgresql"),
             Content::Name => constant(&source.prefix),
-            Content::Snapshot => constant("false"),
             Content::Database => constant(&source.database),
             Content::Schema => constant(schema),
             Content::Table => constant(table),
@@ -166,20 +163,28 @@ impl FlatPlan {
                 Piece::Constant(bytes) => out.extend_from_slice(bytes),
                 Piece::Varying(content) => match content {
                     Content::Op => write_text(change.op.code(), out),
+                    Content::Snapshot => write_text(source.snapshot.word(), out),
                     Content::Sequence => {
                         out.push(VALUE);
-                        write_sequence(source.commit_lsn, source.lsn, out);
+                        match source.snapshot {
+                            SnapshotMark::None => write_sequence(source.commit_lsn, source.lsn, out),
+                            _ => write_read_sequence(source.lsn, out),
+                        }
                     }
-                    Content::TxId => write_number(i64::from(source.xid), out),
-                    Content::Lsn => write_number(signed(source.lsn), out),
+                    Content::TxId => {
+                        write_nullable(source.shown_xid(), |xid, out| write_number(i64::from(xid), out), out)
+                    }
+                    Content::Lsn => {
+                        write_nullable(source.shown_lsn(), |lsn, out| write_number(signed(lsn), out), out)
+                    }
                     Content::Millis => write_number(source.commit_unix_micros.div_euclid(1000), out),
                     Content::Micros => write_number(source.commit_unix_micros, out),
                     Content::Nanos => write_number(source.commit_unix_micros.saturating_mul(1000), out),
                     Content::Origin => {
-                        write_origin(source.origin, |(name, _), out| write_text(name, out), out)
+                        write_nullable(source.origin, |(name, _), out| write_text(name, out), out)
                     }
                     Content::OriginLsn => {
-                        write_origin(source.origin, |(_, lsn), out| write_number(signed(lsn), out), out)
+                        write_nullable(source.origin, |(_, lsn), out| write_number(signed(lsn), out), out)
                     }
                     _ => out.push(NULL),
                 },
@@ -207,9 +212,9 @@ fn write_number(number: i64, out: &mut Vec<u8>) {
     binary::write_long(number, out);
 }
 
-fn write_origin(origin: Option<(&str, Lsn)>, write: impl Fn((&str, Lsn), &mut Vec<u8>), out: &mut Vec<u8>) {
-    match origin {
-        Some(origin) => write(origin, out),
+fn write_nullable<T>(value: Option<T>, write: impl Fn(T, &mut Vec<u8>), out: &mut Vec<u8>) {
+    match value {
+        Some(value) => write(value, out),
         None => out.push(NULL),
     }
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use headwater_pgoutput::{Column, Tuple};
 
 use crate::description::{ColumnDescription, PgType, TableDescription};
-use crate::encode::Change;
+use crate::encode::{Change, SnapshotMark};
 use crate::error::SchemaError;
 use crate::mask::{self, Masking};
 use crate::record_settings::RecordSettings;
@@ -65,7 +65,8 @@ impl LinePlan {
     /// `{"op":"u","before":{…},"after":{…},"source":{"schema":…,"table":…,"ts_us":…,"commit_lsn":"0/1","lsn":"0/1","txId":1}}`.
     ///
     /// `before` has the columns that the old tuple really carries: only the replica identity's unless it is full.
-    /// `source` ends with `origin` and `origin_lsn` if the transaction came from elsewhere.
+    /// `source` ends with `origin` and `origin_lsn` if the transaction came from elsewhere. That of a row which was
+    /// read is `{"schema":…,"table":…,"snapshot":"true","ts_us":…,"lsn":"0/1"}`.
     pub fn write(&self, table: &TableDescription, change: &Change<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"op\":\"");
         out.extend_from_slice(change.op.code().as_bytes());
@@ -148,13 +149,24 @@ fn write_source(table: &TableDescription, change: &Change<'_>, out: &mut Vec<u8>
     out.extend_from_slice(b",\"table\":");
     write_string(table.table.as_bytes(), out);
     let source = change.source;
-    write_formatted(
-        format_args!(
-            r#","ts_us":{},"commit_lsn":"{}","lsn":"{}","txId":{}"#,
-            source.commit_unix_micros, source.commit_lsn, source.lsn, source.xid
+    match source.snapshot {
+        SnapshotMark::None => write_formatted(
+            format_args!(
+                r#","ts_us":{},"commit_lsn":"{}","lsn":"{}","txId":{}"#,
+                source.commit_unix_micros, source.commit_lsn, source.lsn, source.xid
+            ),
+            out,
         ),
-        out,
-    );
+        mark => write_formatted(
+            format_args!(
+                r#","snapshot":"{}","ts_us":{},"lsn":"{}""#,
+                mark.word(),
+                source.commit_unix_micros,
+                source.lsn
+            ),
+            out,
+        ),
+    }
     if let Some((name, lsn)) = source.origin {
         out.extend_from_slice(b",\"origin\":");
         write_string(name.as_bytes(), out);

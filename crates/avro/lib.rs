@@ -50,7 +50,7 @@ mod subject;
 pub use bare::BarePlan;
 pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
 pub use description::{ColumnDescription, Declared, PgType, TableDescription};
-pub use encode::{Change, ChangeSource, Op, TransactionPlace};
+pub use encode::{Change, ChangeSource, Op, SnapshotMark, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
 pub use flat::{MetadataField, MetadataFields};

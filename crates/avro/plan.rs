@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binary;
 use crate::description::{ColumnDescription, PgType, TableDescription};
+use crate::encode::SnapshotMark;
 use crate::error::{EncodeError, Reason, SchemaError};
 use crate::flat::{self, FlatPlan};
 use crate::json;
@@ -424,9 +425,9 @@ pub struct Deletes {
 pub(crate) struct Constants {
     /// `version`, `connector`, `name`
     pub(crate) before_ts_ms: Vec<u8>,
-    /// `snapshot` = "false", `db`, and the branch of `sequence`
-    pub(crate) before_sequence: Vec<u8>,
-    /// `schema`, `table`, and the branch of `txId`
+    /// `snapshot`, `db`, and the branch of `sequence`; by mark
+    pub(crate) before_sequence: [Vec<u8>; SnapshotMark::ALL.len()],
+    /// `schema` and `table`
     pub(crate) before_tx_id: Vec<u8>,
 }
 
@@ -509,15 +510,16 @@ impl Constants {
             texts.iter().for_each(|text| binary::write_bytes(text.as_bytes(), &mut bytes));
             bytes
         };
-        let mut before_sequence = vec![0]; // snapshot: the string is the union's first branch
-        before_sequence.extend(strings(&["false", &source.database]));
-        before_sequence.push(2);
-        let mut before_tx_id = strings(&[&table.schema, &table.table]);
-        before_tx_id.push(2);
+        let before_sequence = SnapshotMark::ALL.map(|mark| {
+            let mut bytes = vec![0]; // snapshot: the string is the union's first branch
+            bytes.extend(strings(&[mark.word(), &source.database]));
+            bytes.push(2);
+            bytes
+        });
         Constants {
             before_ts_ms: strings(&[FORMAT_VERSION, "postgresql", &source.prefix]),
             before_sequence,
-            before_tx_id,
+            before_tx_id: strings(&[&table.schema, &table.table]),
         }
     }
 }

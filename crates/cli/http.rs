@@ -1,17 +1,19 @@
 //! The endpoints: metrics to scrape, probes for whoever keeps the process running, a status for people.
 //!
-//! They only read. In: the pipeline's status and the registry of metrics. `/healthz` fails only when nothing moved
-//! and nobody said why for a minute: a restart helps then and only then. `/readyz` says what the instance does.
+//! In: the pipeline's status and the registry of metrics. `/healthz` fails only when nothing moved and nobody said why
+//! for a minute: a restart helps then and only then. `/readyz` says what the instance does. All of them only read but
+//! for `/snapshot/…`, which takes commands from this machine only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use headwater_pipeline::snapshot::control::{Command, SnapshotControl};
 use headwater_pipeline::status::Readiness;
 use headwater_pipeline::{ExitCode, Halt, Status};
 use prometheus::{Registry, TextEncoder};
@@ -27,6 +29,8 @@ pub struct Sources {
     pub status: Arc<Status>,
     /// All metrics.
     pub registry: Registry,
+    /// The way to the pipeline's snapshots.
+    pub snapshots: Arc<SnapshotControl>,
 }
 
 /// Binds the address; before anything else is started, so that a taken port is a plain message.
@@ -42,7 +46,9 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, Halt> {
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, sources: Sources) {
-    if let Err(error) = axum::serve(listener, router(sources)).await {
+    if let Err(error) =
+        axum::serve(listener, router(sources).into_make_service_with_connect_info::<SocketAddr>()).await
+    {
         tracing::error!(%error, "the http endpoint stopped");
     }
 }
@@ -53,6 +59,8 @@ fn router(sources: Sources) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/snapshot", get(snapshot))
+        .route("/snapshot/{verb}", post(command))
         .with_state(sources)
 }
 
@@ -104,6 +112,47 @@ async fn status(State(sources): State<Sources>) -> Response {
     match serde_json::to_string(&sources.status.snapshot()) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn snapshot(State(sources): State<Sources>) -> Response {
+    Json(sources.snapshots.status()).into_response()
+}
+
+/// What may be said of a snapshot; which of it counts depends on the verb.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    id: Option<String>,
+    #[serde(default)]
+    tables: Vec<String>,
+    #[serde(default)]
+    filters: Vec<(String, String)>,
+}
+
+/// A command has to come as JSON, which a page in somebody's browser can't send here unasked.
+async fn command(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    State(sources): State<Sources>,
+    Path(verb): Path<String>,
+    Json(Asked { id, tables, filters }): Json<Asked>,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "commands are taken from this machine only\n").into_response();
+    }
+    let command = match verb.as_str() {
+        "start" if tables.is_empty() => {
+            return (StatusCode::BAD_REQUEST, "name the tables to copy\n").into_response();
+        }
+        "start" => Command::Start { id, tables, filters },
+        "pause" => Command::Pause,
+        "resume" => Command::Resume,
+        "cancel" => Command::Cancel { tables },
+        _ => return (StatusCode::NOT_FOUND, "there are start, pause, resume and cancel\n").into_response(),
+    };
+    match sources.snapshots.ask(command).await {
+        Ok(done) => (StatusCode::OK, done + "\n").into_response(),
+        Err(why) => (StatusCode::CONFLICT, why + "\n").into_response(),
     }
 }
 

@@ -67,6 +67,8 @@ enum Command {
     Tail(commands::tail::Arguments),
     /// Show slot, lag and counts of a running instance.
     Status(commands::status::Arguments),
+    /// Copy tables while a running instance streams: start, pause, resume, cancel, status.
+    Snapshot(commands::snapshot::Arguments),
     /// Write the configuration that does what a Debezium connector does, and say what becomes of each of its keys.
     ImportDebezium(commands::import_debezium::Arguments),
     /// Take over the slot of a stopped Debezium connector at the offset that it stored.
@@ -112,6 +114,7 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Init(arguments) => commands::init::run(shared, &arguments),
         Command::Tail(arguments) => commands::tail::run(shared, &arguments),
         Command::Status(arguments) => commands::status::run(shared, &arguments),
+        Command::Snapshot(arguments) => commands::snapshot::run(shared, &arguments),
         Command::ImportDebezium(arguments) => commands::import_debezium::run(shared, &arguments),
         Command::TakeOver(arguments) => commands::take_over::run(shared, &arguments),
         Command::Schema(arguments) => commands::schema::run(shared, &arguments),

@@ -26,6 +26,8 @@ const LOGIN_FRAME_BYTES_MAX: u64 = 64 << 10;
 pub(crate) enum Purpose {
     Replication,
     Sql,
+    /// COPY of rows that must look as they do in the stream.
+    Copy,
 }
 
 /// A connection that is ready for a query.
@@ -133,13 +135,33 @@ fn startup_parameters(settings: &ConnectSettings, purpose: Purpose) -> Vec<(&str
         ("extra_float_digits", "3"),
         ("lc_monetary", "C"),
     ];
-    if purpose == Purpose::Replication {
-        parameters.push(("replication", "database"));
+    if purpose != Purpose::Sql {
         // Values of regclass and its kin are written with a schema or without it depending on this.
         parameters.push(("search_path", "pg_catalog"));
+        // And with quotes or without them depending on that.
+        parameters.push(("quote_all_identifiers", "off"));
+    }
+    match purpose {
+        Purpose::Replication => parameters.push(("replication", "database")),
+        Purpose::Copy => parameters.extend(COPY_PARAMETERS),
+        Purpose::Sql => {}
     }
     parameters
 }
+
+/// A copy takes as long as it takes, must not be thinned out in silence, and shall cost the server one process.
+const COPY_PARAMETERS: [(&str, &str); 8] = [
+    ("row_security", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_deferrable", "off"),
+    // A table is read from its first page on.
+    ("synchronize_seqscans", "off"),
+    // Cost estimates of a whole table call for both, and a scan that feeds one connection gains by neither.
+    ("max_parallel_workers_per_gather", "0"),
+    ("jit", "off"),
+];
 
 async fn read_parameters(mut wire: Wire, peer: Peer) -> Result<Established, Error> {
     let mut parameters = BTreeMap::new();

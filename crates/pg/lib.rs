@@ -1,7 +1,8 @@
 //! Everything that talks to Postgres.
 //!
-//! Two kinds of connection, opened by the same code with the same TLS and the same rules for logging in:
-//! a [`Session`] speaks the replication protocol and becomes a [`ReplicationStream`]; a [`Client`] runs SQL.
+//! Three kinds of connection, opened by the same code with the same TLS and the same rules for logging in:
+//! a [`Session`] speaks the replication protocol and becomes a [`ReplicationStream`]; a [`Client`] runs SQL;
+//! a [`CopySession`] copies rows.
 //!
 //! # Layout, in the order in which a connection comes to life
 //! - `settings`, `error`: what goes in, what goes wrong.
@@ -10,6 +11,8 @@
 //! - `session`, `cancel`: replication commands. `client`: SQL, through tokio-postgres.
 //! - `replication`, `wal_batch`, `status`: the stream of WAL and the answers to it.
 //! - `lazy_read`, `receive_low_water`: how it reads while there is a backlog.
+//! - `copy_out`, `copy_rows`: rows of COPY. `transaction_snapshot`: what is seen while they are copied.
+//! - `snapshot_tables`, `copy_statements`: what of the published tables is to be copied, and the SQL for it.
 //! - `slot`, `publication`, `catalog`: questions to the system catalogs.
 
 mod settings;
@@ -46,6 +49,16 @@ mod lazy_read;
 
 mod receive_low_water;
 
+mod copy_out;
+
+mod copy_rows;
+
+pub mod transaction_snapshot;
+
+pub mod snapshot_tables;
+
+mod copy_statements;
+
 pub mod slot;
 
 pub mod publication;
@@ -58,6 +71,8 @@ pub mod catalog;
 pub mod read_back;
 
 pub use client::{Client, connect};
+pub use copy_out::CopySession;
+pub use copy_rows::CopyRows;
 pub use error::{Error, ErrorKind, ServerError};
 pub use replication::{DEFAULT_MAX_FRAME_BYTES, ReplicationStream};
 pub use session::{CreatedSlot, PgoutputOptions, Session, SystemIdentity};

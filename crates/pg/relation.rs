@@ -14,12 +14,12 @@ pub struct PublishedRelation {
     pub columns: Vec<(i16, String)>,
 }
 
-/// pgoutput leaves generated columns out; from Postgres 15 on the view knows column lists, and from 18 on whether
+/// The names of a table without columns are NULL. pgoutput leaves generated columns out; from Postgres 15 on the view knows column lists, and from 18 on whether
 /// generated columns are published.
 fn published(server_version: u32) -> &'static str {
     if server_version >= 150_000 {
         "SELECT DISTINCT ON (n.nspname, c.relname)
-                c.oid, n.nspname::text, c.relname::text, c.relreplident::text, t.attnames::text[]
+                c.oid, n.nspname::text, c.relname::text, c.relreplident::text, coalesce(t.attnames::text[], '{}')
            FROM pg_catalog.pg_publication_tables t
            JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename

@@ -4,16 +4,15 @@
 //! quoted identifiers, never as parameters.
 
 use std::collections::BTreeMap;
-use std::io;
 
-use fallible_iterator::FallibleIterator;
 use headwater_pgoutput::Lsn;
-use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
 use crate::cancel::CancelOnDrop;
 use crate::catalog::quote_identifier;
 use crate::connect::{Backend, Established, Purpose, establish, version_number};
+use crate::copy_out::text_row;
 use crate::error::{Error, ErrorKind, ServerError};
 use crate::replication::{DEFAULT_MAX_FRAME_BYTES, ReplicationStream};
 use crate::settings::ConnectSettings;
@@ -108,15 +107,22 @@ impl Session {
         self.command(sql, "a query").await
     }
 
-    /// Makes a logical slot with the plugin `pgoutput` and no exported snapshot.
+    /// Makes a logical slot with the plugin `pgoutput`. With `export` the database as it is at the consistent point
+    /// can be seen under `snapshot_name`, until this session is dropped or given its next command.
     ///
     /// The server first waits for every transaction that is open in any database, without limit, and does not notice
     /// when its client goes away: the slot would come to be after nobody waits for it any more. So dropping this
     /// future sends a cancel request (blocking, two seconds at most), and then there is no slot.
-    pub async fn create_logical_slot(&mut self, slot: &str, temporary: bool) -> Result<CreatedSlot, Error> {
+    pub async fn create_logical_slot(
+        &mut self,
+        slot: &str,
+        temporary: bool,
+        export: bool,
+    ) -> Result<CreatedSlot, Error> {
         let temporary = if temporary { " TEMPORARY" } else { "" };
+        let snapshot = if export { "EXPORT_SNAPSHOT" } else { "NOEXPORT_SNAPSHOT" };
         let command = format!(
-            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+            "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}",
             quote_identifier(slot)
         );
         let cancel = CancelOnDrop::new(self.backend.clone());
@@ -124,6 +130,7 @@ impl Session {
         cancel.disarm();
         // slot_name, consistent_point, snapshot_name, output_plugin
         match rows?.into_iter().next().as_deref() {
+            Some([_, Some(_), None, _]) if export => Err(Error::protocol("the server exported no snapshot")),
             Some([_, Some(point), snapshot, _]) => {
                 let consistent_point = point.parse().map_err(|cause| {
                     Error::because(ErrorKind::Protocol, "the slot's start is not an LSN", cause)
@@ -208,19 +215,6 @@ fn start_command(slot: &str, start: Lsn, options: &PgoutputOptions) -> String {
         // The replication grammar knows '' and nothing else: no E'' and no backslash.
         format_args!("'{}'", publications.join(",").replace('\'', "''")),
     )
-}
-
-fn text_row(body: &DataRowBody) -> Result<Vec<Option<String>>, Error> {
-    let unreadable = |cause: io::Error| Error::because(ErrorKind::Protocol, "a row cannot be read", cause);
-    body.ranges()
-        .map(|range| {
-            let Some(range) = range else { return Ok(None) };
-            let bytes = body.buffer().get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let text = std::str::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
-            Ok(Some(text.to_owned()))
-        })
-        .collect()
-        .map_err(unreadable)
 }
 
 #[cfg(test)]

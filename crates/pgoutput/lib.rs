@@ -4,6 +4,8 @@
 //! from it. Pure: no I/O, no clock, no state between messages, and no panic on any input.
 //! Source: PostgreSQL manual, "Logical Replication Message Formats", and `replication/logical/proto.c`.
 //!
+//! Rows that are copied instead of streamed come as text of COPY: `copy_text` makes the same tuples of them.
+//!
 //! Invariants:
 //! - A message is taken whole or refused: a byte too few, a byte too many, a flag or marker that protocol 1
 //!   does not define, and a name that is not UTF-8 are each a [`DecodeError`].
@@ -13,6 +15,7 @@
 mod message;
 mod tuple;
 
+mod copy_text;
 mod fill;
 
 mod relation;
@@ -23,6 +26,7 @@ mod timestamp;
 mod error;
 mod reader;
 
+pub use copy_text::{CopyTextError, read_copy_row};
 pub use error::{DecodeError, Reason};
 pub use fill::fill_unchanged;
 pub use lsn::{Lsn, ParseLsnError};

@@ -70,6 +70,12 @@ impl<'a> Tuple<'a> {
         self.columns().nth(index)
     }
 
+    /// Views columns that were written as [`split_column`] reads them, `len` of them and nothing else.
+    #[inline]
+    pub(crate) fn of_columns(bytes: &'a [u8], len: u16) -> Tuple<'a> {
+        Tuple { bytes, len }
+    }
+
     pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
         let len = reader.column_count()?;
         let start = reader.rest();

@@ -19,6 +19,8 @@ pub(crate) struct AckTracker {
     ring: VecDeque<Unit>,
     /// End of the finished prefix.
     acknowledged: Lsn,
+    /// Of what the prefix has passed.
+    notes: Vec<(u32, u64)>,
 }
 
 #[derive(Debug)]
@@ -28,18 +30,20 @@ struct Unit {
     end: Option<Lsn>,
     /// None for what has no time, as a message that stands for itself.
     commit_unix_micros: Option<i64>,
+    /// A chunk of a snapshot that is whole with this unit, and its rows.
+    note: Option<(u32, u64)>,
 }
 
 impl AckTracker {
     /// Starts at a position that is confirmed already.
     pub(crate) fn new(confirmed: Lsn) -> AckTracker {
-        AckTracker { first: 0, ring: VecDeque::new(), acknowledged: confirmed }
+        AckTracker { first: 0, ring: VecDeque::new(), acknowledged: confirmed, notes: Vec::new() }
     }
 
     /// A Begin was read. Returns the sequence number for the tokens of its records.
     pub(crate) fn begin(&mut self, commit_unix_micros: Option<i64>) -> u32 {
         debug_assert!(self.ring.back().is_none_or(|last| last.end.is_some()), "transactions do not nest");
-        self.ring.push_back(Unit { undelivered: 0, end: None, commit_unix_micros });
+        self.ring.push_back(Unit { undelivered: 0, end: None, commit_unix_micros, note: None });
         self.first.wrapping_add(self.ring.len() as u32 - 1)
     }
 
@@ -52,9 +56,19 @@ impl AckTracker {
 
     /// The Commit of the open transaction was read.
     pub(crate) fn commit(&mut self, end: Lsn) {
+        self.commit_noted(end, None);
+    }
+
+    /// The same of a part of a snapshot, with the chunk that is whole when this is finished.
+    pub(crate) fn commit_noted(&mut self, end: Lsn, note: Option<(u32, u64)>) {
         let open = self.ring.back_mut().expect("a Commit follows a Begin");
         debug_assert!(open.end.is_none());
-        open.end = Some(end);
+        (open.end, open.note) = (Some(end), note);
+    }
+
+    /// The chunks that are whole since this was asked last.
+    pub(crate) fn take_notes(&mut self) -> impl Iterator<Item = (u32, u64)> + use<> {
+        std::mem::take(&mut self.notes).into_iter()
     }
 
     /// The server has sent everything up to `wal_end`.
@@ -76,8 +90,10 @@ impl AckTracker {
 
     /// Moves the position over the finished prefix, telling the commit time of each transaction it passes.
     pub(crate) fn advance(&mut self, mut passed: impl FnMut(i64)) -> Lsn {
-        while let Some(Unit { undelivered: 0, end: Some(end), commit_unix_micros }) = self.ring.front() {
+        while let Some(Unit { undelivered: 0, end: Some(end), commit_unix_micros, note }) = self.ring.front()
+        {
             self.acknowledged = self.acknowledged.max(*end);
+            self.notes.extend(*note);
             commit_unix_micros.iter().for_each(|micros| passed(*micros));
             self.ring.pop_front();
             self.first = self.first.wrapping_add(1);

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::history::HistoryRecord;
+use crate::snapshot::progress::{JOB_PART, StoredSnapshot, TABLE_PART};
 
 /// Version of the values. A reader accepts this one and the one before it, and refuses newer ones.
 const VERSION: u32 = 1;
@@ -96,6 +97,16 @@ pub(crate) struct Stored {
     pub(crate) elsewhere: Vec<Found>,
     /// The schema history of this slot, in no particular order.
     pub(crate) history: Vec<HistoryRecord>,
+    /// The last snapshot of this slot.
+    pub(crate) snapshot: StoredSnapshot,
+}
+
+impl Stored {
+    /// The highest epoch of an owner of this slot.
+    pub(crate) fn epoch(&self) -> u64 {
+        let of_job = self.snapshot.job.as_ref().map_or(0, |job| job.epoch);
+        self.own.as_ref().map_or(0, |found| found.identity.epoch).max(of_job)
+    }
 }
 
 /// The checkpoint record of a progress: key and value.
@@ -127,13 +138,23 @@ pub(crate) fn read<'a>(
 ) -> Result<Stored, Halt> {
     let own_key = identity.key();
     let history_prefix = format!("{own_key}/schema/");
+    let job_key = format!("{own_key}{JOB_PART}");
+    let table_prefix = format!("{own_key}{TABLE_PART}");
     let mut stored = Stored::default();
     for (key, value) in entries {
-        if key.starts_with(&history_prefix) {
+        if key == job_key {
+            check_version(value, key, place)?;
+            let job = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
+            stored.snapshot.job = Some(job);
+        } else if key.starts_with(&table_prefix) {
+            check_version(value, key, place)?;
+            let table = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
+            stored.snapshot.tables.push(table);
+        } else if key.starts_with(&history_prefix) {
             check_version(value, key, place)?;
             let record = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
             stored.history.push(record);
-        } else if !key.contains("/schema/") {
+        } else if key == own_key || !key.contains("/schema/") && !key.contains(JOB_PART) {
             let Some(found) = read_checkpoint(key, value, identity, key == own_key, place)? else { continue };
             if key == own_key {
                 stored.own = Some(found);
@@ -142,6 +163,7 @@ pub(crate) fn read<'a>(
             }
         }
     }
+    stored.snapshot.forget_other_jobs();
     Ok(stored)
 }
 

@@ -2,7 +2,7 @@
 
 use headwater_avro::registry::RegistryError;
 use headwater_avro::{EncodeError, SchemaError};
-use headwater_pgoutput::{DecodeError, Lsn, RelationId};
+use headwater_pgoutput::{CopyTextError, DecodeError, Lsn, RelationId};
 
 use crate::halt::Halt;
 
@@ -23,6 +23,10 @@ pub(crate) enum StageError {
     Schema { table: String, source: SchemaError },
     #[error("a row of {table} in the transaction committed at {commit_lsn}")]
     Encode { table: String, commit_lsn: Lsn, lsn: Lsn, source: EncodeError },
+    #[error("copying {table} for a snapshot")]
+    Copy { table: String, source: headwater_pg::Error },
+    #[error("a row of {table} that COPY sent for the snapshot at {lsn}")]
+    CopyRow { table: String, lsn: Lsn, source: CopyTextError },
     #[error("a row for {topic} takes {bytes} bytes")]
     RowTooLarge { topic: String, bytes: u64, limit: u64, commit_lsn: Lsn },
     #[error("an outbox event from {origin} in the transaction committed at {commit_lsn}: {what}")]
@@ -53,11 +57,13 @@ impl StageError {
             | StageError::Order { .. }
             | StageError::Schema { .. }
             | StageError::Encode { .. }
+            | StageError::CopyRow { .. }
             | StageError::RowTooLarge { .. }
             | StageError::Outbox { .. }
             | StageError::UnknownRelation { .. }
             | StageError::Halt(_) => true,
             StageError::Postgres { .. }
+            | StageError::Copy { .. }
             | StageError::Kafka { .. }
             | StageError::Local { .. }
             | StageError::Frozen { .. }

@@ -7,21 +7,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_pg::publication::PublicationState;
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
 
-use crate::checkpoint::{Identity, Progress, Stored};
+use crate::checkpoint::{Found, Identity, Progress, Stored};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::records::{PublishedColumns, RecordRules};
 use crate::route::Routes;
-use crate::settings::Settings;
+use crate::settings::{Settings, SnapshotMode};
+use crate::snapshot::progress::JobRecord;
 use crate::start::may_create;
 use crate::status::{Readiness, Status};
 use crate::store::CheckpointStore;
 
 /// How often the transactions that block the creation are printed.
 const BLOCKERS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A slot that was just created.
+pub(crate) struct Created {
+    pub(crate) consistent_point: Lsn,
+    /// What was visible there; none if nothing is to be copied.
+    pub(crate) keeper: Option<SnapshotKeeper>,
+}
 
 /// What `headwater init` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +67,7 @@ async fn create_slot_with(settings: &Settings, status: &Arc<Status>) -> Result<S
     let mut store = CheckpointStore::open(settings, status).await?;
     let stored = store.read(&identity).await?;
     let created = create(settings, &client, session, &identity, &stored, &mut store, status).await?;
-    Ok(SlotOutcome::Created(created))
+    Ok(SlotOutcome::Created(created.consistent_point))
 }
 
 /// Who we are to this server.
@@ -85,14 +94,25 @@ pub(crate) async fn create(
     stored: &Stored,
     store: &mut CheckpointStore,
     status: &Status,
-) -> Result<Lsn, StageError> {
-    may_create(identity, stored).map_err(StageError::Halt)?;
+) -> Result<Created, StageError> {
+    may_create(identity, stored, settings.snapshot.mode).map_err(StageError::Halt)?;
+    if let Some(Found { progress: Progress::Streaming(checkpoint), .. }) = &stored.own {
+        tracing::warn!(
+            slot = settings.slot,
+            %checkpoint,
+            "the slot is gone: creating it anew and copying all tables; rows that were deleted since the checkpoint stay in their topics"
+        );
+    }
     publications_exist(settings, client).await?;
+    let copies = settings.snapshot.mode != SnapshotMode::Never;
     store.store(identity, Progress::Creating).await?;
+    if copies {
+        store.store_job(identity, &JobRecord::initial(stored.epoch())).await?;
+    }
     status.set(Readiness::Starting { doing: format!("creating slot {}", settings.slot) });
     let pid = session.backend_pid();
     let created = {
-        let creation = session.create_logical_slot(&settings.slot, false);
+        let creation = session.create_logical_slot(&settings.slot, false, copies);
         tokio::pin!(creation);
         let deadline = tokio::time::sleep(settings.slot_create_timeout);
         tokio::pin!(deadline);
@@ -106,14 +126,24 @@ pub(crate) async fn create(
             }
         }
     };
-    drop(session);
     let Some(created) = created else {
+        drop(session);
         return Err(timed_out(settings, client, pid).await);
     };
     let created = created.map_err(StageError::postgres("creating the slot"))?;
+    // The session exports the snapshot for as long as it does nothing else.
+    let keeper = match &created.snapshot_name {
+        Some(name) => Some(
+            SnapshotKeeper::import(&settings.postgres, name)
+                .await
+                .map_err(StageError::postgres("joining the snapshot of the new slot"))?,
+        ),
+        None => None,
+    };
+    drop(session);
     store.store(identity, Progress::Streaming(created.consistent_point)).await?;
     tracing::info!(slot = settings.slot, consistent_point = %created.consistent_point, "created the slot");
-    Ok(created.consistent_point)
+    Ok(Created { consistent_point: created.consistent_point, keeper })
 }
 
 /// A misspelt column hides nothing and filters nothing, so it is told. A table may come later: it stops nothing.

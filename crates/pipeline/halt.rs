@@ -56,6 +56,8 @@ pub enum ExitCode {
     TableUnsuitable = 46,
     /// A table was truncated, and its configuration refuses that.
     TruncateRefused = 47,
+    /// A table can't be copied: rights, row-level security, no key, or it changed under the copy.
+    SnapshotRefused = 49,
     /// The statement given to `schema plan` fails, or may not be run on the source.
     StatementRefused = 48,
     /// Kafka refused for a reason that repeating will not mend: rights, configuration.

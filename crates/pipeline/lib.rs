@@ -49,6 +49,8 @@ mod event;
 
 mod side_topic;
 
+pub mod snapshot;
+
 mod transaction_topic;
 
 mod message_topic;

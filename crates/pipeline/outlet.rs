@@ -91,6 +91,8 @@ pub(crate) struct Outlet {
     last_store: Instant,
     /// Whether the history record on its way is still undelivered.
     history_on_its_way: bool,
+    /// Records of a snapshot's progress that were acknowledged and not told yet.
+    stored_progress: u32,
     in_flight_bytes: u64,
     in_flight_records: u64,
     offers_since_poll: u32,
@@ -114,6 +116,7 @@ impl Outlet {
             storing: None,
             last_store: Instant::now(),
             history_on_its_way: false,
+            stored_progress: 0,
             in_flight_bytes: 0,
             in_flight_records: 0,
             offers_since_poll: 0,
@@ -213,6 +216,20 @@ impl Outlet {
         Ok(())
     }
 
+    /// Stores a record of a snapshot's progress; [`Outlet::take_stored_progress`] tells when it is acknowledged.
+    pub(crate) fn store_progress(&mut self, key: &str, value: &[u8]) -> Result<(), StageError> {
+        if let Store::File(file) = &mut self.parts.store {
+            self.stored_progress += 1;
+            return file.store(key, value);
+        }
+        self.offer_to_store(key, value, Token::PROGRESS)
+    }
+
+    /// How many such records were acknowledged since this was asked last.
+    pub(crate) fn take_stored_progress(&mut self) -> u32 {
+        std::mem::take(&mut self.stored_progress)
+    }
+
     fn offer_to_store(&mut self, key: &str, value: &[u8], token: Token) -> Result<(), StageError> {
         let Store::Topic(topic) = &self.parts.store else { unreachable!("a file is written in place") };
         let topic = topic.clone();
@@ -263,6 +280,7 @@ impl Outlet {
                 None if token == Token::CHECKPOINT => {
                     stored = self.storing.take();
                 }
+                None if token == Token::PROGRESS => self.stored_progress += 1,
                 None => self.history_on_its_way = false,
             }
         }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
 use headwater_pgoutput::Lsn;
 
@@ -13,8 +14,9 @@ use crate::error::StageError;
 use crate::first_start::{create, identify, publications_exist};
 use crate::halt::{ExitCode, Halt};
 use crate::metrics::Metrics;
-use crate::settings::Settings;
+use crate::settings::{Settings, SnapshotMode};
 use crate::slot_watch::server_wal_end;
+use crate::snapshot::progress::{JobRecord, StoredSnapshot};
 use crate::start::{Verdict, Why, suitable, verdict};
 use crate::status::{Readiness, Status};
 use crate::store::CheckpointStore;
@@ -34,6 +36,10 @@ pub(crate) struct Owned {
     pub(crate) stored: Stored,
     pub(crate) store: CheckpointStore,
     pub(crate) wal_sender_timeout: Option<Duration>,
+    /// Of a slot that was created just now, to copy from.
+    pub(crate) keeper: Option<SnapshotKeeper>,
+    /// The transaction id that the server gives next.
+    pub(crate) next_xid: u32,
 }
 
 /// Owning a slot is having START_REPLICATION accepted: the slot is the lease, and nothing is read from the
@@ -48,14 +54,17 @@ pub(crate) async fn own_slot(
     let mut session = Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
     ready_for_logical_replication(&session, &mut *shown(&client).await?)?;
     let mut identity = identify(&mut session, settings).await?;
-    let mut store = None;
+    let (mut store, mut keeper) = (None, None);
+    if settings.snapshot.mode == SnapshotMode::WhenNeeded {
+        drop_lost(&client, settings).await?;
+    }
     if slot_state(&client, settings).await?.is_none() {
         let mut opened = CheckpointStore::open(settings, status).await?;
         let stored = opened.read(&identity).await?;
         let creating =
             Session::connect(&settings.postgres).await.map_err(StageError::postgres(connecting))?;
-        create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
-        store = Some(opened);
+        let created = create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
+        (store, keeper) = (Some(opened), created.keeper);
     }
     let wal_sender_timeout = wal_sender_timeout(&client).await?;
     let options = PgoutputOptions {
@@ -70,23 +79,41 @@ pub(crate) async fn own_slot(
         Some(store) => store,
         None => CheckpointStore::open(settings, status).await?,
     };
-    let stored = store.read(&identity).await?;
-    identity.epoch = stored.own.as_ref().map_or(0, |found| found.identity.epoch) + 1;
+    let mut stored = store.read(&identity).await?;
+    identity.epoch = stored.epoch() + 1;
     let state =
         slot_state(&client, settings).await?.ok_or(StageError::Silent { whom: "Postgres", seconds: 0 })?;
     // Asked now and not before: a standby may have waited for days, and a new slot moves the end of WAL.
     let wal_end = server_wal_end(&client).await.map_err(StageError::postgres("asking where the WAL ends"))?;
-    let verdict =
-        verdict(&identity, wal_end, &state, &stored, settings.adopt_slot).map_err(StageError::Halt)?;
+    let adopts =
+        settings.adopt_slot || settings.snapshot.mode == SnapshotMode::WhenNeeded && stored.own.is_some();
+    let verdict = verdict(&identity, wal_end, &state, &stored, adopts).map_err(StageError::Halt)?;
     let checkpoint = match verdict {
         Verdict::Resume(checkpoint) => checkpoint,
         Verdict::Adopt { at, why } => {
             tell_adoption(&settings.slot, at, &why);
+            if matches!(why, Why::AskedOverGap { .. }) && settings.snapshot.mode == SnapshotMode::WhenNeeded {
+                let job = JobRecord::initial(identity.epoch);
+                store.store_job(&identity, &job).await?;
+                stored.snapshot = StoredSnapshot { job: Some(job), tables: Vec::new() };
+            }
             store.store(&identity, Progress::Streaming(at)).await?;
             at
         }
     };
-    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout })
+    let next_xid = next_xid(&client).await?;
+    Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout, keeper, next_xid })
+}
+
+/// Asked after the slot is ours: what passes from now on has an id before it, or is seen to pass.
+async fn next_xid(client: &Client) -> Result<u32, StageError> {
+    let sql = "SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::numeric % 4294967296)::bigint";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|error| StageError::Postgres {
+        doing: "asking for the next transaction id",
+        source: error.into(),
+    })?;
+    Ok(row.get::<_, i64>(0) as u32)
 }
 
 /// Settings of the server that a start depends on.
@@ -122,6 +149,25 @@ fn ready_for_logical_replication(session: &Session, shown: &mut Shown) -> Result
 
 async fn slot_state(client: &Client, settings: &Settings) -> Result<Option<slot::SlotState>, StageError> {
     slot::slot_state(client, &settings.slot).await.map_err(StageError::postgres("looking at the slot"))
+}
+
+/// A slot that Postgres gave up is of no use, and its tables will be copied anew.
+async fn drop_lost(client: &Client, settings: &Settings) -> Result<(), StageError> {
+    let Some(state) = slot_state(client, settings).await? else { return Ok(()) };
+    if state.active_pid.is_some()
+        || state.plugin != "pgoutput"
+        || (state.wal_status.as_deref() != Some("lost") && state.invalidation.is_none())
+    {
+        return Ok(());
+    }
+    tracing::warn!(
+        slot = settings.slot,
+        "the slot is lost: dropping it, as snapshot.mode = \"when_needed\" allows"
+    );
+    let dropped = client.execute("SELECT pg_drop_replication_slot($1)", &[&settings.slot]).await;
+    dropped
+        .map(drop)
+        .map_err(|error| StageError::Postgres { doing: "dropping the lost slot", source: error.into() })
 }
 
 /// None when the server waits for ever.

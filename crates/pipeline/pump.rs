@@ -21,6 +21,8 @@ use crate::outlet::Outlet;
 use crate::release::Holding;
 use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
+use crate::snapshot::Input;
+use crate::snapshot::intake::Intake;
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
@@ -63,7 +65,10 @@ pub(crate) enum PumpEnd {
 
 /// See the module's documentation.
 pub(crate) struct Pump {
-    wal: Receiver<SourceBatch>,
+    inputs: Receiver<Input>,
+    pub(crate) intake: Intake,
+    /// Every transaction that ends here or before has been read.
+    passed: Lsn,
     pub(crate) reader: TransactionReader,
     pub(crate) versions: Versions,
     message_events: EventPlan,
@@ -80,11 +85,14 @@ impl Pump {
         checkpoint: Lsn,
         versions: Versions,
         holding: Holding,
-        wal: Receiver<SourceBatch>,
+        inputs: Receiver<Input>,
+        intake: Intake,
         out: Outlet,
     ) -> Pump {
         Pump {
-            wal,
+            inputs,
+            intake,
+            passed: checkpoint,
             reader: TransactionReader::new(checkpoint),
             message_events: EventPlan::for_messages(
                 &settings.outbox_messages,
@@ -123,14 +131,23 @@ impl Pump {
                 while !self.writer.out.drain(DRAIN_PATIENCE)? {}
                 return Ok(PumpEnd::Stopped);
             }
-            let wait = if self.writer.out.in_flight_records() > 0 { WAIT_IN_FLIGHT } else { WAIT_IDLE };
-            match self.wal.recv_timeout(wait) {
-                Ok(batch) => {
+            let wait = match self.writer.out.in_flight_records() {
+                _ if self.copy_slice()? => Duration::ZERO,
+                0 => WAIT_IDLE,
+                _ => WAIT_IN_FLIGHT,
+            };
+            match self.inputs.recv_timeout(wait) {
+                Ok(Input::Wal(batch)) => {
                     self.writer.out.still_alive()?;
                     self.process(&batch.wal)?;
                     self.release_complete()?;
                     self.writer.out.offer_staged()?;
                     self.writer.out.budget().release(batch.charged);
+                }
+                Ok(Input::Copy(input)) => {
+                    self.writer.out.still_alive()?;
+                    let open = self.reader.open().map(|open| open.xid);
+                    self.intake.take(input, open, &mut self.versions, &mut self.writer)?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -139,8 +156,17 @@ impl Pump {
                 }
             }
             self.writer.out.serve(Duration::ZERO)?;
+            self.intake.tell(&mut self.writer);
             self.count_tables();
         }
+    }
+
+    /// A slice of the chunk that waits to be written, if this is its time. True if there is more of it.
+    fn copy_slice(&mut self) -> Result<bool, StageError> {
+        if !self.intake.has_chunk() || self.reader.open().is_some() {
+            return Ok(false);
+        }
+        self.intake.slice(self.passed, &mut self.versions, &mut self.writer)
     }
 
     fn stopping(&self) -> bool {
@@ -156,7 +182,13 @@ impl Pump {
                         return Ok(());
                     }
                 }
-                Frame::Keepalive { wal_end, .. } => self.writer.out.tracker.keepalive(wal_end),
+                Frame::Keepalive { wal_end, .. } => {
+                    self.writer.out.tracker.keepalive(wal_end);
+                    // What is held back has come, and has not been read.
+                    if self.holding.held.is_empty() {
+                        self.passed = self.passed.max(wal_end);
+                    }
+                }
             }
         }
         self.writer.out.received = self.writer.out.received.max(wal.last_wal_end);
@@ -182,7 +214,11 @@ impl Pump {
                 }
                 self.writer.out.tracker.commit(end_lsn);
                 self.writer.out.received = self.writer.out.received.max(end_lsn);
+                self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
+                if let Some(open) = self.reader.open() {
+                    self.intake.touched.passed(open.xid);
+                }
                 let metrics = self.writer.out.metrics();
                 if skipped {
                     metrics.repeated_transactions.inc()
@@ -190,8 +226,12 @@ impl Pump {
                     metrics.transactions.inc()
                 }
                 self.reader.close();
+                self.copy_slice()?;
             }
             Step::Relation(table) => {
+                if let Some(open) = self.reader.open().filter(|_| !self.intake.touched.is_idle()) {
+                    self.intake.touched.announced(table.id, open.xid);
+                }
                 let commit_lsn = self.reader.open().map_or(lsn, |open| open.commit_lsn);
                 if let Some(mut plan) =
                     self.versions.tables.announce(table, (commit_lsn, self.writer.ordinal))
@@ -221,6 +261,12 @@ impl Pump {
             return Ok(());
         }
         for relation in relations {
+            if let Some(open) = self.reader.open() {
+                if self.intake.is_settled(relation, open.xid) {
+                    continue;
+                }
+                self.intake.touched.truncated(relation, open.xid);
+            }
             let (name, handling) =
                 self.versions.truncate_handling(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
             match handling {
@@ -266,7 +312,7 @@ impl Pump {
         relation: RelationId,
         changed: &Row<'_>,
     ) -> Result<Written, StageError> {
-        if self.reader.open().is_some_and(|open| open.skipped) {
+        if self.reader.open().is_some_and(|open| open.skipped || self.intake.is_settled(relation, open.xid)) {
             return Ok(Written::Done);
         }
         match self.versions.tables.plan_for(relation) {
@@ -280,6 +326,9 @@ impl Pump {
         }
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
+        if !self.intake.touched.is_idle() {
+            self.intake.touch(&plan.description, transaction.xid, changed);
+        }
         let mut row = self.writer.row(lsn, transaction);
         let (events, topics) = match &mut plan.form {
             Form::Event(events, topics) => (events, topics),
@@ -293,6 +342,7 @@ impl Pump {
         };
         // A row of the outbox is an event when it is written; cleaning up is not.
         match changed {
+            Row::Read(_) => unreachable!("the stream has changes only"),
             Row::Inserted(new) => {
                 let origin = Origin { name: &plan.name };
                 event::write_row(events, topics, new, &origin, &mut row)?;
@@ -306,10 +356,7 @@ impl Pump {
 
     /// Makes sure that the relation's rows can be written.
     pub(crate) fn resolve(&mut self, relation: RelationId, lsn: Lsn) -> Result<(), StageError> {
-        match self.versions.tables.plan_for(relation) {
-            Some(_) => Ok(()),
-            None => self.versions.resolve(relation, lsn, &mut self.writer.out),
-        }
+        self.versions.make_ready(relation, lsn, &mut self.writer.out)
     }
 
     /// Makes the plan that a row needs: the first one of an announced table; and, since a label that was added to an
@@ -395,6 +442,7 @@ impl Pump {
 fn count(out: &Outlet, plan: &mut TablePlan) {
     let Counts {
         create,
+        read,
         update,
         delete,
         tombstone,
@@ -406,9 +454,14 @@ fn count(out: &Outlet, plan: &mut TablePlan) {
         flat_delete,
     } = std::mem::take(&mut plan.counts);
     let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
-    for (op, records) in
-        [(create_op, create), ("u", update), ("d", delete), ("t", truncate), ("tombstone", tombstone)]
-    {
+    for (op, records) in [
+        (create_op, create),
+        ("r", read),
+        ("u", update),
+        ("d", delete),
+        ("t", truncate),
+        ("tombstone", tombstone),
+    ] {
         if records > 0 {
             out.metrics().records.with_label_values(&[plan.name.as_str(), op]).inc_by(records);
             out.status().count(&plan.name, op, records);

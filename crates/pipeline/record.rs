@@ -16,6 +16,8 @@ impl Token {
     pub(crate) const CHECKPOINT: Token = Token(1 << 32);
     /// A record of the schema history.
     pub(crate) const HISTORY: Token = Token(2 << 32);
+    /// A record of a snapshot's progress.
+    pub(crate) const PROGRESS: Token = Token(3 << 32);
 
     pub(crate) fn row(sequence: u32, charged_bytes: u32) -> Token {
         debug_assert!(charged_bytes > 0);
@@ -60,6 +62,20 @@ pub(crate) fn write_record_id(out: &mut Vec<u8>, commit_lsn: Lsn, ordinal: u64) 
     push_decimal(out, ordinal);
 }
 
+/// Writes `<LSN>/r<epoch>.<chunk>/<row>`: the identity of a row that a snapshot read.
+pub(crate) fn write_copied_id(out: &mut Vec<u8>, lsn: Lsn, (epoch, chunk): (u64, u32), row: u64) {
+    out.clear();
+    push_hex(out, (lsn.0 >> 32) as u32);
+    out.push(b'/');
+    push_hex(out, lsn.0 as u32);
+    out.extend_from_slice(b"/r");
+    push_decimal(out, epoch);
+    out.push(b'.');
+    push_decimal(out, u64::from(chunk));
+    out.push(b'/');
+    push_decimal(out, row);
+}
+
 /// Upper-case hexadecimal without leading zeros, as Postgres prints the halves of an LSN.
 fn push_hex(out: &mut Vec<u8>, value: u32) {
     let digits = (32 - value.leading_zeros()).div_ceil(4).max(1);
@@ -96,10 +112,18 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_copied_rows_say_which_chunk() {
+        let mut out = Vec::new();
+        write_copied_id(&mut out, Lsn(0x1_0000_00AB), (3, 12), 499);
+        assert_eq!(out, b"1/AB/r3.12/499");
+    }
+
+    #[test]
     fn tokens_keep_both_halves() {
         assert_eq!(Token::row(u32::MAX, u32::MAX).as_row(), Some((u32::MAX, u32::MAX)));
         assert_eq!(Token::row(0, 1).as_row(), Some((0, 1)));
         assert_eq!(Token::CHECKPOINT.as_row(), None);
         assert_eq!(Token::HISTORY.as_row(), None);
+        assert_eq!(Token::PROGRESS.as_row(), None);
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
         StageError::Postgres { source, .. } if source.is_transient() => {
             Decision::Restart { peer: "postgres" }
         }
+        StageError::Copy { source, .. } if source.is_transient() => Decision::Restart { peer: "postgres" },
         StageError::Postgres { source, .. } if is_missing_slot(source) => {
             Decision::Restart { peer: "postgres" }
         }
@@ -40,6 +41,8 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
         }
         StageError::Frozen { .. } | StageError::Stopped => Decision::Restart { peer: "postgres" },
         StageError::Postgres { .. }
+        | StageError::Copy { .. }
+        | StageError::CopyRow { .. }
         | StageError::Kafka { .. }
         | StageError::Registry { .. }
         | StageError::Decode { .. }
@@ -60,9 +63,10 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
     let (code, advice) = match error {
         StageError::Halt(halt) => return halt,
         StageError::Postgres { source, .. } => postgres(&source, settings),
+        StageError::Copy { source, table } => copy(&source, &table, settings),
         StageError::Kafka { source, .. } => kafka(&source),
         StageError::Registry { source, table, subject } => registry(&source, &table, &subject),
-        StageError::Decode { .. } | StageError::Order { .. } | StageError::UnknownRelation { .. } => (
+        StageError::Decode { .. } | StageError::Order { .. } | StageError::UnknownRelation { .. } | StageError::CopyRow { .. } => (
             ExitCode::Protocol,
             "nothing was confirmed; this is a bug of headwater or a server that speaks another pgoutput: \
              please report it with the server's version"
@@ -118,6 +122,28 @@ fn postgres(error: &headwater_pg::Error, settings: &Settings) -> (ExitCode, Stri
             Some(server) => refused(server, settings),
             None => (ExitCode::PostgresError, "headwater check looks at everything it needs".to_owned()),
         },
+    }
+}
+
+/// Why a table can't be copied.
+fn copy(error: &headwater_pg::Error, table: &str, settings: &Settings) -> (ExitCode, String) {
+    let user = &settings.postgres.user;
+    match error.server() {
+        Some(server) if server.code == "42501" && server.message.contains("row-level security") => (
+            ExitCode::SnapshotRefused,
+            format!("ALTER ROLE {user} BYPASSRLS, or leave {table} out with snapshot.exclude_tables"),
+        ),
+        Some(server) if server.code == "42501" => (
+            ExitCode::SnapshotRefused,
+            format!("GRANT SELECT ON {table} TO {user}, or leave it out with snapshot.exclude_tables"),
+        ),
+        Some(_) => (
+            ExitCode::SnapshotRefused,
+            format!(
+                "nothing of the stream is lost: the slot waits. Correct it, or leave {table} out with snapshot.exclude_tables"
+            ),
+        ),
+        None => postgres(error, settings),
     }
 }
 
@@ -231,7 +257,8 @@ pub(crate) mod tests {
     use headwater_pgoutput::{Lsn, RelationId};
 
     use crate::settings::{
-        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, TopicSettings, TransactionSettings,
+        CheckpointSettings, MessageSettings, OutboxRoute, SinkSettings, SnapshotSettings, TopicSettings,
+        TransactionSettings,
     };
 
     pub(crate) fn settings() -> Settings {
@@ -278,6 +305,7 @@ pub(crate) mod tests {
                 traceparent_prefix: None,
             },
             transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
+            snapshot: SnapshotSettings::default(),
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }

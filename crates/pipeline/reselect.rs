@@ -75,7 +75,7 @@ impl ReselectPlan {
     /// told.
     pub(crate) fn keys(&self, changed: &Row<'_>) -> Option<Vec<Vec<String>>> {
         Some(match changed {
-            Row::Inserted(new) => vec![self.key_of(new, None)?],
+            Row::Inserted(new) | Row::Read(new) => vec![self.key_of(new, None)?],
             Row::Deleted(old) => vec![self.key_of(old.tuple(), None)?],
             Row::Updated(None, new) => vec![self.key_of(new, None)?],
             Row::Updated(Some(old), new) => {

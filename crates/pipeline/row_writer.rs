@@ -4,7 +4,8 @@
 //! as Postgres has it for a publication's WHERE.
 
 use headwater_avro::{
-    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, TransactionPlace, UnseenLabel,
+    Change, ChangeSource, Deletes, EncodeError, EnumLabels, FilterPlan, Op, SnapshotMark, TransactionPlace,
+    UnseenLabel,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::error::StageError;
 use crate::outlet::Outlet;
-use crate::record::{ID_HEADER, Record, Token, write_record_id};
+use crate::record::{ID_HEADER, Record, Token, write_copied_id, write_record_id};
 use crate::reselect::Marks;
 use crate::resolver::Question;
 use crate::settings::Settings;
@@ -36,6 +37,8 @@ pub(crate) struct Scratch {
 /// What happened to a row. An update carries its old tuple only where the replica identity says so.
 pub(crate) enum Row<'a> {
     Inserted(Tuple<'a>),
+    /// By a snapshot.
+    Read(Tuple<'a>),
     Updated(Option<OldTuple<'a>>, Tuple<'a>),
     Deleted(OldTuple<'a>),
 }
@@ -44,7 +47,7 @@ impl Row<'_> {
     /// A label in it, old or new, that the schema does not list.
     pub(crate) fn unseen_label(&self, labels: &EnumLabels) -> Option<UnseenLabel> {
         let (old, new) = match self {
-            Row::Inserted(new) => (None, Some(new)),
+            Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
             Row::Updated(old, new) => (old.as_ref(), Some(new)),
             Row::Deleted(old) => (Some(old), None),
         };
@@ -123,7 +126,26 @@ impl Writer {
 
     /// The records of one row of the open transaction.
     pub(crate) fn row<'a>(&'a mut self, lsn: Lsn, transaction: &'a Transaction) -> RowWriter<'a> {
-        RowWriter { lsn, transaction, writer: self }
+        RowWriter { lsn, transaction, copied: None, writer: self }
+    }
+
+    /// A part of a chunk of a snapshot begins: a unit of its own in the ack tracker, between transactions.
+    pub(crate) fn begin_copied(&mut self) {
+        self.sequence = self.out.tracker.begin(None);
+    }
+
+    /// It ends; `end` is where the stream stands.
+    pub(crate) fn end_copied(&mut self, end: Lsn, note: Option<(u32, u64)>) {
+        self.out.tracker.commit_noted(end, note);
+    }
+
+    /// The records of one row that a snapshot read.
+    pub(crate) fn copied_row<'a>(
+        &'a mut self,
+        transaction: &'a Transaction,
+        copied: Copied,
+    ) -> RowWriter<'a> {
+        RowWriter { lsn: transaction.commit_lsn, transaction, copied: Some(copied), writer: self }
     }
 
     /// Lets go of what was taken of the open transaction and not offered.
@@ -132,10 +154,20 @@ impl Writer {
     }
 }
 
+/// Where a row comes from that a snapshot read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copied {
+    pub(crate) epoch: u64,
+    pub(crate) chunk: u32,
+    pub(crate) mark: SnapshotMark,
+}
+
 /// Writes the records of one row.
 pub(crate) struct RowWriter<'a> {
     pub(crate) lsn: Lsn,
     pub(crate) transaction: &'a Transaction,
+    /// None for a row of the stream.
+    copied: Option<Copied>,
     pub(crate) writer: &'a mut Writer,
 }
 
@@ -161,7 +193,7 @@ impl<'a> RowWriter<'a> {
             filter.passes(row, old.map(OldTuple::tuple)).map_err(|source| self.encode_error(plan, source))
         };
         let (before, after) = match changed {
-            Row::Inserted(new) => (false, passes(new, None)?),
+            Row::Inserted(new) | Row::Read(new) => (false, passes(new, None)?),
             Row::Deleted(old) => (passes(old.tuple(), None)?, false),
             Row::Updated(Some(old), new) => (passes(old.tuple(), None)?, passes(new, Some(old))?),
             // Without an old row the identity is what it was, and the filter looks at nothing else.
@@ -190,6 +222,11 @@ impl<'a> RowWriter<'a> {
             Row::Inserted(new) => {
                 self.record(plan, Op::Create, None, Some(new), None)?;
                 plan.counts.create += 1;
+                Ok(())
+            }
+            Row::Read(new) => {
+                self.record(plan, Op::Read, None, Some(new), None)?;
+                plan.counts.read += 1;
                 Ok(())
             }
             Row::Updated(Some(old), new) if self.key_changed(plan, old, new) => {
@@ -341,6 +378,9 @@ impl<'a> RowWriter<'a> {
 
     /// Counts a change of a table, and tells where it stands. The first one of a transaction begins it in its topic.
     pub(crate) fn counted_source(&mut self, table: &str) -> Result<ChangeSource<'a>, StageError> {
+        if self.copied.is_some() {
+            return Ok(self.source(None));
+        }
         let Some(mut topic) = self.writer.transactions.take() else { return Ok(self.source(None)) };
         let counted = topic.count(table, self);
         self.writer.transactions = Some(topic);
@@ -363,6 +403,7 @@ impl<'a> RowWriter<'a> {
             xid: self.transaction.xid,
             origin: self.transaction.origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
             place,
+            snapshot: self.copied.map_or(SnapshotMark::None, |copied| copied.mark),
         }
     }
 
@@ -500,7 +541,11 @@ impl<'a> RowWriter<'a> {
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
         let mut id = std::mem::take(&mut self.writer.scratch.id);
-        write_record_id(&mut id, self.transaction.commit_lsn, self.writer.ordinal);
+        let (lsn, ordinal) = (self.transaction.commit_lsn, self.writer.ordinal);
+        match self.copied {
+            None => write_record_id(&mut id, lsn, ordinal),
+            Some(Copied { epoch, chunk, .. }) => write_copied_id(&mut id, lsn, (epoch, chunk), ordinal),
+        }
         self.writer.ordinal += 1;
         let result = self.offer_as(&id, topic, partition, key, value, more);
         self.writer.scratch.id = id;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use headwater_avro::registry::Registry;
 use headwater_kafka::Admin;
 use headwater_pgoutput::RelationId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::backoff::Backoff;
 use crate::budget::Budget;
@@ -26,6 +26,9 @@ use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
+use crate::snapshot::control::SnapshotControl;
+use crate::snapshot::coordinator::{Coordinator, CoordinatorParts, SnapshotEnd};
+use crate::snapshot::intake::Intake;
 use crate::source::Source;
 use crate::status::{Readiness, Status};
 use crate::versions::Versions;
@@ -47,13 +50,14 @@ pub async fn run(
     settings: Settings,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    snapshots: Arc<SnapshotControl>,
     mut shutdown: watch::Receiver<ShutdownStage>,
 ) -> Result<(), Halt> {
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
     loop {
         let confirmed_before = status.snapshot().positions.confirmed;
-        let ended = session(&settings, &metrics, &status, &mut shutdown).await;
+        let ended = session(&settings, &metrics, &status, &snapshots, &mut shutdown).await;
         // A session that confirmed something was a good one, however short: the next pause is short again.
         if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
@@ -100,6 +104,7 @@ async fn session(
     settings: &Settings,
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
+    snapshots: &Arc<SnapshotControl>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
 ) -> Result<(), StageError> {
     status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
@@ -107,7 +112,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -151,6 +156,7 @@ async fn stream(
     settings: &Settings,
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
+    snapshots: &Arc<SnapshotControl>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -160,7 +166,11 @@ async fn stream(
     let destination = destination(settings)?;
     let (confirmed, confirmed_receiver) = watch::channel(owned.checkpoint);
     let (finish, finish_receiver) = watch::channel(false);
-    let (wal_sender, wal_receiver) = std::sync::mpsc::channel();
+    let (inputs, input_receiver) = std::sync::mpsc::channel();
+    let (reports, report_receiver) = mpsc::unbounded_channel();
+    // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
+    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
+    let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);
     let out = Outlet::new(OutletParts {
@@ -181,15 +191,26 @@ async fn stream(
     let history = SchemaHistory::new(owned.stored.history);
     let database = owned.identity.database.clone();
     let versions = Versions::new(settings.clone(), database, history, questions);
+    let intake = Intake::new(reports, owned.identity.epoch, owned.next_xid);
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let pump = Pump::new(settings, owned.checkpoint, versions, holding, wal_receiver, out);
-    let reselector = Reselector {
-        postgres: settings.postgres.clone(),
-        timeout: settings.reselect.timeout,
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
+    let coordinator = Coordinator::new(CoordinatorParts {
+        settings: settings.clone(),
+        control: snapshots.clone(),
+        checkpoint_key: owned.identity.key(),
+        epoch: owned.identity.epoch,
+        consistent_point: owned.checkpoint,
+        stored: owned.stored.snapshot,
+        keeper: owned.keeper,
+        inputs: inputs.clone(),
+        reports: report_receiver,
+        held,
+        ask: ask.clone(),
         status: status.clone(),
-    };
+        metrics: metrics.clone(),
+    });
     let resolver = Resolver {
         client: owned.client,
         destination: destination.clone(),
@@ -198,19 +219,13 @@ async fn stream(
     };
     let source = Source {
         stream: owned.stream,
-        wal: wal_sender,
+        inputs,
+        held: held_receiver,
+        ask,
         budget,
         confirmed: confirmed_receiver,
         finish: finish_receiver,
         status_interval: status_interval(settings, owned.wal_sender_timeout),
-        metrics: metrics.clone(),
-    };
-    let watch = SlotWatch {
-        postgres: settings.postgres.clone(),
-        slot: settings.slot.clone(),
-        heartbeat_interval: settings.heartbeat_interval,
-        heartbeat_sql: settings.heartbeat_sql.clone(),
-        status: status.clone(),
         metrics: metrics.clone(),
     };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
@@ -218,17 +233,38 @@ async fn stream(
     let source = tokio::spawn(source.run());
     let mut helpers = vec![
         tokio::spawn(resolver.run(question_receiver)),
-        tokio::spawn(reselector.run(reading_receiver)),
-        tokio::spawn(watch.run()),
+        tokio::spawn(reselector(settings, status).run(reading_receiver)),
+        tokio::spawn(slot_watch(settings, metrics, status).run()),
     ];
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
-    let result = supervise(settings, status, shutdown, &stop, finish, source, start_pump(pump)).await;
+    let running =
+        Running { source, pump: start_pump(pump), copying: tokio::spawn(coordinator.run()), stop, finish };
+    let result = running.supervise(settings, status, shutdown).await;
     for helper in helpers {
         helper.abort();
     }
     result
+}
+
+fn reselector(settings: &Settings, status: &Arc<Status>) -> Reselector {
+    Reselector {
+        postgres: settings.postgres.clone(),
+        timeout: settings.reselect.timeout,
+        status: status.clone(),
+    }
+}
+
+fn slot_watch(settings: &Settings, metrics: &Arc<Metrics>, status: &Arc<Status>) -> SlotWatch {
+    SlotWatch {
+        postgres: settings.postgres.clone(),
+        slot: settings.slot.clone(),
+        heartbeat_interval: settings.heartbeat_interval,
+        heartbeat_sql: settings.heartbeat_sql.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    }
 }
 
 /// Between a third of the server's patience and what the configuration says.
@@ -252,40 +288,68 @@ fn start_pump(pump: Pump) -> oneshot::Receiver<PumpResult> {
     ended
 }
 
-async fn supervise(
-    settings: &Settings,
-    status: &Status,
-    shutdown: &mut watch::Receiver<ShutdownStage>,
-    stop: &StopSignal,
-    finish: watch::Sender<bool>,
+/// The three that make a session: it ends when one of them does.
+struct Running {
     source: tokio::task::JoinHandle<Result<(), StageError>>,
-    mut pump: oneshot::Receiver<PumpResult>,
-) -> Result<(), StageError> {
-    let lost = "the pump's thread ends with a result";
-    let mut stopping = false;
-    let (pump_result, repeats) = tokio::select! {
-        ended = &mut pump => ended.expect(lost),
-        () = asked_to_stop(shutdown) => {
-            stopping = true;
-            tracing::info!("stopping: draining what was read");
-            status.set(Readiness::Stopping);
-            stop.graceful.store(true, Ordering::Relaxed);
-            match tokio::time::timeout(settings.shutdown_timeout, &mut pump).await {
-                Ok(ended) => ended.expect(lost),
-                Err(_) => {
-                    stop.abandon.store(true, Ordering::Relaxed);
-                    pump.await.expect(lost)
-                }
+    pump: oneshot::Receiver<PumpResult>,
+    copying: tokio::task::JoinHandle<Result<SnapshotEnd, StageError>>,
+    stop: Arc<StopSignal>,
+    finish: watch::Sender<bool>,
+}
+
+/// What ended first.
+enum First {
+    Pump(PumpResult),
+    Source(Result<(), StageError>),
+    Copying(Result<SnapshotEnd, StageError>),
+    Asked,
+}
+
+impl Running {
+    async fn supervise(
+        mut self,
+        settings: &Settings,
+        status: &Status,
+        shutdown: &mut watch::Receiver<ShutdownStage>,
+    ) -> Result<(), StageError> {
+        let lost = "the pump's thread ends with a result";
+        let first = tokio::select! {
+            ended = &mut self.pump => First::Pump(ended.expect(lost)),
+            joined = &mut self.source => First::Source(joined.expect("the source does not panic")),
+            joined = &mut self.copying => First::Copying(joined.expect("the coordinator does not panic")),
+            () = asked_to_stop(shutdown) => First::Asked,
+        };
+        // With it goes the last sender but the source's: the pump ends when nobody sends any more.
+        self.copying.abort();
+        let (pump_result, repeats) = match first {
+            First::Pump((pump_result, _)) => {
+                let source_error = self.end_source().await.err().unwrap_or(StageError::Stopped);
+                return why(pump_result, source_error);
             }
-        }
-    };
-    // The pump is done: what it confirmed last still has to reach Postgres.
-    finish.send_replace(true);
-    let source_result = match tokio::time::timeout(Duration::from_secs(2), source).await {
-        Ok(joined) => joined.expect("the source does not panic"),
-        Err(_) => Ok(()),
-    };
-    if stopping {
+            First::Source(source_result) => {
+                let (pump_result, _) = self.pump.await.expect(lost);
+                return why(pump_result, source_result.err().unwrap_or(StageError::Stopped));
+            }
+            First::Copying(Err(error)) => {
+                // What came before is sound; what is left of it comes again. A coordinator that was merely stopped
+                // lost its pump.
+                let (pump_result, _) = self.drain(settings).await;
+                return match error {
+                    StageError::Stopped => why(pump_result, StageError::Stopped),
+                    error => Err(error),
+                };
+            }
+            First::Copying(Ok(SnapshotEnd::OnlySnapshot)) => {
+                tracing::info!("the snapshot is all that was asked for: stopping");
+                status.set(Readiness::Stopping);
+                self.drain(settings).await
+            }
+            First::Asked => {
+                tracing::info!("stopping: draining what was read");
+                status.set(Readiness::Stopping);
+                self.drain(settings).await
+            }
+        };
         match pump_result {
             Ok(PumpEnd::Stopped) => tracing::info!("stopped; everything that was read is confirmed"),
             _ => tracing::warn!(
@@ -293,12 +357,40 @@ async fn supervise(
                 "stopped before everything was acknowledged; these records will be repeated"
             ),
         }
-        return Ok(());
+        Ok(())
     }
-    match (pump_result, source_result) {
-        (Err(StageError::Stopped), Err(error)) | (Ok(_), Err(error)) => Err(error),
-        (Err(error), _) => Err(error),
-        (Ok(_), Ok(())) => Err(StageError::Stopped),
+
+    /// Finishes what is under way, for as long as a shutdown may take; then lets the source report it and end.
+    async fn drain(&mut self, settings: &Settings) -> PumpResult {
+        let lost = "the pump's thread ends with a result";
+        self.stop.graceful.store(true, Ordering::Relaxed);
+        let result = match tokio::time::timeout(settings.shutdown_timeout, &mut self.pump).await {
+            Ok(ended) => ended.expect(lost),
+            Err(_) => {
+                self.stop.abandon.store(true, Ordering::Relaxed);
+                (&mut self.pump).await.expect(lost)
+            }
+        };
+        // What it says is of no use any more.
+        drop(self.end_source().await);
+        result
+    }
+
+    /// The pump is done: what it confirmed last still has to reach Postgres.
+    async fn end_source(&mut self) -> Result<(), StageError> {
+        self.finish.send_replace(true);
+        match tokio::time::timeout(Duration::from_secs(2), &mut self.source).await {
+            Ok(joined) => joined.expect("the source does not panic"),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Why a session ended that nobody asked to: a pump that was merely stopped has its reason elsewhere.
+fn why(pump: Result<PumpEnd, StageError>, other: StageError) -> Result<(), StageError> {
+    match pump {
+        Err(StageError::Stopped) | Ok(_) => Err(other),
+        Err(error) => Err(error),
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Settings {
     pub messages: MessageSettings,
     /// BEGIN and END of each transaction.
     pub transactions: TransactionSettings,
+    /// What is copied of the rows that are there already.
+    pub snapshot: SnapshotSettings,
     /// Where records go.
     pub sink: SinkSettings,
     /// Write a tombstone after each delete (default true).
@@ -128,6 +130,8 @@ pub struct OutboxTable {
     pub tracestate_column: Option<String>,
     /// Where events go and in which form.
     pub route: OutboxRoute,
+    /// Whether a snapshot routes the rows that are there.
+    pub snapshot: bool,
 }
 
 /// Where outbox events go and in which form.
@@ -139,6 +143,65 @@ pub struct OutboxRoute {
     pub aggregatetypes: Vec<String>,
     /// How key and payload are written.
     pub payload: PayloadFormat,
+}
+
+/// When tables are copied as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// When the slot is created.
+    Initial,
+    /// Never, unless asked.
+    Never,
+    /// When the slot is created, and at each later start.
+    Always,
+    /// When the slot is created; then stop.
+    Only,
+    /// When the slot is created, also in the place of one that was lost.
+    WhenNeeded,
+}
+
+impl SnapshotMode {
+    /// As configurations write them.
+    pub const WORDS: &[(&str, SnapshotMode)] = &[
+        ("initial", SnapshotMode::Initial),
+        ("never", SnapshotMode::Never),
+        ("always", SnapshotMode::Always),
+        ("only", SnapshotMode::Only),
+        ("when_needed", SnapshotMode::WhenNeeded),
+    ];
+}
+
+/// What is copied of the rows that are there already, and how.
+#[derive(Clone, Debug)]
+pub struct SnapshotSettings {
+    /// When.
+    pub mode: SnapshotMode,
+    /// Which of the published tables.
+    pub tables: TableChoice,
+    /// Patterns over `schema.table`; tables that match the first are copied first, those that match none last.
+    pub order: Vec<String>,
+    /// Conditions in SQL by pattern over `schema.table`; of several that match the last one holds.
+    pub filters: Vec<(String, String)>,
+    /// How many tables, or parts of one, are copied at a time under the slot's own snapshot.
+    pub workers: usize,
+    /// How old the transaction of that snapshot may grow before the rest is copied beside the stream.
+    pub max_transaction_age: Duration,
+    /// Bytes of a chunk that is copied beside the stream, as an aim.
+    pub chunk_bytes: u64,
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> SnapshotSettings {
+        SnapshotSettings {
+            mode: SnapshotMode::Initial,
+            tables: TableChoice { include: vec!["*".to_owned()], exclude: Vec::new() },
+            order: Vec::new(),
+            filters: Vec::new(),
+            workers: 2,
+            max_transaction_age: Duration::from_secs(30 * 60),
+            chunk_bytes: 1 << 20,
+        }
+    }
 }
 
 /// Logical messages that are no outbox events.

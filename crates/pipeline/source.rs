@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use headwater_pg::{ReplicationStream, StandbyStatus};
 use headwater_pgoutput::Lsn;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::error::StageError;
 use crate::metrics::Metrics;
 use crate::pump::SourceBatch;
+use crate::snapshot::Input;
 
 /// How long the server may say nothing, though it is asked for a reply with every status, before the connection is
 /// taken for dead: a firewall that forgot it answers nothing either.
@@ -27,7 +28,11 @@ const WRITE_MAX: Duration = Duration::from_secs(20);
 /// See the module's documentation.
 pub(crate) struct Source {
     pub(crate) stream: ReplicationStream,
-    pub(crate) wal: Sender<SourceBatch>,
+    pub(crate) inputs: Sender<Input>,
+    /// True while a snapshot is copied that the stream begins after: nothing is read, and the connection is kept.
+    pub(crate) held: watch::Receiver<bool>,
+    /// Somebody waits for the stream to come to a position that only a keepalive may tell.
+    pub(crate) ask: Arc<Notify>,
     pub(crate) budget: Arc<Budget>,
     /// The pump's checkpointed position.
     pub(crate) confirmed: watch::Receiver<Lsn>,
@@ -44,8 +49,10 @@ impl Source {
         let mut received = Lsn(0);
         let mut last_heard = Instant::now();
         let mut next_status = Instant::now();
+        let mut holder_gone = false;
         loop {
-            let has_room = self.budget.has_room();
+            let held = *self.held.borrow_and_update();
+            let has_room = !held && self.budget.has_room();
             tokio::select! {
                 biased;
                 () = told_to(&mut self.finish) => {
@@ -58,6 +65,15 @@ impl Source {
                     }
                     self.send_status(received, true).await?;
                     next_status = Instant::now() + self.status_interval;
+                }
+                () = self.ask.notified() => {
+                    self.send_status(received, true).await?;
+                    next_status = Instant::now() + self.status_interval;
+                }
+                changed = self.held.changed(), if held && !holder_gone => {
+                    // It has failed then, and whoever watches over both ends the session for that.
+                    holder_gone = changed.is_err();
+                    last_heard = Instant::now();
                 }
                 changed = self.confirmed.changed() => {
                     if changed.is_err() {
@@ -80,7 +96,7 @@ impl Source {
                     }
                 }
                 // What arrives meanwhile waits in the socket: silence is ours, not the server's.
-                () = self.budget.room(), if !has_room => last_heard = Instant::now(),
+                () = self.budget.room(), if !has_room && !held => last_heard = Instant::now(),
             }
         }
     }
@@ -90,7 +106,7 @@ impl Source {
         let charged = wal.len_bytes() as u64;
         self.metrics.received_bytes.inc_by(charged);
         self.budget.charge(charged);
-        self.wal.send(SourceBatch { wal, charged }).is_ok()
+        self.inputs.send(Input::Wal(SourceBatch { wal, charged })).is_ok()
     }
 
     async fn send_status(&mut self, received: Lsn, reply_requested: bool) -> Result<(), StageError> {

@@ -8,6 +8,7 @@ use headwater_pgoutput::Lsn;
 
 use crate::checkpoint::{Found, Identity, Progress, Stored};
 use crate::halt::{ExitCode, Halt};
+use crate::settings::SnapshotMode;
 
 /// What to do with a slot that exists.
 #[derive(Debug, PartialEq, Eq)]
@@ -139,9 +140,11 @@ pub(crate) fn verdict(
     }
 }
 
-/// A slot that does not exist may be created only where no checkpoint says that it did.
-pub(crate) fn may_create(present: &Identity, stored: &Stored) -> Result<(), Halt> {
+/// A slot that does not exist may be created only where no checkpoint says that it did, or where all tables are then
+/// copied anew.
+pub(crate) fn may_create(present: &Identity, stored: &Stored, mode: SnapshotMode) -> Result<(), Halt> {
     match &stored.own {
+        Some(Found { progress: Progress::Streaming(_), .. }) if mode == SnapshotMode::WhenNeeded => Ok(()),
         Some(Found { progress: Progress::Streaming(checkpoint), .. }) => Err(Halt::new(
             ExitCode::SlotMissing,
             format!("slot {} is gone; everything up to {checkpoint} was delivered from it", present.slot),
@@ -227,7 +230,7 @@ mod tests {
     }
 
     fn stored(own: Option<Found>, elsewhere: Option<Found>) -> Stored {
-        Stored { own, elsewhere: elsewhere.into_iter().collect(), history: Vec::new() }
+        Stored { own, elsewhere: elsewhere.into_iter().collect(), ..Stored::default() }
     }
 
     #[test]
@@ -299,8 +302,10 @@ mod tests {
 
     #[test]
     fn a_slot_is_never_created_over_a_checkpoint() {
-        let check = |own, expected| {
-            assert_eq!(may_create(&identity(), &stored(own, None)).map_err(|halt| halt.code), expected)
+        let check = |own: Option<Found>, expected| {
+            let create = |mode| may_create(&identity(), &stored(own.clone(), None), mode);
+            assert_eq!(create(SnapshotMode::Initial).map_err(|halt| halt.code), expected);
+            assert_eq!(create(SnapshotMode::WhenNeeded).map_err(|halt| halt.code), Ok(()));
         };
         check(None, Ok(()));
         check(found(Progress::Creating), Ok(()));

@@ -12,6 +12,7 @@ use crate::error::StageError;
 use crate::outlet::Store;
 use crate::resolver::ensure_checkpoint_topic;
 use crate::settings::{Settings, SinkSettings};
+use crate::snapshot::progress::{JOB_PART, JobRecord};
 use crate::status::{Readiness, Status};
 
 /// How long one reading of the checkpoint topic may take before it is tried again.
@@ -56,6 +57,10 @@ impl CheckpointStore {
     /// Stores a progress and waits for its acknowledgement.
     pub(crate) async fn store(&mut self, identity: &Identity, progress: Progress) -> Result<(), StageError> {
         let (key, value) = checkpoint::record(identity, progress);
+        self.store_value(key, value).await
+    }
+
+    async fn store_value(&mut self, key: String, value: Vec<u8>) -> Result<(), StageError> {
         match self {
             CheckpointStore::File(file) => file.store(&key, &value),
             CheckpointStore::Topic { kafka, topic, .. } => {
@@ -65,6 +70,13 @@ impl CheckpointStore {
                     .expect("producing does not panic")
             }
         }
+    }
+
+    /// Stores that a snapshot is to be made, and waits for its acknowledgement.
+    pub(crate) async fn store_job(&mut self, identity: &Identity, job: &JobRecord) -> Result<(), StageError> {
+        let key = format!("{}{JOB_PART}", identity.key());
+        let value = serde_json::to_vec(job).expect("a record is plain data");
+        self.store_value(key, value).await
     }
 
     /// For the pump.

@@ -38,6 +38,7 @@ pub(crate) struct TablePlan {
 
 /// What becomes of a row.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each table, in a box")]
 pub(crate) enum Form {
     /// A change record of Kafka.
     Record {
@@ -63,6 +64,7 @@ pub(crate) enum Form {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) create: u64,
+    pub(crate) read: u64,
     pub(crate) update: u64,
     pub(crate) delete: u64,
     pub(crate) tombstone: u64,
@@ -98,15 +100,23 @@ pub(crate) struct TableCache {
     entries: HashMap<RelationId, Entry>,
     /// Which table writes to a topic: two of them would mix two tables' rows, unless both were told so.
     topics: HashMap<String, Owner>,
+    /// What was announced last of each.
+    schemas: HashMap<RelationId, TableSchema>,
 }
 
 impl TableCache {
     /// A Relation message came: the present plan, if any, ends here. Returns it for its last counts.
     pub(crate) fn announce(&mut self, table: TableSchema, at: (Lsn, u64)) -> Option<Box<TablePlan>> {
+        self.schemas.insert(table.id, table.clone());
         match self.entries.insert(table.id, Entry::Announced(Box::new(table), at)) {
             Some(Entry::Ready(plan)) => Some(plan),
             _ => None,
         }
+    }
+
+    /// What was announced last of a relation.
+    pub(crate) fn schema_of(&self, relation: RelationId) -> Option<&TableSchema> {
+        self.schemas.get(&relation)
     }
 
     /// The announcement that must be resolved before a row of this relation can be written; None when it is ready.

@@ -226,7 +226,7 @@ mod tests {
         let found = |progress| Some(Found { identity: identity.clone(), progress });
         let elsewhere = Identity { database: "other".to_owned(), ..identity.clone() };
         let check = |own, elsewhere: Option<Found>, replace, expected| {
-            let stored = Stored { own, elsewhere: elsewhere.into_iter().collect(), history: Vec::new() };
+            let stored = Stored { own, elsewhere: elsewhere.into_iter().collect(), ..Stored::default() };
             let result = may_store(&identity, &stored, Lsn(300), replace);
             assert_eq!(result.map_err(|halt| halt.code), expected);
         };

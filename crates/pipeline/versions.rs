@@ -81,6 +81,19 @@ impl Versions {
         self.tables.insert(relation, plan).map_err(StageError::Halt)
     }
 
+    /// Makes sure that the relation's rows can be written.
+    pub(crate) fn make_ready(
+        &mut self,
+        relation: RelationId,
+        lsn: Lsn,
+        out: &mut Outlet,
+    ) -> Result<(), StageError> {
+        match self.tables.plan_for(relation) {
+            Some(_) => Ok(()),
+            None => self.resolve(relation, lsn, out),
+        }
+    }
+
     /// A version that was resolved before. Its description stands; its topic, partitions and schemas are today's
     /// configuration's, which is the same in all but a few starts.
     fn known_version(

@@ -38,6 +38,8 @@ mod schema_partitions;
 mod schema_registry;
 mod shapes;
 mod slot_creation;
+mod snapshots;
+mod snapshots_beside;
 mod stored;
 mod takeover;
 mod trace_context;

@@ -113,6 +113,8 @@ async fn enum_label_in_a_key(test: &mut Fixture) -> Result<()> {
     test.capture(schema, &["public.item"]).await?;
     let mut headwater = test.start(test.config()).await?;
     test.database.execute("insert into item select 'sad', g from generate_series(1, 50) g").await?;
+    // The table is described as it was before the label.
+    test.settle().await?;
     test.database.execute("alter type mood add value 'happy'").await?;
     test.database
         .execute("begin; update item set v = 1; insert into item values ('happy', 1); update item set v = 2; commit")

@@ -11,7 +11,8 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headwater_avro::{
     Change, ChangeSource, ColumnDescription, ColumnMasks, ColumnPatterns, Envelope, KeyPlan, Mask, Op,
-    PgType, RecordEncoding, RecordSettings, SchemaId, SourceSettings, TableDescription, ValuePlan,
+    PgType, RecordEncoding, RecordSettings, SchemaId, SnapshotMark, SourceSettings, TableDescription,
+    ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity};
 
@@ -70,6 +71,7 @@ const SOURCE: ChangeSource<'static> = ChangeSource {
     xid: 987_654,
     origin: None,
     place: None,
+    snapshot: SnapshotMark::None,
 };
 
 fn encode(value: &ValuePlan, key: &KeyPlan, message: &Message<'_>, out: &mut Vec<u8>) {

@@ -8,6 +8,7 @@ pub mod init;
 
 pub mod tail;
 
+pub mod snapshot;
 pub mod status;
 
 pub mod import_debezium;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use headwater_pipeline::snapshot::control::SnapshotControl;
 use headwater_pipeline::{ExitCode, Halt, Metrics, ShutdownStage, Status};
 use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,10 +35,14 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(&registry));
     let status = Arc::new(Status::new(&config.settings.slot));
+    let snapshots = Arc::new(SnapshotControl::default());
     if let Some(listen) = config.listen {
         let listener = http::bind(listen).await?;
         tracing::info!(%listen, "serving /metrics, /healthz, /readyz and /status");
-        tokio::spawn(http::serve(listener, Sources { status: Arc::clone(&status), registry }));
+        tokio::spawn(http::serve(
+            listener,
+            Sources { status: Arc::clone(&status), registry, snapshots: Arc::clone(&snapshots) },
+        ));
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -51,7 +56,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
-    match headwater_pipeline::run(config.settings, metrics, status, shutdown).await {
+    match headwater_pipeline::run(config.settings, metrics, status, snapshots, shutdown).await {
         Ok(()) => Ok(ExitCode::Success),
         Err(halt) => halted(halt),
     }

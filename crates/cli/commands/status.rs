@@ -34,8 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prints both; fails when no instance answers.
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = super::prepare(shared)?;
-    let instance =
-        arguments.instance.clone().or_else(|| config.listen.map(|listen| reachable(listen).to_string()));
+    let instance = instance_of(arguments.instance.as_deref(), config.listen);
     let (answer, slot) = super::block_on(async {
         Ok(tokio::join!(ask(instance.as_deref()), look_at_slot(&config.settings)))
     })?;
@@ -53,6 +52,11 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if answer.is_ok() { ExitCode::Success } else { ExitCode::Unexpected })
 }
 
+/// Where the running instance answers, if that is known.
+pub(super) fn instance_of(asked: Option<&str>, listen: Option<SocketAddr>) -> Option<String> {
+    asked.map(str::to_owned).or_else(|| listen.map(|listen| reachable(listen).to_string()))
+}
+
 /// An instance that listens on every address answers on the loopback one.
 fn reachable(mut listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() {
@@ -65,24 +69,38 @@ async fn ask(instance: Option<&str>) -> anyhow::Result<Value> {
     let Some(instance) = instance else {
         bail!("the configuration has no [http] listen, so a running instance can't be asked");
     };
-    let body = tokio::time::timeout(ANSWER_TIMEOUT, get(instance, "/status"))
-        .await
-        .context("no answer in 5 s")??;
-    serde_json::from_str(&body).context("the answer is no status of headwater")
+    match request(instance, "GET", "/status", None, ANSWER_TIMEOUT).await? {
+        (200, body) => serde_json::from_str(&body).context("the answer is no status of headwater"),
+        (code, _) => bail!("it answered with the status {code}"),
+    }
 }
 
 /// One request over HTTP/1.0, whose answer ends with the connection (RFC 1945); what answers is our own endpoint.
-async fn get(instance: &str, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(instance).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {instance}\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
+pub(super) async fn request(
+    instance: &str,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    limit: Duration,
+) -> anyhow::Result<(u16, String)> {
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {instance}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(instance).await?;
+        stream.write_all((head + &body).as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(limit, exchange)
+        .await
+        .with_context(|| format!("no answer in {} s", limit.as_secs()))??;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let first = head.lines().next().unwrap_or_default();
-    if first.split(' ').nth(1) != Some("200") {
-        bail!("it answered {first}");
-    }
-    Ok(body.to_owned())
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the answer is not HTTP")?;
+    Ok((code, body.to_owned()))
 }
 
 async fn look_at_slot(settings: &Settings) -> anyhow::Result<Option<SlotState>> {

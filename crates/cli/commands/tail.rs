@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, Op, PgType, TableDescription, write_json_change,
+    Change, ChangeSource, ColumnDescription, Op, PgType, SnapshotMark, TableDescription, write_json_change,
 };
 use headwater_pg::catalog::{CatalogType, TypeKind};
 use headwater_pg::{
@@ -86,7 +86,7 @@ async fn create_slot(
     name: &str,
     timeout: Duration,
 ) -> anyhow::Result<Lsn> {
-    let creation = session.create_logical_slot(name, true);
+    let creation = session.create_logical_slot(name, true, false);
     tokio::pin!(creation);
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
@@ -305,6 +305,7 @@ impl<'a> Printer<'a> {
             xid: *xid,
             origin: origin.as_ref().map(|(name, lsn)| (name.as_str(), *lsn)),
             place: None,
+            snapshot: SnapshotMark::None,
         };
         let change = Change {
             op,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use headwater_avro::SubjectStrategy;
 use headwater_pg::Secret;
+use headwater_pipeline::settings::SnapshotMode;
 
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
@@ -253,6 +254,8 @@ sections! {
         traceparent_column: String,
         /// The column with the header `tracestate`, where it is not beside the traceparent.
         tracestate_column: String,
+        /// Whether a snapshot sends the rows that are there already.
+        snapshot: bool = "true",
     }
 
     /// Messages written without a table: `pg_logical_emit_message(true, 'outbox.<aggregatetype>', '{"id": …,
@@ -288,6 +291,30 @@ sections! {
         metadata: bool = "false",
         /// The topic, behind the prefix of topics and a dot. Keys and values are encoded as `[records]` says.
         topic: String = "transaction",
+    }
+
+    /// The rows that tables hold already.
+    "snapshot" => pub struct Snapshot {
+        /// `initial` copies them when the slot is created; `never` does not; `always` also copies them at each later
+        /// start; `only` stops after the first copy; `when_needed` also copies them when the slot was lost.
+        mode: SnapshotMode = "initial",
+        /// Which of the published tables are copied: `schema.table` or a list of those, `*` standing for any
+        /// characters and `?` for any one.
+        include_tables: Names = "*",
+        /// Which of those are not.
+        exclude_tables: Names,
+        /// Which tables come first, as a list of the same patterns.
+        order: Names,
+        /// Conditions in SQL for the rows that are copied: `where = { "public.orders" = "status <> 'done'" }`.
+        filters as "where": Properties,
+        /// How many tables, or parts of one, are copied at a time when a slot was created. Each has a connection.
+        workers: i32 = "2",
+        /// How old the transaction may grow that they copy under, since it keeps the server from cleaning up. After
+        /// that, or when half of `max_slot_wal_keep_size` is used up, the stream begins and the rest is copied
+        /// beside it.
+        max_transaction_age: Duration = "30m",
+        /// How much is copied at a time beside the stream.
+        chunk_bytes: Size = "1MiB",
     }
 
     /// Where the position is kept that was reached for certain.
@@ -357,6 +384,7 @@ pub struct AsWritten {
     pub outbox_messages: OutboxMessages,
     pub messages: Messages,
     pub transactions: Transactions,
+    pub snapshot: Snapshot,
     pub checkpoint: Checkpoint,
     pub pipeline: Pipeline,
     pub sink: Sink,
@@ -377,6 +405,7 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<OutboxMessages>(),
     section::<Messages>(),
     section::<Transactions>(),
+    section::<Snapshot>(),
     section::<Checkpoint>(),
     section::<Pipeline>(),
     section::<Sink>(),
@@ -415,6 +444,7 @@ impl AsWritten {
             outbox_messages: read_section(&mut tree, problems),
             messages: read_section(&mut tree, problems),
             transactions: read_section(&mut tree, problems),
+            snapshot: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),

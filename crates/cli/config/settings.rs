@@ -15,7 +15,7 @@ use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
     CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, ReselectSettings,
-    SinkSettings, TopicSettings, TransactionSettings,
+    SinkSettings, SnapshotSettings, TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -60,6 +60,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         outbox_messages,
         messages,
         transactions,
+        snapshot,
         checkpoint,
         pipeline,
         sink,
@@ -74,6 +75,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let outbox_messages = make_outbox_messages(outbox_messages);
     let messages = make_messages(messages);
     let transactions = make_transactions(transactions);
+    let snapshot = make_snapshot(snapshot, findings);
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
@@ -105,6 +107,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             outbox_messages: outbox_messages?,
             messages: messages?,
             transactions: transactions?,
+            snapshot: snapshot?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -221,6 +224,7 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         headers,
         traceparent_column,
         tracestate_column,
+        snapshot,
     } = written;
     let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     if let (Field::Missing, Some((_, origin))) = (&traceparent_column, tracestate_column.located()) {
@@ -259,6 +263,7 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         traceparent_column: traceparent_column.value(),
         tracestate_column: tracestate_column.value(),
         route: make_route(topic, aggregatetypes, payload)?,
+        snapshot: snapshot.value()?,
     })
 }
 
@@ -281,6 +286,35 @@ fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
 fn make_transactions(written: as_written::Transactions) -> Option<TransactionSettings> {
     let as_written::Transactions { metadata, topic } = written;
     Some(TransactionSettings { metadata: metadata.value()?, topic: topic.value()? })
+}
+
+fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Option<SnapshotSettings> {
+    let as_written::Snapshot {
+        mode,
+        include_tables,
+        exclude_tables,
+        order,
+        filters,
+        workers,
+        max_transaction_age,
+        chunk_bytes,
+    } = written;
+    let names = |field: Field<Names>| field.value().unwrap_or_default().0;
+    let origin = workers.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let workers = workers.value()?;
+    if !(1..=64).contains(&workers) {
+        let message = format!("{workers} is not between 1 and 64");
+        return findings.wrong(&origin, "snapshot.workers", message);
+    }
+    Some(SnapshotSettings {
+        mode: mode.value()?,
+        tables: TableChoice { include: names(include_tables), exclude: names(exclude_tables) },
+        order: names(order),
+        filters: plain(filters).into_iter().collect(),
+        workers: workers as usize,
+        max_transaction_age: max_transaction_age.value()?,
+        chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
+    })
 }
 
 fn make_route(

@@ -13,6 +13,7 @@ use headwater_avro::{
     SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
+use headwater_pipeline::settings::SnapshotMode;
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -358,6 +359,7 @@ words_of! {
     RecordEncoding,
     SchemaNames,
     SharedTopic,
+    SnapshotMode,
     TimePrecision,
     TypeStyle,
     UnchangedToast,

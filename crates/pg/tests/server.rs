@@ -1,37 +1,18 @@
 //! Against a real server, any version from 14 to 18; `make test` runs them. By hand:
 //! `HEADWATER_TEST_PG_PORT=5432 cargo test -p headwater-pg --test server -- --ignored`.
-//! The server listens on 127.0.0.1, lets `postgres` in by trust and has `wal_level = logical` and
-//! `max_prepared_transactions > 0`.
 
 mod fake;
+mod real;
 
 use std::time::Duration;
 
-use fake::settings;
 use headwater_pg::catalog::{CatalogColumn, TypeKind, table, types};
 use headwater_pg::publication::publications;
 use headwater_pg::slot::{creation_blockers, slot_state};
-use headwater_pg::{
-    Client, ConnectSettings, ErrorKind, Frame, PgoutputOptions, Session, StandbyStatus, connect,
-};
+use headwater_pg::{Client, ErrorKind, Frame, PgoutputOptions, Session, StandbyStatus, connect};
 use headwater_pgoutput::{Lsn, RelationId};
+use real::{database, server};
 use tokio::time::{sleep, timeout};
-
-const IGNORED: &str = "needs a server";
-
-fn server(database: &str) -> ConnectSettings {
-    let port = std::env::var("HEADWATER_TEST_PG_PORT").expect(IGNORED).parse().expect("a port");
-    ConnectSettings { user: "postgres".to_owned(), database: database.to_owned(), ..settings(port) }
-}
-
-/// An empty database of its own for one test.
-async fn database(name: &str) -> ConnectSettings {
-    let client = connect(&server("postgres")).await.expect("connected");
-    let name = format!("headwater_pg_{name}");
-    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.expect("dropped");
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("created");
-    server(&name)
-}
 
 async fn oid(client: &Client, expression: &str) -> u32 {
     client.query_one(&format!("SELECT {expression}::oid"), &[]).await.expect("a row").get(0)
@@ -154,8 +135,8 @@ async fn a_slot_from_its_creation_to_its_end() {
     assert_eq!((identity.timeline, identity.database.as_str()), (1, "headwater_pg_slot"));
     assert_eq!(session.parameter("TimeZone"), Some("UTC"));
     assert_eq!(slot_state(&client, "headwater_pg_slot").await.expect("answered"), None);
-    let created = session.create_logical_slot("headwater_pg_slot", false).await.expect("created");
-    let again = session.create_logical_slot("headwater_pg_slot", false).await.expect_err("it exists");
+    let created = session.create_logical_slot("headwater_pg_slot", false, false).await.expect("created");
+    let again = session.create_logical_slot("headwater_pg_slot", false, false).await.expect_err("it exists");
     assert_eq!((again.kind(), again.sqlstate()), (ErrorKind::Server, Some("42710")));
     let state = slot_state(&client, "headwater_pg_slot").await.expect("answered").expect("it exists");
     assert_eq!(
@@ -217,7 +198,7 @@ async fn a_slot_whose_creation_is_given_up_does_not_come_to_be() {
         .expect("prepared");
 
     let mut session = Session::connect(&settings).await.expect("connected");
-    let creation = session.create_logical_slot("headwater_pg_blocked", false);
+    let creation = session.create_logical_slot("headwater_pg_blocked", false, false);
     timeout(Duration::from_millis(500), creation).await.expect_err("it waits");
     let blockers = creation_blockers(&client).await.expect("answered");
     client.batch_execute("ROLLBACK PREPARED 'it''s'").await.expect("rolled back");

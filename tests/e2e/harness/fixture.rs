@@ -108,6 +108,8 @@ impl Fixture {
             .set("schema_registry.url", self.kafka.registry.clone())
             .set("topics.prefix", self.prefix())
             .set("topics.partitions", 3)
+            // What was there before is the matter of the tests that say so.
+            .set("snapshot.mode", "never")
             // Its own, so that no test reads another's.
             .set("checkpoint.topic", format!("checkpoint.{}", self.prefix()))
     }

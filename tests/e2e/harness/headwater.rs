@@ -95,6 +95,11 @@ impl Headwater {
         self.child.id()
     }
 
+    /// Where its HTTP server listens.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.http)
+    }
+
     /// Status and body of a path of its HTTP server; none while it does not answer.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let response = http::get(&format!("http://127.0.0.1:{}{path}", self.http)).ok()?;

@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod fold;
 pub mod headwater;
 pub mod http;
+pub mod joined;
 pub mod kafka;
 pub mod marks;
 pub mod process;

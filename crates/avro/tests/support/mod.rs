@@ -8,8 +8,8 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use headwater_avro::{
-    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, RecordSettings, SchemaId, SourceSettings,
-    TableDescription, ValuePlan,
+    Change, ChangeSource, ColumnDescription, KeyPlan, Op, PgType, RecordSettings, SchemaId, SnapshotMark,
+    SourceSettings, TableDescription, ValuePlan,
 };
 use headwater_pgoutput::{Lsn, Message, RelationId, ReplicaIdentity, Tuple};
 
@@ -94,6 +94,7 @@ pub const CHANGE_SOURCE: ChangeSource<'static> = ChangeSource {
     xid: 1_406_414,
     origin: None,
     place: None,
+    snapshot: SnapshotMark::None,
 };
 
 pub fn create<'a>(after: &'a Tuple<'a>) -> Change<'a> {

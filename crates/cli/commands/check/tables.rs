@@ -8,6 +8,7 @@ use headwater_pg::{Client, Error};
 use headwater_pipeline::Settings;
 use headwater_pipeline::records::PublishedColumns;
 use headwater_pipeline::route::TableRoute;
+use headwater_pipeline::settings::SnapshotMode;
 
 use super::report::Report;
 
@@ -187,7 +188,10 @@ pub async fn check_tables(
     } else {
         report.warning(
             "SELECT right",
-            format!("none on {}; streaming does not need it", list(&unreadable)),
+            match settings.snapshot.mode {
+                SnapshotMode::Never => format!("none on {}; streaming does not need it", list(&unreadable)),
+                _ => format!("none on {}; streaming does not need it, a snapshot does", list(&unreadable)),
+            },
             each(&unreadable, |table| {
                 format!("GRANT SELECT ON {table} TO {};", quote_identifier(&settings.postgres.user))
             }),
@@ -199,7 +203,7 @@ pub async fn check_tables(
         report.warning(
             "row-level security",
             format!(
-                "hides rows of {} from this role; streaming is not affected, reading tables would be",
+                "hides rows of {} from this role; streaming is not affected, a snapshot of them is refused",
                 list(&filtered)
             ),
             format!("ALTER ROLE {} BYPASSRLS;", quote_identifier(&settings.postgres.user)),

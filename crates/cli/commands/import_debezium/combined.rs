@@ -326,17 +326,26 @@ pub fn transaction_topic(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
     work.emit("transactions.topic", given.value.trim(), &given.shown)
 }
 
-pub fn snapshot_mode(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    match given.value.trim() {
-        "initial" | "no_data" | "never" | "schema_only" => (
-            Fate::Other,
-            "the connector's snapshot is done when its slot is taken over; this version takes none of its own".to_owned(),
+pub fn snapshot_mode(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    let mode = match given.value.trim() {
+        "initial" => "initial",
+        "no_data" | "never" | "schema_only" => "never",
+        "always" => "always",
+        "initial_only" | "initial_schema_only" => "only",
+        "when_needed" => "when_needed",
+        _ => return (Fate::Unsupported, "there are initial, never, always, only and when_needed".to_owned()),
+    };
+    let (fate, text) = work.emit("snapshot.mode", mode, &given.shown);
+    (fate, format!("{text}; of a slot that is taken over nothing is copied again"))
+}
+
+pub fn snapshot_tables(work: &mut Work<'_>, given: &Given) -> (Fate, String) {
+    match patterns::globs(&given.value) {
+        Ok(globs) => work.emit("snapshot.include_tables", globs, &given.shown),
+        Err(pattern) => (
+            Fate::Unsupported,
+            format!("{pattern} is more than a name with wildcards; set snapshot.include_tables"),
         ),
-        "when_needed" => (
-            Fate::Other,
-            "a slot that is lost or was moved halts with advice; this version takes no snapshot by itself".to_owned(),
-        ),
-        _ => (Fate::Unsupported, "this version takes no snapshots".to_owned()),
     }
 }
 

@@ -57,9 +57,8 @@ const fn always(name: &'static str, default: &'static str, becomes: Becomes) -> 
     Property { name, default, always: true, becomes }
 }
 
-const NO_SNAPSHOT: &str =
-    "this version takes no snapshots; the connector's own is done when its slot is taken over";
-const NO_SIGNALS: &str = "this version takes no signals: they order snapshots, which it does not take";
+const NO_SNAPSHOT: &str = "snapshots are made in another way here: see [snapshot] in docs/CONFIG.md";
+const NO_SIGNALS: &str = "this version takes no signals: headwater snapshot asks the running instance";
 const NO_NOTIFICATIONS: &str = "there are no notifications: /status, /metrics and the log tell what happens";
 const BYTES: &str = "memory has one limit, pipeline.max_in_flight_bytes, and rows are not polled for";
 const RETRIES: &str =
@@ -458,7 +457,7 @@ const SNAPSHOTS: &[Property] = &[
     p("snapshot.query.mode", "select_all", Other(NO_SNAPSHOT)),
     p("snapshot.select.statement.overrides", "", Other(NO_SNAPSHOT)),
     p("snapshot.select.statement.overrides.*", "", Other(NO_SNAPSHOT)),
-    p("snapshot.include.collection.list", "", Other(NO_SNAPSHOT)),
+    p("snapshot.include.collection.list", "", Special(combined::snapshot_tables)),
     p("snapshot.fetch.size", "10240", Other(NO_SNAPSHOT)),
     p("snapshot.delay.ms", "0", Other(NO_SNAPSHOT)),
     p("snapshot.tables.order.by.row.count", "disabled", Other(NO_SNAPSHOT)),

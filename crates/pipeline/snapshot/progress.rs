@@ -1,0 +1,227 @@
+//! How far a snapshot has come, as it is stored beside the checkpoint: a record for the job, and one for each table.
+//!
+//! ```text
+//! key   …/headwater/snapshot                    value {"version":1,"kind":"initial","state":"running","epoch":3,…}
+//! key   …/headwater/snapshot/public.orders      value {"version":1,"state":"copying","pages_done":[…],"after_key":[…],…}
+//! ```
+//!
+//! A record says only what the sink has acknowledged; what is lost with a crash is the work on chunks under way.
+
+use std::ops::Range;
+
+use headwater_pgoutput::RelationId;
+use serde::{Deserialize, Serialize};
+
+use super::keyless::Settled;
+
+/// Version of the values.
+pub(crate) const VERSION: u32 = 1;
+
+/// Why a snapshot is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// The first one of a slot.
+    Initial,
+    /// Asked for while the stream runs.
+    AdHoc,
+}
+
+/// How a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Under way.
+    Running,
+    /// Stopped for now, by a command.
+    Paused,
+    /// Every table is copied.
+    Done,
+    /// Ended by a command.
+    Cancelled,
+}
+
+/// The job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobRecord {
+    pub(crate) version: u32,
+    /// The caller's name for it, or ours.
+    pub(crate) id: String,
+    pub(crate) kind: JobKind,
+    pub(crate) state: JobState,
+    /// Which owner of the slot wrote this.
+    pub(crate) epoch: u64,
+}
+
+impl JobRecord {
+    /// The one of a new slot.
+    pub(crate) fn initial(epoch: u64) -> JobRecord {
+        let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
+        JobRecord { version: VERSION, id, kind, state, epoch }
+    }
+}
+
+/// How a table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableState {
+    /// Its turn has not come.
+    Waiting,
+    /// Under way.
+    Copying,
+    /// Copied.
+    Done,
+    /// Given up: the reason is in the log and in the status.
+    Failed,
+}
+
+/// One table of the job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TableRecord {
+    pub(crate) version: u32,
+    /// The job's id: a record of another job says nothing.
+    pub(crate) job: String,
+    pub(crate) epoch: u64,
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) relation: RelationId,
+    pub(crate) state: TableState,
+    /// Rows that were asked for only, as SQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<String>,
+    /// Pages that are copied: of which storage, and which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) pages_done: Vec<PagesDone>,
+    /// The key up to which it is copied, as texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after_key: Option<Vec<String>>,
+    /// Of a table without a key that was copied as a whole: what the copy has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settled: Option<Settled>,
+    /// Rows written.
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Pages of one storage (a table or a leaf partition) that are copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PagesDone {
+    pub(crate) relation: u32,
+    /// A rewrite gives it another one, and page numbers mean nothing any more.
+    pub(crate) filenode: u32,
+    /// Sorted, apart from each other.
+    pub(crate) pages: Vec<Range<u32>>,
+}
+
+impl TableRecord {
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
+    /// The key under which it is stored, after the checkpoint's own key.
+    pub(crate) fn key(&self, checkpoint_key: &str) -> String {
+        format!("{checkpoint_key}{TABLE_PART}{}", self.name())
+    }
+
+    /// These pages are copied.
+    pub(crate) fn add_pages(&mut self, relation: u32, filenode: u32, pages: Range<u32>) {
+        let found = self.pages_done.iter().position(|done| done.relation == relation);
+        let at = found.unwrap_or_else(|| {
+            self.pages_done.push(PagesDone { relation, filenode, pages: Vec::new() });
+            self.pages_done.len() - 1
+        });
+        let done = &mut self.pages_done[at];
+        if done.filenode != filenode {
+            *done = PagesDone { relation, filenode, pages: Vec::new() };
+        }
+        done.pages.push(pages);
+        done.pages.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<u32>> = Vec::with_capacity(done.pages.len());
+        for range in done.pages.drain(..) {
+            match merged.last_mut() {
+                Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        done.pages = merged;
+    }
+
+    /// What is left of `pages` pages of a storage.
+    pub(crate) fn pages_left(&self, relation: u32, filenode: u32, pages: u32) -> Vec<Range<u32>> {
+        let done = self.pages_done.iter().find(|done| done.relation == relation && done.filenode == filenode);
+        let mut left = Vec::new();
+        let mut from = 0;
+        for range in done.map_or(&[][..], |done| &done.pages) {
+            if from < range.start.min(pages) {
+                left.push(from..range.start.min(pages));
+            }
+            from = from.max(range.end);
+        }
+        if from < pages {
+            left.push(from..pages);
+        }
+        left
+    }
+}
+
+/// What follows the checkpoint's key in a job's key,
+pub(crate) const JOB_PART: &str = "/snapshot";
+/// and in a table's.
+pub(crate) const TABLE_PART: &str = "/snapshot/";
+
+/// What is stored of a slot's last snapshot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredSnapshot {
+    pub(crate) job: Option<JobRecord>,
+    pub(crate) tables: Vec<TableRecord>,
+}
+
+impl StoredSnapshot {
+    /// What is left of jobs before this one says nothing.
+    pub(crate) fn forget_other_jobs(&mut self) {
+        let job = self.job.as_ref().map(|job| job.id.as_str());
+        self.tables.retain(|table| Some(table.job.as_str()) == job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> TableRecord {
+        TableRecord {
+            version: VERSION,
+            job: "initial".to_owned(),
+            epoch: 1,
+            schema: "public".to_owned(),
+            table: "orders".to_owned(),
+            relation: RelationId(7),
+            state: TableState::Copying,
+            filter: None,
+            pages_done: Vec::new(),
+            after_key: None,
+            settled: None,
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
+    fn pages_that_are_done_are_not_left() {
+        let mut record = record();
+        assert_eq!(record.pages_left(7, 1, 100), [0..100]);
+        assert!(record.pages_left(7, 1, 0).is_empty());
+        record.add_pages(7, 1, 50..60);
+        record.add_pages(7, 1, 10..20);
+        record.add_pages(7, 1, 20..30);
+        assert_eq!(record.pages_done[0].pages, [10..30, 50..60]);
+        assert_eq!(record.pages_left(7, 1, 100), [0..10, 30..50, 60..100]);
+        assert_eq!(record.pages_left(7, 1, 55), [0..10, 30..50]);
+        assert_eq!(record.pages_left(7, 2, 100), [0..100], "rewritten");
+        record.add_pages(7, 2, 0..5);
+        assert_eq!(record.pages_left(7, 2, 100), [5..100]);
+        record.add_pages(8, 3, 0..1);
+        assert_eq!(record.pages_left(8, 3, 2), [1..2]);
+    }
+}

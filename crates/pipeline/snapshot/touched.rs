@@ -1,0 +1,295 @@
+//! Which rows of a chunk the stream has overtaken: the pure heart of a snapshot beside the stream.
+//!
+//! A chunk is read under one MVCC snapshot S and its rows are written at a point of the stream where everything that
+//! S sees has passed. What has passed and S does not see is newer than the chunk: its keys are remembered here, and
+//! the chunk's rows of these keys are left out.
+//!
+//! A transaction can be committed in WAL, and have passed, while S still takes it for running (design, fact 13). That
+//! is harmless for one whose keys are remembered. One that passed before the remembering began makes the chunk
+//! unusable: it is read again when that transaction is over.
+
+use std::collections::{HashMap, VecDeque};
+
+use headwater_pg::transaction_snapshot::TransactionSnapshot;
+use headwater_pgoutput::RelationId;
+
+/// Ids of transactions that are kept apart: 2 MiB of bits. What is older counts as unknown.
+const SEEN_WORDS_MAX: usize = 16 * 1024 * 1024 / 64;
+
+/// Keys that are remembered for all tables together, bytes. Beyond it they are forgotten and the chunk is read again,
+/// smaller.
+const TOUCHED_BYTES_MAX: usize = 16 << 20;
+
+/// What a remembered key takes beside its own bytes.
+const TOUCHED_OVERHEAD_BYTES: usize = 64;
+
+/// The transactions that have passed: one bit for each id from `base` on.
+///
+/// Ids wrap; two that are compared are never 2^31 apart.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenTransactions {
+    base: u32,
+    bits: VecDeque<u64>,
+}
+
+impl SeenTransactions {
+    /// `next` is the id that the server gives next: of all before it nothing is known.
+    pub(crate) fn new(next: u32) -> SeenTransactions {
+        SeenTransactions { base: next & !63, bits: VecDeque::new() }
+    }
+
+    pub(crate) fn insert(&mut self, xid: u32) {
+        let Some(mut offset) = self.offset(xid) else { return };
+        while offset / 64 >= SEEN_WORDS_MAX {
+            let drop = (offset / 64 + 1 - SEEN_WORDS_MAX).max(SEEN_WORDS_MAX / 16);
+            self.forget_words(drop);
+            offset -= drop * 64;
+        }
+        if self.bits.len() <= offset / 64 {
+            self.bits.resize(offset / 64 + 1, 0);
+        }
+        self.bits[offset / 64] |= 1 << (offset % 64);
+    }
+
+    /// Whether it has passed; None if it is too old for an answer.
+    pub(crate) fn contains(&self, xid: u32) -> Option<bool> {
+        let offset = self.offset(xid)?;
+        Some(self.bits.get(offset / 64).is_some_and(|word| word & 1 << (offset % 64) != 0))
+    }
+
+    /// All before this id are over: nobody will ask for them.
+    pub(crate) fn forget_before(&mut self, xid: u32) {
+        if let Some(offset) = self.offset(xid) {
+            self.forget_words(offset / 64);
+        }
+    }
+
+    fn forget_words(&mut self, count: usize) {
+        self.bits.drain(..count.min(self.bits.len()));
+        self.base = self.base.wrapping_add(count as u32 * 64);
+    }
+
+    fn offset(&self, xid: u32) -> Option<usize> {
+        usize::try_from(xid.wrapping_sub(self.base) as i32).ok()
+    }
+}
+
+/// What has happened to a key since its table is watched.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    /// The last transaction that changed it.
+    xid: u32,
+    /// Whether a change left a TOAST value out: what the stream says of the row is not all of it.
+    unchanged: bool,
+}
+
+/// What has happened to a table since it is watched.
+#[derive(Debug)]
+struct WatchedTable {
+    /// The columns of its key.
+    key: Vec<String>,
+    keys: HashMap<Box<[u8]>, Touch>,
+    /// The last transaction that truncated it.
+    truncated: Option<u32>,
+    /// The last transaction in which its Relation message came.
+    announced: Option<u32>,
+    /// What had passed when the watch began, and the transaction that was open then: their keys are not remembered.
+    before: SeenTransactions,
+    /// Keys were forgotten since the last chunk.
+    overflowed: bool,
+    /// Keys that got a new row whose TOAST values the stream left out: to be read again.
+    again: Vec<Box<[u8]>>,
+}
+
+/// Whether a chunk can be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ChunkVerdict {
+    /// Row by row, with [`Touched::overtaken`].
+    Write,
+    /// It has to be read again, after these transactions are over.
+    ReadAgain { after: Vec<u64> },
+}
+
+/// What becomes of one row of a chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RowVerdict {
+    /// The stream has said nothing newer.
+    Write,
+    /// The stream has said something newer.
+    Overtaken,
+    /// The stream has said something newer, but not all of it.
+    OvertakenInPart,
+}
+
+/// The tables that are watched; owned by the pump.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    seen: SeenTransactions,
+    tables: HashMap<RelationId, WatchedTable>,
+    bytes: usize,
+}
+
+impl Touched {
+    /// `next_xid` is the id that the server gave next when this session began.
+    pub(crate) fn new(next_xid: u32) -> Touched {
+        Touched { seen: SeenTransactions::new(next_xid), tables: HashMap::new(), bytes: 0 }
+    }
+
+    /// Whether any table is watched: the one question that every change asks.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// From here on the table's changes are remembered. `open` is the transaction whose rows are being read.
+    pub(crate) fn watch(&mut self, relation: RelationId, key: Vec<String>, open: Option<u32>) {
+        let mut before = self.seen.clone();
+        if let Some(open) = open {
+            before.insert(open);
+        }
+        self.tables.entry(relation).or_insert_with(|| WatchedTable {
+            key,
+            keys: HashMap::new(),
+            truncated: None,
+            announced: None,
+            before,
+            overflowed: false,
+            again: Vec::new(),
+        });
+    }
+
+    pub(crate) fn unwatch(&mut self, relation: RelationId) {
+        if let Some(table) = self.tables.remove(&relation) {
+            self.bytes -= table.keys.keys().map(|key| cost(key)).sum::<usize>();
+        }
+    }
+
+    /// The columns by which a watched table's rows are told apart.
+    pub(crate) fn key_of(&self, relation: RelationId) -> Option<&[String]> {
+        self.tables.get(&relation).map(|table| table.key.as_slice())
+    }
+
+    /// A key of a watched table was changed by the open transaction. `unchanged`: its new row has a TOAST value that
+    /// the stream left out; `moved`: the row came to this key from another.
+    pub(crate) fn touch(&mut self, relation: RelationId, key: &[u8], xid: u32, unchanged: bool, moved: bool) {
+        let Some(table) = self.tables.get_mut(&relation) else { return };
+        if unchanged && moved {
+            table.again.push(key.into());
+        }
+        if let Some(touch) = table.keys.get_mut(key) {
+            *touch = Touch { xid, unchanged: unchanged || (touch.unchanged && touch.xid == xid) };
+            return;
+        }
+        table.keys.insert(key.into(), Touch { xid, unchanged });
+        self.bytes += cost(key);
+        if self.bytes > TOUCHED_BYTES_MAX {
+            self.overflow(xid);
+        }
+    }
+
+    /// Begins to remember anew, in all tables: a chunk that is under way in any of them is read again.
+    fn overflow(&mut self, open: u32) {
+        for table in self.tables.values_mut() {
+            table.keys = HashMap::new();
+            table.overflowed = true;
+            table.before = self.seen.clone();
+            table.before.insert(open);
+        }
+        self.bytes = 0;
+    }
+
+    pub(crate) fn truncated(&mut self, relation: RelationId, xid: u32) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            table.truncated = Some(xid);
+        }
+    }
+
+    pub(crate) fn announced(&mut self, relation: RelationId, xid: u32) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            table.announced = Some(xid);
+        }
+    }
+
+    /// A transaction has passed.
+    #[inline]
+    pub(crate) fn passed(&mut self, xid: u32) {
+        self.seen.insert(xid);
+    }
+
+    /// Whether a chunk that was read under this snapshot can be written now that everything it sees has passed.
+    pub(crate) fn verdict(&mut self, relation: RelationId, snapshot: &TransactionSnapshot) -> ChunkVerdict {
+        let Some(table) = self.tables.get_mut(&relation) else {
+            return ChunkVerdict::ReadAgain { after: Vec::new() };
+        };
+        let unsafe_to_ignore = |xid: &&u64| {
+            // A running transaction that may have passed before the watch began: the chunk has the rows as they were
+            // before it, and the stream will not say its changes again.
+            let xid = **xid as u32;
+            table.before.contains(xid) != Some(false)
+        };
+        let after: Vec<u64> = snapshot.in_progress.iter().filter(unsafe_to_ignore).copied().collect();
+        if std::mem::take(&mut table.overflowed) || !after.is_empty() {
+            return ChunkVerdict::ReadAgain { after };
+        }
+        ChunkVerdict::Write
+    }
+
+    /// Whether the table's last Relation message came from a transaction that this snapshot does not see: the chunk
+    /// has the columns of before.
+    pub(crate) fn announced_after(&self, relation: RelationId, snapshot: &TransactionSnapshot) -> bool {
+        let announced = self.tables.get(&relation).and_then(|table| table.announced);
+        announced.is_some_and(|xid| !snapshot.sees(xid))
+    }
+
+    /// What becomes of one row of such a chunk.
+    pub(crate) fn judge(
+        &self,
+        relation: RelationId,
+        key: &[u8],
+        snapshot: &TransactionSnapshot,
+    ) -> RowVerdict {
+        let Some(table) = self.tables.get(&relation) else { return RowVerdict::Write };
+        if table.truncated.is_some_and(|xid| !snapshot.sees(xid)) {
+            return RowVerdict::Overtaken;
+        }
+        match table.keys.get(key) {
+            Some(touch) if !snapshot.sees(touch.xid) => {
+                if touch.unchanged {
+                    RowVerdict::OvertakenInPart
+                } else {
+                    RowVerdict::Overtaken
+                }
+            }
+            _ => RowVerdict::Write,
+        }
+    }
+
+    /// Whether keys were forgotten while a chunk was being written.
+    pub(crate) fn overflowed(&self, relation: RelationId) -> bool {
+        self.tables.get(&relation).is_some_and(|table| table.overflowed)
+    }
+
+    /// A chunk was written: what its snapshot sees, every later one sees.
+    pub(crate) fn forget_seen(&mut self, snapshot: &TransactionSnapshot) {
+        let mut bytes = 0;
+        for table in self.tables.values_mut() {
+            table.keys.retain(|key, touch| {
+                let keep = !snapshot.sees(touch.xid);
+                bytes += if keep { cost(key) } else { 0 };
+                keep
+            });
+            table.before.forget_before(snapshot.xmin as u32);
+        }
+        self.bytes = bytes;
+        self.seen.forget_before(snapshot.xmin as u32);
+    }
+
+    /// Keys whose row the stream has said only in part, since this was asked last.
+    pub(crate) fn take_again(&mut self, relation: RelationId) -> Vec<Box<[u8]>> {
+        self.tables.get_mut(&relation).map(|table| std::mem::take(&mut table.again)).unwrap_or_default()
+    }
+}
+
+fn cost(key: &[u8]) -> usize {
+    key.len() + TOUCHED_OVERHEAD_BYTES
+}
