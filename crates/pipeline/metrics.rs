@@ -89,7 +89,7 @@ impl Metrics {
             ),
             records: counters(
                 "headwater_records_total",
-                "Records offered to the sink, by table (or event topic) and operation (c, u, d, tombstone, event)",
+                "Records offered to the sink, by table (or event topic) and operation (c, r, u, d, t, tombstone, event, m)",
                 &["table", "op"],
             ),
             acknowledged: counter("headwater_records_acknowledged_total", "Records acknowledged by the sink"),

@@ -328,7 +328,7 @@ sections! {
     /// Limits and deadlines.
     "pipeline" => pub struct Pipeline {
         /// The one limit on memory: bytes that may be under way between the socket and the broker's acknowledgement.
-        max_in_flight_bytes: Size = "32MiB",
+        max_in_flight_bytes: Size = "16MiB",
         /// The largest row that is let through, alone, when it is larger than the limit above. A larger one halts
         /// Headwater with its table and position.
         max_row_bytes: Size = "64MiB",
@@ -363,8 +363,8 @@ sections! {
 
     /// The endpoints /metrics, /healthz, /readyz and /status. Without this section there are none.
     "http" => pub struct Http {
-        /// The address and port to listen on. Nothing that is served there changes anything, but table names can be
-        /// read from it.
+        /// The address and port to listen on. Table names can be read from it; commands (`headwater snapshot`) are
+        /// taken from the same machine only.
         listen: String,
     }
 }
