@@ -24,6 +24,14 @@ pub struct Metrics {
     pub skipped: IntCounterVec,
     /// Trace contexts that are none, by table.
     pub malformed_traces: IntCounterVec,
+    /// Rows of snapshots that were acknowledged, by table.
+    pub snapshot_rows: IntCounterVec,
+    /// Bytes read for them, by table.
+    pub snapshot_bytes: IntCounterVec,
+    /// Chunks of snapshots that were acknowledged, by table.
+    pub snapshot_chunks: IntCounterVec,
+    /// Tables of the present snapshot that are not copied yet.
+    pub snapshot_tables_left: IntGauge,
     /// Rows read back for unchanged TOAST values, by table and outcome.
     pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
@@ -102,6 +110,25 @@ impl Metrics {
                 "headwater_malformed_traces_total",
                 "Columns and logical messages that hold no trace context where one is configured, by table (message for messages)",
                 &["table"],
+            ),
+            snapshot_rows: counters(
+                "headwater_snapshot_rows_total",
+                "Rows of snapshots that were acknowledged, by table",
+                &["table"],
+            ),
+            snapshot_bytes: counters(
+                "headwater_snapshot_bytes_total",
+                "Bytes read from Postgres for acknowledged chunks of snapshots, by table",
+                &["table"],
+            ),
+            snapshot_chunks: counters(
+                "headwater_snapshot_chunks_total",
+                "Chunks of snapshots that were acknowledged, by table",
+                &["table"],
+            ),
+            snapshot_tables_left: gauge(
+                "headwater_snapshot_tables_left",
+                "Tables of the present snapshot that are not copied yet",
             ),
             reselected: counters(
                 "headwater_reselected_rows_total",

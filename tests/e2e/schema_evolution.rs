@@ -75,7 +75,7 @@ async fn columns(test: &mut Fixture) -> Result<()> {
         // Reordered: what was second comes last.
         ("alter table item drop column title; alter table item add column title text", plain, "insert into item (id, code, title) values ({}000, {}000, 'last')"),
         ("alter table item alter column note set default 'd', alter column size drop not null, alter column size drop default", plain, plain),
-        ("update item set note = 'x' where note is null; alter table item alter column note set not null", plain, plain),
+        ("lock table item in access exclusive mode; update item set note = 'x' where note is null; alter table item alter column note set not null", plain, plain),
         ("alter table item rename column note to remark; alter table item rename column title to note", plain, "insert into item (id, code, note) values ({}000, {}000, 'was title')"),
     ]
     .into_iter()

@@ -5,6 +5,7 @@
 //! that can't be finished halts, because nobody would miss the rows until they are needed.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
@@ -206,7 +207,13 @@ impl Coordinator {
         loop {
             let outcome = self.try_read(at, session, table, signature, next, size).await;
             match outcome {
-                Ok(Some(read)) => return Ok(read),
+                Ok(Some(read)) => {
+                    if backoff.used() {
+                        tracing::info!(table = self.tables[at].name(), "chunks can be read again");
+                        self.tell_waiting(None);
+                    }
+                    return Ok(read);
+                }
                 Ok(None) => {}
                 Err(StageError::Copy { source, .. } | StageError::Postgres { source, .. })
                     if source.is_transient() || source.sqlstate() == Some("55P03") =>
@@ -280,7 +287,8 @@ impl Coordinator {
             Reached::Pages { leaf, pages } => {
                 let leaf = &table.leaves[leaf];
                 let (relation, filenode) = (leaf.oid, leaf.filenode);
-                Pending::Pages { table: at, relation, filenode, pages, bytes: read.bytes }
+                let bytes = Arc::new(AtomicU64::new(read.bytes));
+                Pending::Pages { table: at, relation, filenode, pages, bytes }
             }
             Reached::Key(key) => Pending::Key { table: at, after: Some(key), bytes: read.bytes },
             Reached::End | Reached::Again => Pending::Key { table: at, after: None, bytes: read.bytes },

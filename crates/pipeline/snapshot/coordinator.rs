@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,8 @@ pub(crate) enum SnapshotEnd {
 
 /// A chunk whose rows are not all acknowledged.
 pub(crate) enum Pending {
-    /// A range of pages.
-    Pages { table: usize, relation: u32, filenode: u32, pages: std::ops::Range<u32>, bytes: u64 },
+    /// A range of pages; how many bytes it has is counted while it is read.
+    Pages { table: usize, relation: u32, filenode: u32, pages: std::ops::Range<u32>, bytes: Arc<AtomicU64> },
     /// Up to a key.
     Key { table: usize, after: Option<Vec<String>>, bytes: u64 },
 }
@@ -72,6 +73,8 @@ pub(crate) struct Coordinator {
     unstored: u64,
     next_chunk: u32,
     began: Instant,
+    /// When progress was logged last.
+    told: Instant,
 }
 
 impl Coordinator {
@@ -87,17 +90,20 @@ impl Coordinator {
             unstored: 0,
             next_chunk: 0,
             began: Instant::now(),
+            told: Instant::now(),
         }
     }
 
     /// Runs until the session ends, or until a snapshot that was all is done.
     pub(crate) async fn run(mut self) -> Result<SnapshotEnd, StageError> {
+        let control = self.parts.control.clone();
+        let mut asked = control.asked.lock().await;
         self.tell_job(None);
         self.tell_settled()?;
         let began_with_one = self.is_running();
         if began_with_one {
             match self.parts.keeper.take() {
-                Some(keeper) => self.copy_under(keeper).await?,
+                Some(keeper) => self.copy_under(keeper, &mut asked).await?,
                 None => self.take_up().await?,
             }
         }
@@ -107,8 +113,6 @@ impl Coordinator {
                 .await
                 .map_err(|why| failed(&why))?;
         }
-        let control = self.parts.control.clone();
-        let mut asked = control.asked.lock().await;
         loop {
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
@@ -195,8 +199,9 @@ impl Coordinator {
             let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
             matching.map(|(_, filter)| filter.clone()).next_back()
         };
-        self.job =
-            Some(JobRecord { version: VERSION, id, kind, state: JobState::Running, epoch: self.parts.epoch });
+        let (state, epoch) = (JobState::Running, self.parts.epoch);
+        let token = format!("{epoch} {}", self.number());
+        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, epoch });
         self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
         self.began = Instant::now();
         self.tell_job(None);
@@ -273,7 +278,7 @@ impl Coordinator {
     }
 
     pub(crate) fn record(&self, table: &SnapshotTable, filter: Option<String>) -> TableRecord {
-        let job = self.job.as_ref().map_or_else(String::new, |job| job.id.clone());
+        let job = self.job.as_ref().map_or_else(String::new, |job| job.token.clone());
         TableRecord {
             version: VERSION,
             job,
@@ -316,10 +321,14 @@ impl Coordinator {
     fn acknowledged(&mut self, chunk: u32, rows: u64) -> Result<(), StageError> {
         let Some(pending) = self.pending.remove(&chunk) else { return Ok(()) };
         let mut done = false;
+        let of = match &pending {
+            Pending::Pages { table, .. } | Pending::Key { table, .. } => *table,
+        };
+        let bytes_before = self.tables[of].bytes;
         let at = match pending {
             Pending::Pages { table, relation, filenode, pages, bytes } => {
                 self.tables[table].add_pages(relation, filenode, pages);
-                self.tables[table].bytes += bytes;
+                self.tables[table].bytes += bytes.load(Ordering::Relaxed);
                 if let Some(undone) = self.undone.get_mut(table) {
                     *undone -= 1;
                     done = *undone == 0;
@@ -335,7 +344,16 @@ impl Coordinator {
         let record = &mut self.tables[at];
         record.rows += rows;
         record.epoch = self.parts.epoch;
-        let (name, rows, bytes) = (record.name(), record.rows, record.bytes);
+        let name = record.name();
+        let labels = [name.as_str()];
+        self.parts.metrics.snapshot_rows.with_label_values(&labels).inc_by(rows);
+        self.parts.metrics.snapshot_bytes.with_label_values(&labels).inc_by(record.bytes - bytes_before);
+        self.parts.metrics.snapshot_chunks.with_label_values(&labels).inc();
+        let (rows, bytes) = (record.rows, record.bytes);
+        if self.told.elapsed() > TOLD_INTERVAL {
+            self.told = Instant::now();
+            tracing::info!(table = name, rows, "copying");
+        }
         self.parts.control.change(|status| {
             if let Some(table) = status.tables.get_mut(&name) {
                 (table.rows, table.bytes) = (rows, bytes);
@@ -381,6 +399,8 @@ impl Coordinator {
         });
         self.store_table(at)?;
         let is_over = |table: &TableRecord| matches!(table.state, TableState::Done | TableState::Failed);
+        let left = self.tables.iter().filter(|table| !is_over(table)).count();
+        self.parts.metrics.snapshot_tables_left.set(left as i64);
         if self.is_running() && self.tables.iter().all(is_over) {
             let seconds = self.began.elapsed().as_secs_f64();
             let rows: u64 = self.tables.iter().map(|table| table.rows).sum();
@@ -468,6 +488,9 @@ pub(crate) fn failed(why: &str) -> StageError {
         "correct it, or set snapshot.mode = \"never\"",
     ))
 }
+
+/// Time between two lines of the log about a copy.
+const TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two looks at what a snapshot holds back.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
@@ -39,6 +40,8 @@ pub(crate) struct Part {
     /// None is the whole storage, which may have grown since its size was asked.
     pub(crate) pages: Option<Range<u32>>,
     pub(crate) chunk: Arc<Chunk>,
+    /// Read so far.
+    pub(crate) bytes: Arc<AtomicU64>,
 }
 
 /// The parts that wait for a worker, and how many of each table are not done.
@@ -100,8 +103,6 @@ pub(crate) struct Copier {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) inputs: Sender<Input>,
     pub(crate) max_row_bytes: u64,
-    /// Told with each batch: rows' bytes.
-    pub(crate) copied: Box<dyn Fn(usize, u64) + Send + Sync>,
 }
 
 impl Copier {
@@ -143,7 +144,7 @@ impl Copier {
             // A row larger than all permits passes when nothing else is under way.
             let wanted = bytes.min(COPY_IN_FLIGHT_BYTES) as u32;
             let permit = self.permits.clone().acquire_many_owned(wanted).await.expect("nobody closes it");
-            (self.copied)(part.table, bytes as u64);
+            part.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             self.send(CopyInput::Rows { chunk: part.chunk.clone(), rows, permit })?;
         }
         self.end(part)

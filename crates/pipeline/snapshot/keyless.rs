@@ -5,6 +5,7 @@
 //! out, for such a table, what the copy's snapshot sees already ([`Settled`]); the fold of both is the table.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use headwater_pg::CopySession;
 use headwater_pg::snapshot_tables::SnapshotTable;
@@ -110,10 +111,12 @@ impl Coordinator {
                 unix_micros: watermark.unix_micros,
             });
             let (relation, filenode, pages) = (leaf.oid, leaf.filenode, 0..u32::MAX);
-            let pending = Pending::Pages { table: at, relation, filenode, pages, bytes: 0 };
+            let bytes = Arc::new(AtomicU64::new(0));
+            let pending = Pending::Pages { table: at, relation, filenode, pages, bytes: bytes.clone() };
             self.pending.insert(chunk.number, pending);
             session.copy_out(&table.copy_pages(leaf, None, filter.as_deref())).await.map_err(failed)?;
             while let Some(rows) = session.next_rows().await.map_err(failed)? {
+                bytes.fetch_add(rows.len_bytes() as u64, Ordering::Relaxed);
                 let wanted = rows.len_bytes().min(COPY_IN_FLIGHT_BYTES) as u32;
                 let permit = permits.clone().acquire_many_owned(wanted).await.expect("nobody closes it");
                 self.send(CopyInput::Rows { chunk: chunk.clone(), rows, permit })?;

@@ -45,6 +45,8 @@ pub enum JobState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
     pub(crate) version: u32,
+    /// Unlike that of any other job of this slot; those of its tables carry it.
+    pub(crate) token: String,
     /// The caller's name for it, or ours.
     pub(crate) id: String,
     pub(crate) kind: JobKind,
@@ -57,7 +59,7 @@ impl JobRecord {
     /// The one of a new slot.
     pub(crate) fn initial(epoch: u64) -> JobRecord {
         let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
-        JobRecord { version: VERSION, id, kind, state, epoch }
+        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, epoch }
     }
 }
 
@@ -79,7 +81,7 @@ pub enum TableState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TableRecord {
     pub(crate) version: u32,
-    /// The job's id: a record of another job says nothing.
+    /// The job's token: a record of another job says nothing.
     pub(crate) job: String,
     pub(crate) epoch: u64,
     pub(crate) schema: String,
@@ -179,7 +181,7 @@ pub(crate) struct StoredSnapshot {
 impl StoredSnapshot {
     /// What is left of jobs before this one says nothing.
     pub(crate) fn forget_other_jobs(&mut self) {
-        let job = self.job.as_ref().map(|job| job.id.as_str());
+        let job = self.job.as_ref().map(|job| job.token.as_str());
         self.tables.retain(|table| Some(table.job.as_str()) == job);
     }
 }

@@ -1,15 +1,16 @@
 //! The job of a new slot: all its tables under the slot's own snapshot, while the stream waits.
 
-use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::Chunk;
+use super::control::Asked;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
 use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, Part, Parts, name_of, ranges};
 use crate::error::StageError;
@@ -17,7 +18,11 @@ use crate::status::Readiness;
 
 impl Coordinator {
     /// Copies what the keeper's snapshot sees. What it can't finish within its limits is left for beside the stream.
-    pub(crate) async fn copy_under(&mut self, mut keeper: SnapshotKeeper) -> Result<(), StageError> {
+    pub(crate) async fn copy_under(
+        &mut self,
+        mut keeper: SnapshotKeeper,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<(), StageError> {
         let mut tables = self.choose(&[]).await?;
         // Without a key there is no other way than this one, so their turn is first.
         tables.sort_by_key(|table| !table.key.is_empty());
@@ -51,8 +56,6 @@ impl Coordinator {
             .set(Readiness::Starting { doing: "copying the tables for the first time".to_owned() });
         self.undone = vec![0; tables.len()];
         parts.iter().for_each(|part| self.undone[part.table] += 1);
-        let bytes: Arc<Mutex<HashMap<usize, u64>>> = Arc::default();
-        let counted = bytes.clone();
         let copier = Arc::new(Copier {
             postgres: self.parts.settings.postgres.clone(),
             snapshot_name: keeper.name().to_owned(),
@@ -61,13 +64,10 @@ impl Coordinator {
             permits: Arc::new(Semaphore::new(COPY_IN_FLIGHT_BYTES)),
             inputs: self.parts.inputs.clone(),
             max_row_bytes: self.parts.settings.max_row_bytes,
-            copied: Box::new(move |table, bytes| {
-                *counted.lock().expect("a counter").entry(table).or_default() += bytes;
-            }),
             tables,
         });
         let workers = copier.start(self.parts.settings.snapshot.workers);
-        self.attend(&copier, workers, &mut keeper).await?;
+        self.attend(&copier, workers, &mut keeper, asked).await?;
         // Acknowledgements still come in; what was not handed out goes on beside the stream.
         for chunk in copier.parts().take_stopped() {
             self.pending.remove(&chunk);
@@ -103,15 +103,22 @@ impl Coordinator {
                         lsn: self.parts.consistent_point,
                         unix_micros,
                     };
+                    let bytes = Arc::new(AtomicU64::new(0));
                     let pending = Pending::Pages {
                         table: at,
                         relation: leaf.oid,
                         filenode: leaf.filenode,
                         pages: pages.clone(),
-                        bytes: 0,
+                        bytes: bytes.clone(),
                     };
                     self.pending.insert(chunk.number, pending);
-                    parts.push(Part { table: at, leaf: leaf_at, pages: Some(pages), chunk: Arc::new(chunk) });
+                    parts.push(Part {
+                        table: at,
+                        leaf: leaf_at,
+                        pages: Some(pages),
+                        chunk: Arc::new(chunk),
+                        bytes,
+                    });
                 }
             }
         }
@@ -124,6 +131,7 @@ impl Coordinator {
         copier: &Copier,
         mut workers: JoinSet<Result<(), StageError>>,
         keeper: &mut SnapshotKeeper,
+        asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<(), StageError> {
         let began = Instant::now();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
@@ -136,6 +144,11 @@ impl Coordinator {
                 },
                 report = self.parts.reports.recv() => {
                     self.note(report.ok_or(StageError::Stopped)?)?;
+                }
+                Some((_, answer)) = asked.recv() => {
+                    let why = "the first copy is under way and the stream waits for it: only stopping headwater interrupts it";
+                    // Who asked may be gone.
+                    drop(answer.send(Err(why.to_owned())));
                 }
                 _ = looks.tick() => {
                     keeper.alive().await.map_err(StageError::postgres("holding the slot's snapshot"))?;
