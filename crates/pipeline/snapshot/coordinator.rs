@@ -100,6 +100,7 @@ impl Coordinator {
         let mut asked = control.asked.lock().await;
         self.tell_job(None);
         self.tell_settled()?;
+        self.give_up_if_unwanted()?;
         let began_with_one = self.is_running();
         if began_with_one {
             match self.parts.keeper.take() {
@@ -130,6 +131,16 @@ impl Coordinator {
                 report = self.parts.reports.recv() => self.note(report.ok_or(StageError::Stopped)?)?,
             }
         }
+    }
+
+    /// A first snapshot that is not complete, where the configuration says by now that none is wanted.
+    fn give_up_if_unwanted(&mut self) -> Result<(), StageError> {
+        let is_initial = self.job.as_ref().is_some_and(|job| job.kind == JobKind::Initial);
+        if !is_initial || !self.is_running() || self.parts.settings.snapshot.mode != SnapshotMode::Never {
+            return Ok(());
+        }
+        tracing::warn!("the first snapshot is not complete and is given up: snapshot.mode = \"never\"");
+        self.set_job(JobState::Cancelled)
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use headwater_pg::CopySession;
 use headwater_pg::snapshot_tables::SnapshotTable;
-use headwater_pg::transaction_snapshot::{TransactionSnapshot, Watermark, begin_at_present};
+use headwater_pg::transaction_snapshot::{
+    ParseSnapshotError, TransactionSnapshot, Watermark, begin_at_present,
+};
 use headwater_pgoutput::Lsn;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -19,6 +21,7 @@ use super::copier::{COPY_IN_FLIGHT_BYTES, name_of};
 use super::progress::TableState;
 use super::{Chunk, CopyInput};
 use crate::error::StageError;
+use crate::halt::{ExitCode, Halt};
 
 /// What a copy of a table without a key has seen, until the stream has passed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +40,17 @@ impl Settled {
     }
 
     /// What the stream has to leave out from `checkpoint` on; none when it is past it.
-    fn from(&self, checkpoint: Lsn) -> Option<TransactionSnapshot> {
-        (self.high > checkpoint).then(|| self.snapshot.parse().ok()).flatten()
+    fn from(&self, checkpoint: Lsn) -> Result<Option<TransactionSnapshot>, StageError> {
+        if self.high <= checkpoint {
+            return Ok(None);
+        }
+        self.snapshot.parse().map(Some).map_err(|error: ParseSnapshotError| {
+            StageError::Halt(Halt::new(
+                ExitCode::Checkpoint,
+                format!("what is stored of a table's copy can't be read: {error}"),
+                "nothing was confirmed; find out who wrote it, or restore it, before starting again",
+            ))
+        })
     }
 }
 
@@ -47,7 +59,8 @@ impl Coordinator {
     pub(crate) fn tell_settled(&self) -> Result<(), StageError> {
         for table in &self.tables {
             let checkpoint = self.parts.consistent_point;
-            if let Some(snapshot) = table.settled.as_ref().and_then(|settled| settled.from(checkpoint)) {
+            let Some(settled) = &table.settled else { continue };
+            if let Some(snapshot) = settled.from(checkpoint)? {
                 self.send(CopyInput::Settled { relation: table.relation, snapshot })?;
             }
         }
@@ -140,7 +153,9 @@ mod tests {
         let snapshot: TransactionSnapshot = "10:20:10,14".parse().unwrap();
         let watermark = Watermark { snapshot: snapshot.clone(), high: Lsn(100), unix_micros: 0 };
         let settled = Settled::new(&watermark);
-        assert_eq!(settled.from(Lsn(99)), Some(snapshot));
-        assert_eq!(settled.from(Lsn(100)), None, "the stream is past it");
+        assert_eq!(settled.from(Lsn(99)).unwrap(), Some(snapshot));
+        assert_eq!(settled.from(Lsn(100)).unwrap(), None, "the stream is past it");
+        let torn = Settled { snapshot: "10:2".to_owned(), high: Lsn(100) };
+        assert!(torn.from(Lsn(99)).is_err(), "what can't be read is not nothing");
     }
 }
