@@ -18,7 +18,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
 use super::control::{SnapshotControl, SnapshotStatus, TableStatus};
+use super::notifications::{JobStep, Notifier};
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
+use super::requested::{NewJob, NotBegun, no_table};
+use super::requests::Requests;
+use super::table_pattern::{Matcher, any_matches};
 use super::{CopyInput, Input, Report};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
@@ -57,6 +61,9 @@ pub(crate) struct CoordinatorParts {
     pub(crate) ask: Arc<Notify>,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What signals and new tables ask for.
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) notifier: Notifier,
 }
 
 /// See the module's documentation.
@@ -102,6 +109,9 @@ impl Coordinator {
         self.tell_settled()?;
         self.give_up_if_unwanted()?;
         let began_with_one = self.is_running();
+        if !self.is_under_way() {
+            self.parts.notifier.skipped(self.parts.epoch)?;
+        }
         if began_with_one {
             match self.parts.keeper.take() {
                 Some(keeper) => self.copy_under(keeper, &mut asked).await?,
@@ -110,11 +120,11 @@ impl Coordinator {
         }
         self.let_stream_begin()?;
         if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
-                .await
-                .map_err(|why| failed(&why))?;
+            let new = NewJob { id: "always".to_owned(), ..NewJob::default() };
+            self.begin_job(JobKind::AdHoc, new).await.map_err(|why| failed(&why.text()))?;
         }
         loop {
+            self.take_requests().await?;
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
             }
@@ -129,6 +139,7 @@ impl Coordinator {
                     drop(answer.send(outcome));
                 }
                 report = self.parts.reports.recv() => self.note(report.ok_or(StageError::Stopped)?)?,
+                () = self.parts.requests.changed() => {}
             }
         }
     }
@@ -174,6 +185,7 @@ impl Coordinator {
             let tables = self.choose(&[]).await?;
             self.readable(&tables)?;
             self.tables = tables.iter().map(|table| self.record(table, None)).collect();
+            self.tell_step(JobStep::Started)?;
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
@@ -182,42 +194,55 @@ impl Coordinator {
         self.copy_keyless().await
     }
 
-    /// Begins a job beside the stream. The error is for who asked.
-    pub(crate) async fn begin_job(
-        &mut self,
-        kind: JobKind,
-        id: String,
-        patterns: &[String],
-        filters: &[(String, String)],
-    ) -> Result<usize, String> {
-        if self.job.as_ref().is_some_and(|job| matches!(job.state, JobState::Running | JobState::Paused)) {
-            return Err("a snapshot is under way: wait for it, or headwater snapshot cancel".to_owned());
+    /// Begins a job beside the stream.
+    pub(crate) async fn begin_job(&mut self, kind: JobKind, new: NewJob<'_>) -> Result<usize, NotBegun> {
+        if self.is_under_way() {
+            let text = "a snapshot is under way: wait for it, or headwater snapshot cancel";
+            return Err(NotBegun::Refused(text.to_owned()));
         }
-        let tables = self.choose(patterns).await.map_err(|error| crate::error::chain(&error))?;
+        let mut tables = self.choose(&Matcher::all(new.tables)).await?;
+        let except = Matcher::all(new.except);
+        tables.retain(|table| !any_matches(&except, &table.table.namespace, &table.table.name));
         if tables.is_empty() {
-            return Err(format!("no published table matches {}", patterns.join(", ")));
+            return Err(no_table(new.tables));
         }
         if let Some(table) = tables.iter().find(|table| table.key.is_empty()) {
-            return Err(format!(
+            return Err(NotBegun::Refused(format!(
                 "{} has neither a primary key nor a replica identity index: beside the stream it can't be copied in order. \
                  Give it one, or leave it out",
                 super::copier::name_of(table)
-            ));
+            )));
         }
-        self.readable(&tables).map_err(|error| crate::error::chain(&error))?;
+        self.readable(&tables)?;
+        let filters: Vec<_> =
+            new.filters.iter().map(|(pattern, filter)| (Matcher::new(pattern), filter)).collect();
         let filter_of = |table: &SnapshotTable| {
-            let name = super::copier::name_of(table);
-            let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
-            matching.map(|(_, filter)| filter.clone()).next_back()
+            let (schema, name) = (&table.table.namespace, &table.table.name);
+            let matching = filters.iter().filter(|(matcher, _)| matcher.matches(schema, name));
+            matching.map(|(_, filter)| (*filter).clone()).next_back()
         };
-        let (state, epoch) = (JobState::Running, self.parts.epoch);
+        let tables: Vec<_> =
+            tables.into_iter().map(|table| (filter_of(&table), table)).map(|(f, t)| (t, f)).collect();
+        self.check_filters(&tables).await?;
+        let (state, epoch, id) = (JobState::Running, self.parts.epoch, new.id);
         let token = format!("{epoch} {}", self.number());
-        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, epoch });
-        self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
+        let before = self.job.as_ref().map_or(0, |job| job.request);
+        let request = new.request.unwrap_or(before);
+        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, request, epoch });
+        self.tables = tables.iter().map(|(table, filter)| self.record(table, filter.clone())).collect();
         self.began = Instant::now();
         self.tell_job(None);
-        self.store_all().map_err(|error| crate::error::chain(&error))?;
+        self.tell_step(JobStep::Started)?;
+        self.store_all()?;
         Ok(self.tables.len())
+    }
+
+    /// Tells who wants to know that the job has come to a step.
+    pub(crate) fn tell_step(&self, step: JobStep) -> Result<(), StageError> {
+        match &self.job {
+            Some(job) => self.parts.notifier.job(job, &self.tables, step),
+            None => Ok(()),
+        }
     }
 
     /// The connection for the catalog, a new one if the last is gone.
@@ -231,18 +256,19 @@ impl Coordinator {
     }
 
     /// The published tables that are to be copied, in their order.
-    pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
+    pub(crate) async fn choose(&mut self, asked: &[Matcher]) -> Result<Vec<SnapshotTable>, StageError> {
         let publications = self.parts.settings.publications.clone();
         let looking = StageError::postgres("looking for the tables of the snapshot");
         let mut tables = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
         let settings = &self.parts.settings;
         tables.retain(|table| {
             let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
-            let full = format!("{schema}.{name}");
-            let asked = match patterns {
+            let asked = match asked {
                 [] => settings.snapshot.tables.takes(schema, name),
-                patterns => patterns.iter().any(|pattern| headwater_avro::glob_matches(pattern, &full)),
+                asked => any_matches(asked, schema, name),
             };
+            // Commands of the past are no rows of the present.
+            let asked = asked && !settings.signals.is_table(schema, name);
             let outbox =
                 settings.outbox.iter().find(|outbox| outbox.schema == schema && outbox.table == name);
             asked && settings.takes_table(schema, name) && outbox.is_none_or(|outbox| outbox.snapshot)
@@ -364,6 +390,9 @@ impl Coordinator {
         if self.told.elapsed() > TOLD_INTERVAL {
             self.told = Instant::now();
             tracing::info!(table = name, rows, "copying");
+            if let Some(job) = &self.job {
+                self.parts.notifier.table_in_progress(job, &self.tables, at)?;
+            }
         }
         self.parts.control.change(|status| {
             if let Some(table) = status.tables.get_mut(&name) {
@@ -399,6 +428,15 @@ impl Coordinator {
             }
             TableState::Waiting | TableState::Copying => {}
         }
+        if let Some(job) = &self.job {
+            match state {
+                TableState::Waiting => {}
+                TableState::Copying => self.parts.notifier.table_in_progress(job, &self.tables, at)?,
+                TableState::Done | TableState::Failed => {
+                    self.parts.notifier.table_over(job, &self.tables, at, error.as_deref())?
+                }
+            }
+        }
         self.parts.control.change(|status| {
             if let Some(table) = status.tables.get_mut(&name) {
                 table.state = state;
@@ -426,6 +464,12 @@ impl Coordinator {
             job.state = state;
             job.epoch = self.parts.epoch;
         }
+        self.tell_step(match state {
+            JobState::Running => JobStep::Resumed,
+            JobState::Paused => JobStep::Paused,
+            JobState::Done => JobStep::Completed,
+            JobState::Cancelled => JobStep::Aborted,
+        })?;
         self.parts.control.change(|status| {
             status.state = state;
             status.waiting = None;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::Chunk;
 use super::control::Asked;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
+use super::notifications::JobStep;
 use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, Part, Parts, name_of, ranges};
 use crate::error::StageError;
 use crate::status::Readiness;
@@ -37,6 +38,7 @@ impl Coordinator {
             .map_err(StageError::postgres("locking the tables of the snapshot against DDL"))?;
         self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
         self.tell_job(Some(&tables));
+        self.tell_step(JobStep::Started)?;
         self.store_all()?;
         let parts = self.parts_of(&tables, &rewritten, keeper.unix_micros());
         for leaf in tables.iter().flat_map(|table| &table.silent_leaves) {
