@@ -63,8 +63,8 @@ pub use logical_message::{
 };
 pub use name_adjustment::{field_name, namespace, topic_name};
 pub use notification::{
-    NOTIFICATION_KEY_JSON, NOTIFICATION_VALUE_JSON, Notification, write_json_notification, write_notification,
-    write_notification_key,
+    NOTIFICATION_KEY_JSON, NOTIFICATION_VALUE_JSON, Notification, write_json_notification,
+    write_notification, write_notification_key,
 };
 pub use part_form::PartForm;
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};

@@ -86,7 +86,10 @@ mod tests {
             id: "n-1".to_owned(),
             aggregate_type: "Incremental Snapshot".to_owned(),
             kind: "STARTED".to_owned(),
-            additional_data: additional_data.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect(),
+            additional_data: additional_data
+                .iter()
+                .map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))
+                .collect(),
             unix_millis: 1_700_000_000_123,
         };
         let text = |text: &str| Value::String(text.to_owned());
@@ -99,10 +102,7 @@ mod tests {
         };
         let mut out = Vec::new();
         write_notification_key(&notification, &mut out);
-        assert_eq!(
-            read(NOTIFICATION_KEY_JSON, &out),
-            Value::Record(vec![("id".to_owned(), text("n-1"))])
-        );
+        assert_eq!(read(NOTIFICATION_KEY_JSON, &out), Value::Record(vec![("id".to_owned(), text("n-1"))]));
         out.clear();
         write_notification(&notification, &mut out);
         let map = additional_data.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();

@@ -293,7 +293,9 @@ impl Pump {
 
     /// A row that was inserted may be a signal: its transaction is not confirmed before what it asks for is stored.
     fn take_signal(&mut self, relation: RelationId, new: &Tuple<'_>) {
-        let Some(signals) = self.signals.as_mut().filter(|signals| signals.is_table(relation)) else { return };
+        let Some(signals) = self.signals.as_mut().filter(|signals| signals.is_table(relation)) else {
+            return;
+        };
         if let Some(open) = self.reader.open().filter(|open| !open.skipped) {
             signals.take(open.commit_lsn, self.writer.hold_open(), new);
         }

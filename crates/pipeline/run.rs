@@ -251,8 +251,13 @@ async fn stream(
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
-    let running =
-        Running { source, pump: start_pump(pump), copying: tokio::spawn(asking.run(coordinator)), stop, finish };
+    let running = Running {
+        source,
+        pump: start_pump(pump),
+        copying: tokio::spawn(asking.run(coordinator)),
+        stop,
+        finish,
+    };
     let result = running.supervise(settings, status, shutdown).await;
     for helper in helpers {
         helper.abort();

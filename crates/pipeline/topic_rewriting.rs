@@ -69,8 +69,7 @@ impl Rewriting {
 pub(crate) fn compile_whole(expression: &str) -> Result<Regex, String> {
     compile(expression)?;
     // A line feed ends the comment that an expression with (?x) may end with.
-    compile(&format!(r"\A(?:{expression})\z"))
-        .or_else(|_| compile(&format!("\\A(?:{expression}\n)\\z")))
+    compile(&format!(r"\A(?:{expression})\z")).or_else(|_| compile(&format!("\\A(?:{expression}\n)\\z")))
 }
 
 fn compile(expression: &str) -> Result<Regex, String> {

@@ -134,7 +134,10 @@ impl NewTables {
         let on_new_table = self.settings.snapshot.on_new_table;
         let (wanted, others): (Vec<_>, Vec<_>) = new.into_iter().partition(|table| self.is_wanted(table));
         for table in &others {
-            tracing::info!(table = name(table), "a table was added to the publication; its rows are not wanted");
+            tracing::info!(
+                table = name(table),
+                "a table was added to the publication; its rows are not wanted"
+            );
         }
         let mut tables = others;
         match on_new_table {
@@ -191,16 +194,12 @@ impl NewTables {
         self.noticed = open;
         self.tell_of_waiting(oldest_open);
         let still_new = |table: &Membership| {
-            is_new(table, known)
-                && !over.iter().any(|noticed| noticed.tables.contains(table))
+            is_new(table, known) && !over.iter().any(|noticed| noticed.tables.contains(table))
         };
         let now: Vec<KnownTable> =
             published.iter().filter(|table| !still_new(table)).map(KnownTable::of).collect();
-        let copies: Vec<&Membership> = over
-            .iter()
-            .filter(|noticed| noticed.before > 0)
-            .flat_map(|noticed| &noticed.tables)
-            .collect();
+        let copies: Vec<&Membership> =
+            over.iter().filter(|noticed| noticed.before > 0).flat_map(|noticed| &noticed.tables).collect();
         if now == known && copies.is_empty() {
             return Ok(());
         }
@@ -213,7 +212,8 @@ impl NewTables {
             except: Vec::new(),
         };
         let request = (!copies.is_empty()).then(|| {
-            let id = format!("new-table {}", copies.iter().map(|table| name(table)).collect::<Vec<_>>().join(" "));
+            let id =
+                format!("new-table {}", copies.iter().map(|table| name(table)).collect::<Vec<_>>().join(" "));
             (super::signals::clean_id(&id), wish(&copies))
         });
         self.requests.know(now, request)
@@ -300,8 +300,7 @@ mod tests {
                 .map(|(relation, members)| KnownTable { relation: *relation, members: members.to_vec() })
                 .collect();
             let (relation, members) = (table.0, table.1.to_vec());
-            let table =
-                Membership { relation, members, schema: "public".to_owned(), table: "t".to_owned() };
+            let table = Membership { relation, members, schema: "public".to_owned(), table: "t".to_owned() };
             assert_eq!(is_new(&table, &known), wanted, "{known:?} {table:?}");
         };
         check(&[], (1, &[]), true);

@@ -52,7 +52,12 @@ impl Notifier {
     }
 
     /// A job has come to a step.
-    pub(crate) fn job(&self, job: &JobRecord, tables: &[TableRecord], step: JobStep) -> Result<(), StageError> {
+    pub(crate) fn job(
+        &self,
+        job: &JobRecord,
+        tables: &[TableRecord],
+        step: JobStep,
+    ) -> Result<(), StageError> {
         if !self.settings.is_on() {
             return Ok(());
         }
@@ -60,11 +65,8 @@ impl Notifier {
         if matches!(step, JobStep::Started | JobStep::Paused | JobStep::Resumed) {
             data.push(("data_collections", names(tables)));
         }
-        let failed: Vec<String> = tables
-            .iter()
-            .filter(|table| table.state == TableState::Failed)
-            .map(TableRecord::name)
-            .collect();
+        let failed: Vec<String> =
+            tables.iter().filter(|table| table.state == TableState::Failed).map(TableRecord::name).collect();
         if step == JobStep::Completed && !failed.is_empty() {
             data.push(("failed_collections", failed.join(",")));
         }
@@ -81,10 +83,8 @@ impl Notifier {
         if !self.settings.is_on() {
             return Ok(());
         }
-        let data = vec![
-            ("data_collections", names(tables)),
-            ("current_collection_in_progress", tables[at].name()),
-        ];
+        let data =
+            vec![("data_collections", names(tables)), ("current_collection_in_progress", tables[at].name())];
         self.tell(aggregate_type(job), &id_of(job), "IN_PROGRESS", data)
     }
 
@@ -144,7 +144,13 @@ impl Notifier {
         if self.settings.log {
             let text: Vec<String> =
                 additional_data.iter().map(|(name, text)| format!("{name}={text}")).collect();
-            tracing::info!(aggregate_type, r#type = kind, id, additional_data = text.join("; "), "notification");
+            tracing::info!(
+                aggregate_type,
+                r#type = kind,
+                id,
+                additional_data = text.join("; "),
+                "notification"
+            );
         }
         if self.settings.topic.is_none() {
             return Ok(());

@@ -403,7 +403,8 @@ mod tests {
         let check = |tables: &[&str], left: &[(&str, usize)]| {
             let (all, receiver) = requests(RequestsRecord::default(), 0);
             let tables = tables.iter().map(|each| TablePattern::Regex((*each).to_owned())).collect();
-            let wishes = [("a", start("a")), ("b", start("b")), ("s", Wish::Stop { tables }), ("c", start("c"))];
+            let wishes =
+                [("a", start("a")), ("b", start("b")), ("s", Wish::Stop { tables }), ("c", start("c"))];
             for (offset, (id, wish)) in wishes.into_iter().enumerate() {
                 let place = TopicPlace { topic: "t".to_owned(), offset: offset as i64 };
                 all.heard_record(place, named(id, wish)).unwrap();

@@ -44,7 +44,8 @@ impl SignalReader {
     }
 
     fn row(&self, row: SignalRow) -> Result<(), StageError> {
-        let read = self.read(row.id, row.verb, row.data.as_deref(), || format!("row-{}", row.place.commit_lsn));
+        let read =
+            self.read(row.id, row.verb, row.data.as_deref(), || format!("row-{}", row.place.commit_lsn));
         let heard = self.requests.heard_row(row.place, row.sequence, wish_of(&read))?;
         self.tell("table", read, heard)
     }
@@ -53,7 +54,11 @@ impl SignalReader {
     pub(crate) fn record(&self, topic: &str, record: &TopicRecord) -> Result<(), StageError> {
         let next = TopicPlace { topic: topic.to_owned(), offset: record.offset + 1 };
         if record.key.as_deref() != Some(self.prefix.as_bytes()) {
-            tracing::debug!(topic, offset = record.offset, "a signal for another instance: its key is not topics.prefix");
+            tracing::debug!(
+                topic,
+                offset = record.offset,
+                "a signal for another instance: its key is not topics.prefix"
+            );
             self.metrics.signals.with_label_values(&["topic", "other"]).inc();
             return self.requests.heard_record(next, None).map(drop);
         }

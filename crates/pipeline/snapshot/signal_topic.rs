@@ -65,7 +65,12 @@ pub(crate) async fn follow(settings: &Settings, reader: &SignalReader) -> StageE
             let pause = backoff.next();
             if backoff.is_first() {
                 let error = chain(&error);
-                tracing::warn!(topic, retry_in_ms = pause.as_millis() as u64, error, "the topic of signals can't be read");
+                tracing::warn!(
+                    topic,
+                    retry_in_ms = pause.as_millis() as u64,
+                    error,
+                    "the topic of signals can't be read"
+                );
             }
             tokio::time::sleep(pause).await;
         }
@@ -103,7 +108,11 @@ impl Following {
             found => found.unwrap_or(1),
         };
         if partitions > 1 {
-            tracing::warn!(topic, partitions, "the topic of signals should have one partition: only partition 0 is read");
+            tracing::warn!(
+                topic,
+                partitions,
+                "the topic of signals should have one partition: only partition 0 is read"
+            );
         }
         drop(admin);
         let follower = TopicFollower::new(&self.kafka, topic, 0)?;
@@ -114,7 +123,13 @@ impl Following {
                 from
             }
             Some(from) => {
-                tracing::warn!(topic, from, low = bounds.low, high = bounds.high, "the signal to be read next is gone: the topic was made anew, or was not read for longer than it keeps records; reading what it has");
+                tracing::warn!(
+                    topic,
+                    from,
+                    low = bounds.low,
+                    high = bounds.high,
+                    "the signal to be read next is gone: the topic was made anew, or was not read for longer than it keeps records; reading what it has"
+                );
                 self.send(Next::Begins(bounds.low));
                 bounds.low
             }

@@ -97,9 +97,7 @@ fn fields(data: Option<&str>) -> Result<Map<String, Value>, String> {
         Ok(Value::Null) => Ok(Map::new()),
         Ok(_) => Err("its data is no JSON object".to_owned()),
         // The error of a torn text names a place in it, and nothing of what stands there.
-        Err(error) => {
-            Err(format!("its data is no JSON (line {}, column {})", error.line(), error.column()))
-        }
+        Err(error) => Err(format!("its data is no JSON (line {}, column {})", error.line(), error.column())),
     }
 }
 
@@ -129,9 +127,11 @@ fn execute(fields: Map<String, Value>, allow_filters: bool) -> Result<Signal, St
     fields.take("surrogate-key");
     fields.end()?;
     if !filters.is_empty() && !allow_filters {
-        return Err("conditions are SQL, and signals may carry them only with signals.allow_filters = true; \
+        return Err(
+            "conditions are SQL, and signals may carry them only with signals.allow_filters = true; \
              headwater snapshot start --where takes them from the administrator"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(Signal::Execute { tables, filters })
 }
@@ -249,7 +249,9 @@ mod tests {
     fn a_refusal_repeats_little_of_what_was_sent() {
         let long = "x".repeat(10_000);
         assert!(read(&long, None, false).unwrap_err().len() < 300);
-        assert!(read("log", Some(&format!("{{\"{long}\":1,\"message\":\"m\"}}")), false).unwrap_err().len() < 300);
+        assert!(
+            read("log", Some(&format!("{{\"{long}\":1,\"message\":\"m\"}}")), false).unwrap_err().len() < 300
+        );
         assert!(read("log", Some(&"x".repeat(100_000)), false).unwrap_err().contains("bytes"));
         assert_eq!(clean_id("a\nb"), "a b");
     }

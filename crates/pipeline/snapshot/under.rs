@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use super::Chunk;
 use super::control::Asked;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
-use super::notifications::JobStep;
 use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, Part, Parts, name_of, ranges};
+use super::notifications::JobStep;
 use crate::error::StageError;
 use crate::status::Readiness;
 
