@@ -1,5 +1,5 @@
 //! Any order of events that a server can produce, played against [`Touched`]: transactions that are in WAL and not yet
-//! visible, chunks read at any moment, a stream that lags. What comes out is what a consumer folds.
+//! visible, chunks read at any moment, a stream that lags, crashes. What comes out is what a consumer folds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +8,7 @@ use headwater_pgoutput::RelationId;
 use proptest::prelude::*;
 
 use super::again::Again;
+use super::moved::MovedRecord;
 use super::row_key::{read_key, write_texts};
 use super::touched::{ChunkVerdict, RowVerdict, Touched, Watch};
 
@@ -43,6 +44,9 @@ struct World {
     in_wal: Vec<Writer>,
     wal: Vec<(u32, Vec<Change>)>,
     passed: usize,
+    /// Where the stream begins after a crash, and what the pump has stored of moved rows.
+    checkpoint: usize,
+    moved: Vec<Vec<String>>,
     topic: Vec<Sent>,
 }
 
@@ -54,6 +58,8 @@ struct Sent {
     row: Option<(u32, Option<u32>)>,
     /// The key that its row had before, as the record's headers say.
     from: Option<u8>,
+    /// The transaction, and which of its changes this is: what comes again is known by it.
+    id: Option<(usize, usize)>,
 }
 
 /// A chunk that was read.
@@ -127,13 +133,16 @@ impl World {
 
     fn pass(&mut self, touched: &mut Touched) {
         let Some((xid, changes)) = self.wal.get(self.passed) else { return };
-        for change in changes {
+        for (at, change) in changes.iter().enumerate() {
             let unchanged = change.row.is_some_and(|(_, large)| large.is_none());
             touched.touch(TABLE, &key_bytes(change.key), *xid, unchanged, change.from.is_some());
             let Change { key, row, from } = *change;
-            self.topic.push(Sent { by: 's', key, row, from });
+            self.topic.push(Sent { by: 's', key, row, from, id: Some((self.passed, at)) });
         }
         touched.passed(*xid);
+        for (_, record) in touched.take_moved_records() {
+            self.moved = serde_json::from_slice::<MovedRecord>(&record).unwrap().keys;
+        }
         self.passed += 1;
     }
 
@@ -168,6 +177,9 @@ struct Copy {
     read: Option<Read>,
     waits_for: Vec<u64>,
     chunk: u32,
+    asleep: bool,
+    /// What a crash leaves of the progress.
+    stored: (Vec<Vec<u8>>, Again),
     /// How a chunk without the transactions of its snapshot would be written.
     naive: bool,
 }
@@ -176,10 +188,37 @@ impl Copy {
     fn begin(world: &World, naive: bool) -> Copy {
         let mut touched = Touched::new(FIRST_XID);
         world.wal[..world.passed].iter().for_each(|(xid, _)| touched.passed(*xid));
-        let watch = Watch { key: Vec::new(), job: String::new(), table: String::new(), awake: true };
-        touched.watch(TABLE, watch, None);
-        let places = vec![(KEYS / 2..KEYS).collect(), (0..KEYS / 2).collect()];
-        Copy { touched, places, again: Again::default(), read: None, waits_for: Vec::new(), chunk: 0, naive }
+        touched.watch(TABLE, watch(true), None);
+        let places: Vec<Vec<u8>> = vec![(KEYS / 2..KEYS).collect(), (0..KEYS / 2).collect()];
+        Copy {
+            touched,
+            places: places.clone(),
+            again: Again::default(),
+            read: None,
+            waits_for: Vec::new(),
+            chunk: 0,
+            asleep: false,
+            stored: (places, Again::default()),
+            naive,
+        }
+    }
+
+    /// A new session: it watches what was begun, and copies what is left.
+    fn crash(&mut self, world: &mut World) {
+        world.passed = world.checkpoint;
+        let (places, again) = self.stored.clone();
+        let text = serde_json::to_string(&again).unwrap();
+        let mut touched = Touched::new(world.next_xid);
+        touched.watch(TABLE, watch(false), None);
+        *self = Copy {
+            touched,
+            places,
+            again: serde_json::from_str(&text).unwrap(),
+            asleep: true,
+            ..Copy::begin(world, self.naive)
+        };
+        self.again.add(world.moved.clone());
+        self.stored = (self.places.clone(), self.again.clone());
     }
 
     fn is_done(&self) -> bool {
@@ -193,7 +232,11 @@ impl Copy {
         if self.waits_for.iter().any(is_running) {
             return;
         }
+        if std::mem::take(&mut self.asleep) {
+            self.touched.watch(TABLE, watch(true), None);
+        }
         if self.read.is_none() {
+            self.touched.heard_of_moved(TABLE);
             self.chunk += 1;
             if let Some(keys) = self.again.next(self.places.is_empty()) {
                 let asked = keys.iter().map(|key| key_of(key)).collect();
@@ -223,7 +266,7 @@ impl Copy {
             match verdict {
                 RowVerdict::Write => {
                     let row = Some((*version, Some(*large)));
-                    world.topic.push(Sent { by: 'r', key: *key, row, from: None });
+                    world.topic.push(Sent { by: 'r', key: *key, row, from: None, id: None });
                 }
                 RowVerdict::Overtaken => {}
                 RowVerdict::OvertakenInPart => in_part.push(read_key(&key_bytes(*key))),
@@ -237,11 +280,16 @@ impl Copy {
         self.touched.forget_seen(&read.snapshot);
         self.again.add(in_part);
         self.again.add(self.touched.tell_moved(TABLE).keys);
+        self.stored.1 = self.again.clone();
         self.again.acknowledged(self.chunk);
         if !read.is_again {
             self.places.pop();
         }
     }
+}
+
+fn watch(awake: bool) -> Watch {
+    Watch { key: Vec::new(), job: String::new(), table: String::new(), awake }
 }
 
 fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {
@@ -252,7 +300,7 @@ fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {
     }
     let mut copy = None;
     for (what, key, detail) in steps {
-        match what % 12 {
+        match what % 14 {
             0..4 => world.begin(key % KEYS, *detail),
             4..6 => world.commit_in_wal(*detail),
             6 => world.become_visible(*detail),
@@ -260,6 +308,15 @@ fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {
                 Some(Copy { touched, .. }) => world.pass(touched),
                 None => world.pass(&mut Touched::new(FIRST_XID)),
             },
+            12 => match &mut copy {
+                Some(copy) if detail % 4 == 0 => copy.crash(&mut world),
+                // Acknowledged: of the stream as much as of the copy, or less.
+                Some(copy) => copy.stored = (copy.places.clone(), copy.again.clone()),
+                None => {}
+            },
+            13 => {
+                world.checkpoint = world.passed.saturating_sub(usize::from(*detail) % 4).max(world.checkpoint)
+            }
             _ => match &mut copy {
                 Some(copy) => copy.step(&mut world),
                 None => copy = Some(Copy::begin(&world, naive)),
@@ -286,7 +343,11 @@ fn judge(world: &World) -> Result<(), String> {
     let mut newest: BTreeMap<u8, u32> = BTreeMap::new();
     // The large values of rows that are gone, for those that come back under another key.
     let mut gone: BTreeMap<u8, Option<u32>> = BTreeMap::new();
-    for Sent { by, key, row, from } in &world.topic {
+    let mut seen = BTreeSet::new();
+    for Sent { by, key, row, from, id } in &world.topic {
+        if id.is_some_and(|id| !seen.insert(id)) {
+            continue;
+        }
         let Some((version, large)) = row else {
             gone.insert(*key, fold.remove(key).and_then(|(_, large)| large));
             continue;
@@ -316,7 +377,7 @@ proptest! {
 
     #[test]
     fn whatever_a_server_does_the_fold_is_the_table(
-        steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 0..120)
+        steps in prop::collection::vec((any::<u8>(), any::<u8>(), any::<u8>()), 0..160)
     ) {
         let outcome = play(&steps, false);
         prop_assert!(outcome.is_ok(), "{}", outcome.unwrap_err());

@@ -33,12 +33,14 @@ const TOUCHED_OVERHEAD_BYTES: usize = 64;
 pub(crate) struct SeenTransactions {
     base: u32,
     bits: VecDeque<u64>,
+    /// Of all before it nothing is known; it may lie within the first word.
+    known_from: u32,
 }
 
 impl SeenTransactions {
     /// `next` is the id that the server gives next: of all before it nothing is known.
     pub(crate) fn new(next: u32) -> SeenTransactions {
-        SeenTransactions { base: next & !63, bits: VecDeque::new() }
+        SeenTransactions { base: next & !63, bits: VecDeque::new(), known_from: next }
     }
 
     pub(crate) fn insert(&mut self, xid: u32) {
@@ -57,6 +59,9 @@ impl SeenTransactions {
     /// Whether it has passed; None if it is too old for an answer.
     pub(crate) fn contains(&self, xid: u32) -> Option<bool> {
         let offset = self.offset(xid)?;
+        if (xid.wrapping_sub(self.known_from) as i32) < 0 {
+            return None;
+        }
         Some(self.bits.get(offset / 64).is_some_and(|word| word & 1 << (offset % 64) != 0))
     }
 
@@ -349,4 +354,39 @@ impl Touched {
 
 fn cost(key: &[u8]) -> usize {
     key.len() + TOUCHED_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passed_is_known_from_the_first_id_on() {
+        for first in [100u32, 64, u32::MAX - 10] {
+            let mut seen = SeenTransactions::new(first);
+            for (after, expected) in [(0, Some(false)), (5, Some(true)), (6, Some(false)), (70, Some(true))] {
+                let xid = first.wrapping_add(after);
+                if expected == Some(true) {
+                    seen.insert(xid);
+                }
+                assert_eq!(seen.contains(xid), expected, "{first} + {after}");
+            }
+            assert_eq!(
+                seen.contains(first.wrapping_sub(1)),
+                None,
+                "it may have passed in an earlier session"
+            );
+            seen.forget_before(first.wrapping_add(70));
+            assert_eq!(seen.contains(first.wrapping_add(70)), Some(true));
+            assert_eq!(seen.contains(first.wrapping_sub(60)), None);
+        }
+    }
+
+    #[test]
+    fn what_is_too_old_is_unknown() {
+        let mut seen = SeenTransactions::new(100);
+        seen.insert(101);
+        seen.insert(101 + (SEEN_WORDS_MAX as u32) * 64 * 2);
+        assert_eq!(seen.contains(101), None);
+    }
 }
