@@ -231,6 +231,16 @@ impl Outlet {
         self.offer_to_store(key, value, Token::PROGRESS)
     }
 
+    /// Stores what only a later start asks for, under the checkpoint's key and `key`. No checkpoint that is offered
+    /// later can be stored without it.
+    pub(crate) fn store_note(&mut self, key: &str, value: &[u8]) -> Result<(), StageError> {
+        let key = format!("{}{key}", self.parts.identity.key());
+        match &mut self.parts.store {
+            Store::File(file) => file.store(&key, value),
+            Store::Topic(_) => self.offer_to_store(&key, value, Token::NOTE),
+        }
+    }
+
     /// How many such records were acknowledged since this was asked last.
     pub(crate) fn take_stored_progress(&mut self) -> u32 {
         std::mem::take(&mut self.stored_progress)
@@ -258,7 +268,7 @@ impl Outlet {
         key: Option<&[u8]>,
         value: &[u8],
     ) -> Result<(), StageError> {
-        self.offer_apart(topic, partition, key, value, Token::NOTE)
+        self.offer_apart(topic, partition, key, value, Token::NOTIFICATION)
     }
 
     /// How many notifications were acknowledged since this was asked last.
@@ -323,7 +333,8 @@ impl Outlet {
                 }
                 None if token == Token::PROGRESS => self.stored_progress += 1,
                 None if token == Token::REQUESTS => self.stored_requests += 1,
-                None if token == Token::NOTE => self.noted += 1,
+                None if token == Token::NOTIFICATION => self.noted += 1,
+                None if token == Token::NOTE => {}
                 None => self.history_on_its_way = false,
             }
         }

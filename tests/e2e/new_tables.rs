@@ -62,10 +62,24 @@ fn status(headwater: &Headwater) -> Result<Json> {
 
 /// Waits until a job with this table is done.
 async fn copied(headwater: &Headwater, table: &str) -> Result<()> {
-    headwater.log_line(&["copied", &format!("public.{table}_items")]).await?;
+    headwater.log_line(&["\"copied\"", &format!("public.{table}_items")]).await?;
     until(WAIT, "the job to be done", async || Ok(status(headwater)?["state"] == "done"))
         .await
         .with_context(|| headwater.log_tail())
+}
+
+/// Waits until so many tables are stored as known.
+async fn stored_as_known(test: &Fixture, tables: usize) -> Result<()> {
+    let topic = format!("checkpoint.{}", test.prefix());
+    until(WAIT, "the tables to be stored", async || {
+        let records = test.raw_topic(&topic)?;
+        let of_requests = |key: &[u8]| key.ends_with(b"/requests");
+        let last = records.iter().rfind(|record| record.key.as_deref().is_some_and(of_requests));
+        let Some(value) = last.and_then(|record| record.value.as_deref()) else { return Ok(false) };
+        let value: Json = serde_json::from_slice(value)?;
+        Ok(value["tables"].as_array().is_some_and(|known| known.len() == tables))
+    })
+    .await
 }
 
 /// A transaction that has written to a table, in all ways, and is open. Its keys are no others'.
@@ -117,11 +131,13 @@ async fn writers_open(test: &mut Fixture) -> Result<()> {
             .await?;
     }
     traffic.commits(150).await?;
+    let waiting = headwater.metric("headwater_snapshot_new_tables_waiting", &[]);
     for (number, writer) in writers.iter().enumerate() {
+        ensure!(headwater.log_lines(&["beside the stream"]).is_empty(), "it did not wait");
         writer.batch_execute(if number == 3 { "rollback" } else { "commit" }).await?;
         traffic.commits(10).await?;
     }
-    ensure!(headwater.log_lines(&["copied"]).is_empty(), "it did not wait");
+    ensure!(waiting == Some(1.0), "{waiting:?} tables were waiting");
     copied(&headwater, "a").await?;
     traffic.commits(50).await?;
     traffic.finish().await;
@@ -243,7 +259,7 @@ async fn not_copied(test: &mut Fixture) -> Result<()> {
     headwater.exits_with(53).await?;
     headwater = test.start(config(test).set("snapshot.on_new_table", "stream_only")).await?;
     headwater.log_line(&["public.a_items", "are not copied"]).await?;
-    test.settle().await?;
+    stored_as_known(test, 2).await?;
     headwater.stop().await?;
     headwater = test.start(config(test)).await?;
     test.database.execute("update a_items set version = nextval('a_versions') where id = 1; insert into known values (1, 1)").await?;
@@ -284,8 +300,8 @@ async fn of_schemas_and_partitions(test: &mut Fixture) -> Result<()> {
                   alter table sales.parts attach partition parts_1 for values from (1) to (100)",
         )
         .await?;
-    headwater.log_line(&["copied", "public.parts_1"]).await?;
-    headwater.log_line(&["copied", "sales.born"]).await?;
+    headwater.log_line(&["\"copied\"", "public.parts_1"]).await?;
+    headwater.log_line(&["\"copied\"", "sales.born"]).await?;
     test.settle().await?;
     headwater.stop().await?;
     ensure!(test.raw_topic(&test.topic("public.parts_1"))?.len() == 30);

@@ -17,6 +17,7 @@ use headwater_pgoutput::Lsn;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
+use super::again::Again;
 use super::control::{SnapshotControl, SnapshotStatus, TableStatus};
 use super::notifications::{JobStep, Notifier};
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
@@ -86,7 +87,7 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) fn new(mut parts: CoordinatorParts) -> Coordinator {
-        let StoredSnapshot { job, tables } = std::mem::take(&mut parts.stored);
+        let StoredSnapshot { job, tables, .. } = std::mem::take(&mut parts.stored);
         Coordinator {
             parts,
             client: None,
@@ -108,6 +109,7 @@ impl Coordinator {
         self.tell_job(None);
         self.tell_settled()?;
         self.give_up_if_unwanted()?;
+        self.watch_on()?;
         let began_with_one = self.is_running();
         if !self.is_under_way() {
             self.parts.notifier.skipped(self.parts.epoch)?;
@@ -127,6 +129,15 @@ impl Coordinator {
             self.take_requests().await?;
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
+                // A crash may have come between the end of the last table and that of the job.
+                if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
+                    self.set_job(JobState::Done)?;
+                }
+                // What waited for the end of it comes next.
+                self.take_requests().await?;
+            }
+            if self.is_running() {
+                continue;
             }
             if self.parts.settings.snapshot.mode == SnapshotMode::Only && self.is_done() {
                 return Ok(SnapshotEnd::OnlySnapshot);
@@ -326,7 +337,9 @@ impl Coordinator {
             state: TableState::Waiting,
             filter,
             pages_done: Vec::new(),
+            key_columns: Vec::new(),
             after_key: None,
+            again: Again::default(),
             settled: None,
             rows: 0,
             bytes: 0,
@@ -373,8 +386,10 @@ impl Coordinator {
                 table
             }
             Pending::Key { table, after, bytes } => {
-                self.tables[table].after_key = after.or_else(|| self.tables[table].after_key.take());
-                self.tables[table].bytes += bytes;
+                let record = &mut self.tables[table];
+                record.after_key = after.or_else(|| record.after_key.take());
+                record.again.acknowledged(chunk);
+                record.bytes += bytes;
                 table
             }
         };
@@ -447,10 +462,9 @@ impl Coordinator {
             }
         });
         self.store_table(at)?;
-        let is_over = |table: &TableRecord| matches!(table.state, TableState::Done | TableState::Failed);
-        let left = self.tables.iter().filter(|table| !is_over(table)).count();
+        let left = self.tables.iter().filter(|table| !table.is_over()).count();
         self.parts.metrics.snapshot_tables_left.set(left as i64);
-        if self.is_running() && self.tables.iter().all(is_over) {
+        if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
             let seconds = self.began.elapsed().as_secs_f64();
             let rows: u64 = self.tables.iter().map(|table| table.rows).sum();
             tracing::info!(tables = self.tables.len(), rows, seconds, "the snapshot is complete");
@@ -486,7 +500,7 @@ impl Coordinator {
         self.send(CopyInput::Store { key, value })
     }
 
-    fn store_table(&mut self, at: usize) -> Result<(), StageError> {
+    pub(crate) fn store_table(&mut self, at: usize) -> Result<(), StageError> {
         let record = &self.tables[at];
         let value = serde_json::to_vec(record).expect("a record is plain data");
         let key = record.key(&self.parts.checkpoint_key);
