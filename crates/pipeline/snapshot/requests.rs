@@ -32,6 +32,9 @@ pub(crate) const REQUESTS_PART: &str = "/requests";
 /// Requests that may wait: more than a person has in mind at a time.
 const WAITING_MAX: usize = 100;
 
+/// A value with more bytes is stored without the tables that are known: some 60,000 of them.
+const VALUE_BYTES_MAX: usize = 900 << 10;
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -91,11 +94,40 @@ pub(crate) struct TopicPlace {
 
 /// A published table that is not new.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredTable", into = "StoredTable")]
 pub(crate) struct KnownTable {
     pub(crate) relation: u32,
     /// What makes it published; none by FOR ALL TABLES.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) members: Vec<u32>,
+}
+
+/// As few bytes as JSON allows: there may be tens of thousands.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredTable {
+    Plain(u32),
+    /// Its relation, and then what makes it published.
+    Member(Vec<u32>),
+}
+
+impl From<KnownTable> for StoredTable {
+    fn from(table: KnownTable) -> StoredTable {
+        match table.members.as_slice() {
+            [] => StoredTable::Plain(table.relation),
+            members => StoredTable::Member([&[table.relation], members].concat()),
+        }
+    }
+}
+
+impl From<StoredTable> for KnownTable {
+    fn from(stored: StoredTable) -> KnownTable {
+        let numbers = match stored {
+            StoredTable::Plain(relation) => vec![relation],
+            StoredTable::Member(numbers) => numbers,
+        };
+        let relation = numbers.first().copied().unwrap_or_default();
+        KnownTable { relation, members: numbers.into_iter().skip(1).collect() }
+    }
 }
 
 impl KnownTable {
@@ -147,7 +179,12 @@ impl RequestsRecord {
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record is plain data")
+        let bytes = serde_json::to_vec(self).expect("a record is plain data");
+        if bytes.len() <= VALUE_BYTES_MAX || self.tables.is_none() {
+            return bytes;
+        }
+        // Topics take 1 MB by default. Without them the tables of the next start are taken for known.
+        RequestsRecord { tables: None, ..self.clone() }.to_bytes()
     }
 }
 
@@ -425,6 +462,20 @@ mod tests {
         };
         check(&[], &[("c", 0)]);
         check(&["x"], &[("a", 1), ("b", 1), ("c", 0)]);
+    }
+
+    #[test]
+    fn tables_are_stored_in_few_bytes_and_not_beyond_a_limit() {
+        let table = |relation, members: &[u32]| KnownTable { relation, members: members.to_vec() };
+        let (all, receiver) = requests(RequestsRecord::default(), 0);
+        all.know(vec![table(16385, &[]), table(16390, &[7, 8])], None).unwrap();
+        let record = stored(&receiver);
+        assert_eq!(record.tables, all.known());
+        let json = String::from_utf8(record.to_bytes()).unwrap();
+        assert!(json.contains(r#""tables":[16385,[16390,7,8]]"#), "{json}");
+        all.know((0..500_000).map(|relation| table(relation, &[])).collect(), None).unwrap();
+        assert_eq!(stored(&receiver).tables, None);
+        assert_eq!(all.known().map(|known| known.len()), Some(500_000), "in this session they are known");
     }
 
     #[test]
