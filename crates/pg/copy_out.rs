@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fallible_iterator::FallibleIterator;
@@ -31,7 +32,7 @@ use crate::wire::Wire;
 const TEXT_FORMAT: u8 = 0;
 
 /// A SQL connection for COPY. Values look as they do in the stream, row-level security is an error where it would
-/// leave out rows, and no timeout of role or database ends it.
+/// leave out rows, and no timeout of role or database ends it: its own are set with [`CopySession::set_timeouts`].
 pub struct CopySession {
     wire: Wire,
     parameters: BTreeMap<String, String>,
@@ -69,6 +70,13 @@ impl CopySession {
     /// The server's version as `server_version_num` has it: 150018.
     pub fn server_version(&self) -> u32 {
         version_number(self.parameters.get("server_version").map_or("", String::as_str))
+    }
+
+    /// Limits how long a statement may wait for a lock, 10 s without this, and how long it may take, which is for ever
+    /// without this; zero is no limit. A COPY's time runs on while nobody reads it.
+    pub async fn set_timeouts(&mut self, lock: Duration, statement: Duration) -> Result<(), Error> {
+        let (lock, statement) = (milliseconds(lock), milliseconds(statement));
+        self.query(&format!("SET lock_timeout = {lock}; SET statement_timeout = {statement}")).await.map(drop)
     }
 
     /// Sets the length above which a row is refused with [`ErrorKind::FrameTooLarge`], after which the session is of
@@ -220,6 +228,11 @@ impl CopySession {
             cancel.disarm();
         }
     }
+}
+
+/// As the server takes it: whole milliseconds of 31 bits, where 0 would be no limit.
+fn milliseconds(timeout: Duration) -> u128 {
+    if timeout.is_zero() { 0 } else { timeout.as_millis().clamp(1, i32::MAX as u128) }
 }
 
 /// After FATAL no ReadyForQuery comes.

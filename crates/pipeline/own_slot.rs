@@ -199,7 +199,7 @@ async fn take(
             slot_state(client, settings).await?.ok_or(StageError::Silent { whom: "the slot", seconds: 0 })?;
         suitable(&state, &identity.database).map_err(StageError::Halt)?;
         if !standing_by {
-            publications_exist(settings, client).await?;
+            publications_exist(settings, client, status).await?;
         }
         let next = match session.take() {
             Some(session) => session,

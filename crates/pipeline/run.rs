@@ -213,6 +213,7 @@ async fn stream(
     });
     let resolver = Resolver {
         client: owned.client,
+        postgres: settings.postgres.clone(),
         destination: destination.clone(),
         status: status.clone(),
         metrics: metrics.clone(),

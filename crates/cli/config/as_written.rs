@@ -315,6 +315,17 @@ sections! {
         max_transaction_age: Duration = "30m",
         /// How much is copied at a time beside the stream.
         chunk_bytes: Size = "1MiB",
+        /// Rows that all workers together may read in a second, also beside the stream; 0 is no limit.
+        max_rows_per_second: i32 = "0",
+        /// Bytes, as COPY sends them, that all workers together may read in a second, also beside the stream;
+        /// `0MiB` is no limit.
+        max_bytes_per_second: Size = "0MiB",
+        /// How long a copy waits for a table's lock (ACCESS SHARE) before it lets go, so that those who stand behind
+        /// it get their turn, and tries again; `0s` waits on.
+        lock_timeout: Duration = "10s",
+        /// How long one chunk may take on the server beside the stream before it is tried again with half the rows;
+        /// `0s` is no limit. Under the slot's snapshot a copy may take as long as Kafka makes it wait.
+        statement_timeout: Duration = "5m",
     }
 
     /// Where the position is kept that was reached for certain.

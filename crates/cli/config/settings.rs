@@ -298,6 +298,10 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers,
         max_transaction_age,
         chunk_bytes,
+        max_rows_per_second,
+        max_bytes_per_second,
+        lock_timeout,
+        statement_timeout,
     } = written;
     let names = |field: Field<Names>| field.value().unwrap_or_default().0;
     let origin = workers.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
@@ -306,6 +310,14 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         let message = format!("{workers} is not between 1 and 64");
         return findings.wrong(&origin, "snapshot.workers", message);
     }
+    let origin = max_rows_per_second.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let Ok(max_rows_per_second) = u64::try_from(max_rows_per_second.value()?) else {
+        return findings.wrong(
+            &origin,
+            "snapshot.max_rows_per_second",
+            "is negative; 0 is no limit".to_owned(),
+        );
+    };
     Some(SnapshotSettings {
         mode: mode.value()?,
         tables: TableChoice { include: names(include_tables), exclude: names(exclude_tables) },
@@ -314,6 +326,10 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers: workers as usize,
         max_transaction_age: max_transaction_age.value()?,
         chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
+        max_rows_per_second,
+        max_bytes_per_second: max_bytes_per_second.value()?.0,
+        lock_timeout: lock_timeout.value()?,
+        statement_timeout: statement_timeout.value()?,
     })
 }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
-use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::lock_wait::telling_locks;
+use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
@@ -18,6 +19,7 @@ use super::control::{Asked, Command};
 use super::coordinator::{Coordinator, Pending};
 use super::copier::name_of;
 use super::progress::{JobKind, JobState, TableState};
+use super::seen::tell_lock;
 use super::{BesideChunk, Chunk, CopyInput, Report};
 use crate::backoff::Backoff;
 use crate::error::StageError;
@@ -37,6 +39,9 @@ const TOLD_AFTER: Duration = Duration::from_secs(2);
 
 /// Keys of one chunk of rows that are read again.
 const AGAIN_KEYS: usize = 500;
+
+/// The server's word for a statement that took longer than its timeout.
+const QUERY_CANCELED: &str = "57014";
 
 /// Why a table's copy stopped.
 enum Stopped {
@@ -113,7 +118,7 @@ impl Coordinator {
         self.send(CopyInput::Watch { relation: table.table.id, key })?;
         let mut places = self.places(at, &table);
         let mut again: Vec<Vec<String>> = Vec::new();
-        let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes);
+        let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes, &self.pace);
         let mut session = None;
         let mut signature = None;
         loop {
@@ -126,9 +131,9 @@ impl Coordinator {
                 None if again.is_empty() => return Ok(Stopped::AtItsEnd),
                 None => Next::Again(again.split_off(again.len().saturating_sub(AGAIN_KEYS))),
             };
-            let began = Instant::now();
             let read = self.read(at, &mut session, &mut table, &mut signature, &next, &mut size).await?;
             let reached = read.reached.clone();
+            let (rows, bytes) = (read.rows.iter().map(|rows| rows.len() as u64).sum(), read.bytes);
             match self.hand_over(at, &table, read).await? {
                 Ok(overtaken_in_part) => again.extend(overtaken_in_part),
                 Err(after) => {
@@ -143,15 +148,13 @@ impl Coordinator {
                 }
             }
             advance(&mut places, reached);
-            self.spent(at, began.elapsed());
+            self.pace.read(rows, bytes).await;
         }
     }
 
     /// The table as it is now.
     async fn present(&mut self, at: usize) -> Result<SnapshotTable, StageError> {
-        let publications = self.parts.settings.publications.clone();
-        let looking = StageError::postgres("looking for a table of the snapshot");
-        let published = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
+        let published = self.choose(&["*".to_owned()]).await?;
         let record = &self.tables[at];
         let name = record.name();
         let found = published
@@ -216,9 +219,12 @@ impl Coordinator {
                 }
                 Ok(None) => {}
                 Err(StageError::Copy { source, .. } | StageError::Postgres { source, .. })
-                    if source.is_transient() || source.sqlstate() == Some("55P03") =>
+                    if source.is_transient() =>
                 {
                     *session = None;
+                    if source.sqlstate() == Some(QUERY_CANCELED) {
+                        size.halve();
+                    }
                     let pause = backoff.next();
                     let reason = crate::error::chain(&source);
                     if backoff.is_first() {
@@ -251,10 +257,17 @@ impl Coordinator {
             None => {
                 let mut open = CopySession::connect(&self.parts.settings.postgres).await.map_err(failed)?;
                 open.set_max_frame_bytes(self.parts.settings.max_row_bytes);
+                let limits = &self.parts.settings.snapshot;
+                open.set_timeouts(limits.lock_timeout, limits.statement_timeout).await.map_err(failed)?;
                 session.insert(open)
             }
         };
-        let opened = chunker::open(open, &table.sql_name(), table.table.id).await.map_err(failed)?;
+        let (doing, pids) = (format!("the copy of {}", name_of(table)), [open.backend_pid()]);
+        let tell = tell_lock(&self.parts.control, &doing);
+        let sql_name = table.sql_name();
+        let opening = chunker::open(open, &sql_name, table.table.id);
+        let opened = telling_locks(&self.parts.settings.postgres, &pids, tell, opening).await;
+        let opened = opened.map_err(failed)?;
         if signature.as_ref() != Some(&opened.signature) {
             // Locked as it is, nobody changes it while it is looked up.
             let now = self.present(at).await?;
@@ -368,15 +381,6 @@ impl Coordinator {
         }
         self.tell_waiting(None);
         Ok(())
-    }
-
-    fn spent(&self, at: usize, time: Duration) {
-        let name = self.tables[at].name();
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                table.seconds += time.as_secs_f64();
-            }
-        });
     }
 
     /// Commands that came meanwhile.

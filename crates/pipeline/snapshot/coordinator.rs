@@ -11,14 +11,17 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use headwater_pg::Client;
-use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pgoutput::Lsn;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
-use super::control::{SnapshotControl, SnapshotStatus, TableStatus};
+use super::choice::{chosen_tables, readable};
+use super::control::SnapshotControl;
+use super::pace::Pace;
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
+use super::seen::{Estimate, tell_lock};
 use super::{CopyInput, Input, Report};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
@@ -73,13 +76,19 @@ pub(crate) struct Coordinator {
     unstored: u64,
     next_chunk: u32,
     began: Instant,
-    /// When progress was logged last.
-    told: Instant,
+    /// When progress was logged last,
+    pub(crate) told: Instant,
+    /// and when its metrics were set.
+    pub(crate) published: Instant,
+    /// How many rows the job's tables may have, by name.
+    pub(crate) estimates: HashMap<String, Estimate>,
+    pub(crate) pace: Arc<Pace>,
 }
 
 impl Coordinator {
     pub(crate) fn new(mut parts: CoordinatorParts) -> Coordinator {
         let StoredSnapshot { job, tables } = std::mem::take(&mut parts.stored);
+        let pace = Arc::new(Pace::new(&parts.settings.snapshot));
         Coordinator {
             parts,
             client: None,
@@ -91,6 +100,9 @@ impl Coordinator {
             next_chunk: 0,
             began: Instant::now(),
             told: Instant::now(),
+            published: Instant::now(),
+            estimates: HashMap::new(),
+            pace,
         }
     }
 
@@ -98,7 +110,7 @@ impl Coordinator {
     pub(crate) async fn run(mut self) -> Result<SnapshotEnd, StageError> {
         let control = self.parts.control.clone();
         let mut asked = control.asked.lock().await;
-        self.tell_job(None);
+        self.tell_job();
         self.tell_settled()?;
         self.give_up_if_unwanted()?;
         let began_with_one = self.is_running();
@@ -170,14 +182,16 @@ impl Coordinator {
 
     /// Goes on with a job that a session before this one began.
     async fn take_up(&mut self) -> Result<(), StageError> {
+        let all = ["*".to_owned()];
+        let tables = self.choose(if self.tables.is_empty() { &[] } else { &all }).await?;
         if self.tables.is_empty() {
-            let tables = self.choose(&[]).await?;
             self.readable(&tables)?;
             self.tables = tables.iter().map(|table| self.record(table, None)).collect();
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
-        self.tell_job(None);
+        self.estimate(&tables).await;
+        self.tell_job();
         self.store_all()?;
         self.copy_keyless().await
     }
@@ -215,7 +229,9 @@ impl Coordinator {
         self.job = Some(JobRecord { version: VERSION, token, id, kind, state, epoch });
         self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
         self.began = Instant::now();
-        self.tell_job(None);
+        self.estimates.clear();
+        self.estimate(&tables).await;
+        self.tell_job();
         self.store_all().map_err(|error| crate::error::chain(&error))?;
         Ok(self.tables.len())
     }
@@ -232,60 +248,13 @@ impl Coordinator {
 
     /// The published tables that are to be copied, in their order.
     pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
-        let publications = self.parts.settings.publications.clone();
-        let looking = StageError::postgres("looking for the tables of the snapshot");
-        let mut tables = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
-        let settings = &self.parts.settings;
-        tables.retain(|table| {
-            let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
-            let full = format!("{schema}.{name}");
-            let asked = match patterns {
-                [] => settings.snapshot.tables.takes(schema, name),
-                patterns => patterns.iter().any(|pattern| headwater_avro::glob_matches(pattern, &full)),
-            };
-            let outbox =
-                settings.outbox.iter().find(|outbox| outbox.schema == schema && outbox.table == name);
-            asked && settings.takes_table(schema, name) && outbox.is_none_or(|outbox| outbox.snapshot)
-        });
-        let place = |table: &SnapshotTable| {
-            let name = super::copier::name_of(table);
-            let order = &settings.snapshot.order;
-            order
-                .iter()
-                .position(|pattern| headwater_avro::glob_matches(pattern, &name))
-                .unwrap_or(order.len())
-        };
-        tables.sort_by_key(place);
-        Ok(tables)
+        let (settings, control) = (self.parts.settings.clone(), self.parts.control.clone());
+        let tell = tell_lock(&control, "reading the catalog");
+        chosen_tables(self.client().await?, &settings, patterns, tell).await
     }
 
-    /// All that this role can't read, at once.
     pub(crate) fn readable(&self, tables: &[SnapshotTable]) -> Result<(), StageError> {
-        let name = super::copier::name_of;
-        let user = &self.parts.settings.postgres.user;
-        let hidden: Vec<String> = tables.iter().filter(|table| !table.may_select).map(name).collect();
-        if !hidden.is_empty() {
-            return Err(StageError::Halt(Halt::new(
-                ExitCode::SnapshotRefused,
-                format!("the role {user} may not read {}, and a snapshot has to", hidden.join(", ")),
-                format!(
-                    "GRANT SELECT ON {} TO {user}; or snapshot.mode = \"never\", or leave them out with snapshot.exclude_tables",
-                    hidden.join(", ")
-                ),
-            )));
-        }
-        let guarded: Vec<String> = tables.iter().filter(|table| table.row_security).map(name).collect();
-        if !guarded.is_empty() {
-            return Err(StageError::Halt(Halt::new(
-                ExitCode::SnapshotRefused,
-                format!(
-                    "row-level security hides rows of {} from the role {user}: a snapshot would lack them, and the stream has them",
-                    guarded.join(", ")
-                ),
-                format!("ALTER ROLE {user} BYPASSRLS, or leave the tables out with snapshot.exclude_tables"),
-            )));
-        }
-        Ok(())
+        readable(&self.parts.settings, tables)
     }
 
     pub(crate) fn record(&self, table: &SnapshotTable, filter: Option<String>) -> TableRecord {
@@ -355,23 +324,8 @@ impl Coordinator {
         let record = &mut self.tables[at];
         record.rows += rows;
         record.epoch = self.parts.epoch;
-        let name = record.name();
-        let labels = [name.as_str()];
-        self.parts.metrics.snapshot_rows.with_label_values(&labels).inc_by(rows);
-        self.parts.metrics.snapshot_bytes.with_label_values(&labels).inc_by(record.bytes - bytes_before);
-        self.parts.metrics.snapshot_chunks.with_label_values(&labels).inc();
-        let (rows, bytes) = (record.rows, record.bytes);
-        if self.told.elapsed() > TOLD_INTERVAL {
-            self.told = Instant::now();
-            tracing::info!(table = name, rows, "copying");
-        }
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                (table.rows, table.bytes) = (rows, bytes);
-                table.chunks += 1;
-                table.rows_estimated = table.rows_estimated.max(rows);
-            }
-        });
+        let bytes = record.bytes - bytes_before;
+        self.tell_acknowledged(at, rows, bytes);
         if done { self.set_table(at, TableState::Done, None) } else { self.store_table(at) }
     }
 
@@ -389,25 +343,7 @@ impl Coordinator {
         error: Option<String>,
     ) -> Result<(), StageError> {
         self.tables[at].state = state;
-        let name = self.tables[at].name();
-        let rows = self.tables[at].rows;
-        match state {
-            TableState::Done => tracing::info!(table = name, rows, "copied"),
-            TableState::Failed => {
-                self.parts.metrics.errors.with_label_values(&["snapshot"]).inc();
-                tracing::warn!(table = name, error, "giving up the copy of a table");
-            }
-            TableState::Waiting | TableState::Copying => {}
-        }
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                table.state = state;
-                table.error = error;
-                if state == TableState::Done {
-                    table.rows_estimated = rows;
-                }
-            }
-        });
+        self.tell_table(at, state, error);
         self.store_table(at)?;
         let is_over = |table: &TableRecord| matches!(table.state, TableState::Done | TableState::Failed);
         let left = self.tables.iter().filter(|table| !is_over(table)).count();
@@ -426,11 +362,7 @@ impl Coordinator {
             job.state = state;
             job.epoch = self.parts.epoch;
         }
-        self.parts.control.change(|status| {
-            status.state = state;
-            status.waiting = None;
-            status.transaction_age_seconds = None;
-        });
+        self.tell_job_state(state);
         self.store_job()
     }
 
@@ -457,39 +389,6 @@ impl Coordinator {
         }
         self.store_job()
     }
-
-    /// Tells of the job and its tables anew.
-    pub(crate) fn tell_job(&self, estimates: Option<&[SnapshotTable]>) {
-        let Some(job) = &self.job else { return };
-        let status_of = |(at, record): (usize, &TableRecord)| {
-            let estimated = estimates
-                .and_then(|tables| tables.get(at))
-                .map_or(0, |table| table.leaves.iter().map(|leaf| leaf.estimated_rows).sum());
-            let status = TableStatus {
-                state: record.state,
-                rows: record.rows,
-                rows_estimated: record.rows.max(estimated),
-                bytes: record.bytes,
-                chunks: 0,
-                seconds: 0.0,
-                error: None,
-            };
-            (record.name(), status)
-        };
-        self.parts.control.set(SnapshotStatus {
-            id: job.id.clone(),
-            kind: job.kind,
-            state: job.state,
-            waiting: None,
-            transaction_age_seconds: None,
-            tables: self.tables.iter().enumerate().map(status_of).collect(),
-        });
-    }
-
-    /// Says what holds the job up, or that nothing does any more.
-    pub(crate) fn tell_waiting(&self, waiting: Option<String>) {
-        self.parts.control.change(|status| status.waiting = waiting);
-    }
 }
 
 pub(crate) fn failed(why: &str) -> StageError {
@@ -499,9 +398,6 @@ pub(crate) fn failed(why: &str) -> StageError {
         "correct it, or set snapshot.mode = \"never\"",
     ))
 }
-
-/// Time between two lines of the log about a copy.
-const TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two looks at what a snapshot holds back.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);

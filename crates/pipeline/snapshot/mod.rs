@@ -11,13 +11,17 @@
 //! `coordinator.rs` decides which, keeps the progress (`progress.rs`), and owns neither records nor positions.
 
 mod beside;
+pub(crate) mod choice;
 mod chunker;
 pub mod control;
 pub(crate) mod coordinator;
 mod copier;
 pub(crate) mod intake;
 mod keyless;
+mod meter;
+mod pace;
 pub mod progress;
+pub(crate) mod seen;
 mod touched;
 mod under;
 

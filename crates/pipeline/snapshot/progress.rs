@@ -148,6 +148,16 @@ impl TableRecord {
         done.pages = merged;
     }
 
+    /// How many of the first `pages` pages of a storage are left, whichever rewrite of it they are of.
+    pub(crate) fn pages_left_of(&self, relation: u32, pages: u32) -> u64 {
+        let filenode =
+            self.pages_done.iter().find(|done| done.relation == relation).map_or(0, |done| done.filenode);
+        self.pages_left(relation, filenode, pages)
+            .iter()
+            .map(|range| u64::from(range.end - range.start))
+            .sum()
+    }
+
     /// What is left of `pages` pages of a storage.
     pub(crate) fn pages_left(&self, relation: u32, filenode: u32, pages: u32) -> Vec<Range<u32>> {
         let done = self.pages_done.iter().find(|done| done.relation == relation && done.filenode == filenode);
