@@ -153,7 +153,8 @@ impl Resolver {
         schema_json: &str,
         mut on_incompatible: OnIncompatible,
     ) -> Result<SchemaId, StageError> {
-        let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        // What is thrown away is read by nobody.
+        let Some(destination) = &self.destination else { return Ok(SchemaId(1)) };
         let Some(registry) = &destination.registry else {
             return Err(StageError::Halt(Halt::new(
                 ExitCode::RegistryRefused,

@@ -23,7 +23,7 @@ use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
-use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
 use crate::snapshot::control::SnapshotControl;
@@ -406,6 +406,10 @@ fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
     Ok(match &settings.sink {
         SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(&producer_settings(settings, kafka))?),
         SinkSettings::Stdout => Box::new(LineSink::stdout()),
+        SinkSettings::Discard => {
+            tracing::warn!("sink.type = \"discard\": what the slot sends is thrown away");
+            Box::new(DiscardSink::default())
+        }
         SinkSettings::File { path } => Box::new(LineSink::file(path)?),
     })
 }

@@ -269,6 +269,8 @@ pub enum SinkSettings {
     },
     /// Lines of JSON on the standard output.
     Stdout,
+    /// Nowhere: records are made as for Kafka, in Avro with made-up schema ids, and thrown away.
+    Discard,
     /// Lines of JSON appended to a file.
     File {
         /// The file, created if it does not exist.

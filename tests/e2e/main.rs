@@ -38,6 +38,7 @@ mod schema_partitions;
 mod schema_registry;
 mod shapes;
 mod slot_creation;
+mod snapshot_seen;
 mod snapshots;
 mod snapshots_beside;
 mod stored;

@@ -366,7 +366,8 @@ sections! {
 
     /// Where the records go.
     "sink" => pub struct Sink {
-        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file.
+        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file; `discard` to throw away what is made
+        /// for Kafka, to measure everything before it.
         kind as "type": SinkType = "kafka",
         /// The file that `type = "file"` appends to.
         path: PathBuf,

@@ -421,11 +421,12 @@ fn make_sink(
 ) -> Option<SinkSettings> {
     let as_written::Sink { kind, path } = written;
     let kind = kind.value()?;
-    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout) = (&path, kind) {
+    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout | SinkType::Discard) = (&path, kind) {
         findings.problems.add(origin, "sink.path", "has a meaning only with type = \"file\"");
     }
     match kind {
         SinkType::Stdout => Some(SinkSettings::Stdout),
+        SinkType::Discard => Some(SinkSettings::Discard),
         SinkType::File => Some(SinkSettings::File {
             path: findings.require(path, "sink.path", "path = \"changes.jsonl\"")?,
         }),
