@@ -22,7 +22,7 @@ const REFRESH: Duration = Duration::from_millis(250);
 const BARS_MAX: usize = 8;
 
 /// Cells of a bar.
-const BAR_CELLS: usize = 24;
+const BAR_CELLS: usize = 16;
 
 /// A bar's steps: tenths of a percent.
 const STEPS: u64 = 1000;
@@ -94,16 +94,16 @@ fn show(status: &Value, shown: &mut BTreeMap<String, ProgressBar>) {
     }
 }
 
-/// What stands beside a bar.
+/// What stands beside a bar: what a narrow terminal has no room for comes last.
 fn bar_text(table: &Value) -> String {
     format!(
-        "{:5.1} %  {} of about {} rows  {} rows/s  {}/s  {}",
+        "{:4.1} %  {} rows/s  {}/s  {} left  {} of about {} rows",
         number(table, "percent"),
-        grouped(whole(table, "rows_read")),
-        grouped(whole(table, "rows_estimated")),
         grouped(whole(table, "rows_per_second")),
         human_bytes(whole(table, "bytes_per_second")),
-        table["eta_seconds"].as_f64().map_or_else(String::new, |left| format!("{} left", duration(left))),
+        table["eta_seconds"].as_f64().map_or_else(|| "?".to_owned(), duration),
+        grouped(whole(table, "rows_read")),
+        grouped(whole(table, "rows_estimated")),
     )
 }
 
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_bar_has_what_a_person_wants_to_know() {
         let text = bar_text(&status()["tables"]["public.orders"]);
-        assert_eq!(text, " 61.7 %  1,234,567 of about 2,000,000 rows  1,000 rows/s  2.0 KiB/s  12m45s left");
+        assert_eq!(text, "61.7 %  1,000 rows/s  2.0 KiB/s  12m45s left  1,234,567 of about 2,000,000 rows");
     }
 
     #[test]

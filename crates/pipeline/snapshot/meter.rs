@@ -104,7 +104,8 @@ impl TableMeter {
         }
         if let Some((then, rows_then, bytes_then)) = clock.samples.front() {
             let passed = now.saturating_duration_since(*then).as_secs_f64();
-            if passed > 0.0 {
+            // Before that it is mostly what came at once.
+            if passed >= SAMPLE_INTERVAL.as_secs_f64() {
                 reading.rows_per_second = rows.saturating_sub(*rows_then) as f64 / passed;
                 reading.bytes_per_second = bytes.saturating_sub(*bytes_then) as f64 / passed;
             }
