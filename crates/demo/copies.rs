@@ -176,7 +176,8 @@ async fn copy(settings: &Settings, client: &Client, way: Way, round: u32) -> Res
     match way {
         Way::Psql => psql(settings),
         Way::Nothing | Way::Kafka => {
-            let slot = format!("bench_copy_{}_{round}", if way == Way::Kafka { "kafka" } else { "nothing" });
+            let name = if way == Way::Kafka { "kafka" } else { "nothing" };
+            let slot = slot_name(&format!("{name}_{round}"));
             let copied = headwater(settings, way, &slot);
             drop_slots(client).await?;
             if way == Way::Kafka && copied.is_ok() {
@@ -185,6 +186,11 @@ async fn copy(settings: &Settings, client: &Client, way: Way, round: u32) -> Res
             copied
         }
     }
+}
+
+/// One that no checkpoint of an earlier run knows.
+fn slot_name(of: &str) -> String {
+    format!("bench_copy_{}_{of}", std::process::id())
 }
 
 fn psql(settings: &Settings) -> Result<Copied> {
@@ -333,7 +339,7 @@ async fn latency_beside(
 ) -> Result<(Report, f64)> {
     client.batch_execute("TRUNCATE public.inventory").await?;
     let number = Beside::ALL.iter().position(|each| *each == beside).unwrap_or_default();
-    let slot = format!("bench_copy_beside_{number}_{round}");
+    let slot = slot_name(&format!("beside_{number}_{round}"));
     let limit = if beside == Beside::Limited { settings.limit } else { 0 };
     let snapshot = format!("[snapshot]\nmode = \"never\"\nmax_rows_per_second = {limit}\n");
     let mut running = start(settings, &slot, &snapshot)?;

@@ -24,6 +24,7 @@ use crate::cancel::CancelOnDrop;
 use crate::connect::{Backend, Established, Purpose, establish, version_number};
 use crate::copy_rows::{CopyRows, Run, Stop};
 use crate::error::{Error, ErrorKind, ServerError};
+use crate::receive_low_water::set_receive_low_water;
 use crate::replication::DEFAULT_MAX_FRAME_BYTES;
 use crate::settings::ConnectSettings;
 use crate::wire::Wire;
@@ -38,7 +39,15 @@ pub struct CopySession {
     parameters: BTreeMap<String, String>,
     backend: Backend,
     state: State,
+    /// What the socket's mark was set to; `None` where it has no effect.
+    low_water_bytes: Option<u32>,
 }
+
+/// A server sends a COPY in pieces of 8 KiB, and each wakes a reader that waits for it, and whom that wakes in turn.
+/// Once this much has come of a COPY, a read waits for as much again, or for [`READ_PATIENCE`].
+const LOW_WATER_BYTES: u32 = 64 << 10;
+/// What the end of a COPY may come later by.
+const READ_PATIENCE: Duration = Duration::from_millis(2);
 
 enum State {
     /// The server waits for a query.
@@ -46,7 +55,7 @@ enum State {
     /// The server answers a query; left behind by a future that was dropped.
     Busy,
     /// Rows come, once the server has said that it copies. After an error only the end of the answer does.
-    Copying { cancel: CancelOnDrop, begun: bool, failed: Option<Error> },
+    Copying { cancel: CancelOnDrop, begun: bool, failed: Option<Error>, read_bytes: u64 },
 }
 
 impl CopySession {
@@ -54,7 +63,8 @@ impl CopySession {
     pub async fn connect(settings: &ConnectSettings) -> Result<CopySession, Error> {
         let Established { mut wire, parameters, backend } = establish(settings, Purpose::Copy).await?;
         wire.frames.set_max_frame_bytes(DEFAULT_MAX_FRAME_BYTES);
-        let mut session = CopySession { wire, parameters, backend, state: State::Ready };
+        let low_water_bytes = wire.transport.tcp_socket().map(|_| 1);
+        let mut session = CopySession { wire, parameters, backend, state: State::Ready, low_water_bytes };
         if session.server_version() >= 170_000 {
             // As a startup parameter it would keep older servers from letting us in.
             session.query("SET transaction_timeout = 0").await?;
@@ -98,7 +108,7 @@ impl CopySession {
     /// it. (The server says that it begins to copy only along with the first rows.)
     pub async fn copy_out(&mut self, sql: &str) -> Result<(), Error> {
         let cancel = self.begin(sql).await?;
-        self.state = State::Copying { cancel, begun: false, failed: None };
+        self.state = State::Copying { cancel, begun: false, failed: None, read_bytes: 0 };
         Ok(())
     }
 
@@ -132,9 +142,44 @@ impl CopySession {
                         return Ok(None);
                     }
                 }
-                None => drop(self.wire.frames.fill(&mut self.wire.transport).await?),
+                None => self.read().await?,
             }
         }
+    }
+
+    /// Reads once, and much at a time when much has come already. Cancel-safe.
+    async fn read(&mut self) -> Result<(), Error> {
+        let State::Copying { read_bytes, .. } = &self.state else { return Ok(()) };
+        let is_large = *read_bytes >= u64::from(LOW_WATER_BYTES) && self.low_water_bytes.is_some();
+        let mut read = None;
+        if is_large {
+            self.set_low_water(LOW_WATER_BYTES)?;
+            let fill = self.wire.frames.fill(&mut self.wire.transport);
+            read = tokio::time::timeout(READ_PATIENCE, fill).await.ok();
+        }
+        let read = match read {
+            Some(read) => read?,
+            None => {
+                // The kernel now says at once that there is something, if there is.
+                self.set_low_water(1)?;
+                self.wire.frames.fill(&mut self.wire.transport).await?
+            }
+        };
+        if let State::Copying { read_bytes, .. } = &mut self.state {
+            *read_bytes += read as u64;
+        }
+        Ok(())
+    }
+
+    fn set_low_water(&mut self, bytes: u32) -> Result<(), Error> {
+        if let Some(current) = &mut self.low_water_bytes
+            && *current != bytes
+            && let Some(socket) = self.wire.transport.tcp_socket()
+        {
+            set_receive_low_water(socket, bytes).map_err(Error::io)?;
+            *current = bytes;
+        }
+        Ok(())
     }
 
     /// What the server says beside rows; true at the end of its answer.
@@ -178,6 +223,8 @@ impl CopySession {
         if !matches!(self.state, State::Ready) {
             return Err(Error::protocol("the session has not read the answer to its last statement"));
         }
+        // Answers are short.
+        self.set_low_water(1)?;
         self.state = State::Busy;
         let cancel = CancelOnDrop::new(self.backend.clone());
         match self.wire.send(|out| frontend::query(sql, out)).await {
