@@ -169,7 +169,8 @@ async fn stream(
     let (inputs, input_receiver) = std::sync::mpsc::channel();
     let (reports, report_receiver) = mpsc::unbounded_channel();
     // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
-    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
+    let waits = owned.keeper.is_some() || owned.stored.snapshot.job.is_some();
+    let (held, held_receiver) = watch::channel(waits);
     let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);
@@ -230,7 +231,9 @@ async fn stream(
         metrics: metrics.clone(),
     };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
-    status.set(Readiness::Streaming);
+    if !waits {
+        status.set(Readiness::Streaming);
+    }
     let source = tokio::spawn(source.run());
     let mut helpers = vec![
         tokio::spawn(resolver.run(question_receiver)),

@@ -21,6 +21,9 @@ use crate::status::Readiness;
 /// Time between two attempts to lock tables: those who stood behind the last one have their turn.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
+/// Time between two updates of metrics while nothing is acknowledged.
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Coordinator {
     /// Copies what the keeper's snapshot sees. What it can't finish within its limits is left for beside the stream.
     pub(crate) async fn copy_under(
@@ -175,6 +178,7 @@ impl Coordinator {
         asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<(), StageError> {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let mut shows = tokio::time::interval(SHOW_INTERVAL);
         let mut told = false;
         loop {
             tokio::select! {
@@ -190,10 +194,10 @@ impl Coordinator {
                     // Who asked may be gone.
                     drop(answer.send(Err(why.to_owned())));
                 }
+                _ = shows.tick() => self.tell_progress(),
                 _ = looks.tick() => {
                     keeper.alive().await.map_err(StageError::postgres("holding the slot's snapshot"))?;
                     let age = began.elapsed();
-                    self.tell_progress();
                     self.parts.status.progress();
                     if !told && let Some(why) = self.holds_too_much(age).await? {
                         told = true;
