@@ -38,6 +38,8 @@ mod schema_partitions;
 mod schema_registry;
 mod shapes;
 mod slot_creation;
+mod snapshot_faults;
+mod snapshot_naive;
 mod snapshots;
 mod snapshots_beside;
 mod stored;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
-use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::snapshot_tables::{KeyColumn, Leaf, SnapshotTable, snapshot_tables};
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
@@ -128,6 +128,13 @@ impl Coordinator {
             };
             let began = Instant::now();
             let read = self.read(at, &mut session, &mut table, &mut signature, &next, &mut size).await?;
+            let Some(read) = read else {
+                if let Next::Again(keys) = next {
+                    again.extend(keys);
+                }
+                places = self.places(at, &table);
+                continue;
+            };
             let reached = read.reached.clone();
             match self.hand_over(at, &table, read).await? {
                 Ok(overtaken_in_part) => again.extend(overtaken_in_part),
@@ -193,7 +200,7 @@ impl Coordinator {
         places
     }
 
-    /// Reads a chunk, over a new connection if the old one is gone.
+    /// Reads a chunk, over a new connection if the old one is gone. None when what is left has to be found anew.
     async fn read(
         &mut self,
         at: usize,
@@ -202,19 +209,18 @@ impl Coordinator {
         signature: &mut Option<Vec<Vec<Option<String>>>>,
         next: &Next,
         size: &mut ChunkSize,
-    ) -> Result<ChunkRead, StageError> {
+    ) -> Result<Option<ChunkRead>, StageError> {
         let mut backoff = Backoff::new();
         loop {
             let outcome = self.try_read(at, session, table, signature, next, size).await;
             match outcome {
-                Ok(Some(read)) => {
+                Ok(read) => {
                     if backoff.used() {
                         tracing::info!(table = self.tables[at].name(), "chunks can be read again");
                         self.tell_waiting(None);
                     }
                     return Ok(read);
                 }
-                Ok(None) => {}
                 Err(StageError::Copy { source, .. } | StageError::Postgres { source, .. })
                     if source.is_transient() || source.sqlstate() == Some("55P03") =>
                 {
@@ -258,14 +264,20 @@ impl Coordinator {
         if signature.as_ref() != Some(&opened.signature) {
             // Locked as it is, nobody changes it while it is looked up.
             let now = self.present(at).await?;
-            if now.table.id != table.table.id || now.key != table.key {
+            if now.table.id != table.table.id || !has_key_of(&now, table) {
                 return Err(refused(
                     format!("{} was made anew, or its key was changed, while it was copied", name_of(table)),
                     "begin its copy anew: headwater snapshot start",
                 ));
             }
+            let moved = self.was_moved(at, table, &now);
             *signature = Some(opened.signature.clone());
             *table = now;
+            if moved {
+                let ending = open.query("ROLLBACK").await;
+                ending.map_err(|source| StageError::Copy { table: name_of(table), source })?;
+                return Ok(None);
+            }
         }
         let filter = self.tables[at].filter.as_deref();
         let read = chunker::read(open, opened, table, filter, next, size).await?;
@@ -273,6 +285,29 @@ impl Coordinator {
             *session = None;
         }
         Ok(Some(read))
+    }
+
+    /// Whether rows may be elsewhere than where they were looked for. Of a partition that was attached nobody has
+    /// copied the rows before the key that was reached.
+    fn was_moved(&mut self, at: usize, before: &SnapshotTable, now: &SnapshotTable) -> bool {
+        let record = &mut self.tables[at];
+        let is_new = |leaf: &Leaf| before.leaves.iter().all(|known| known.oid != leaf.oid);
+        if now.leaves.iter().any(is_new) {
+            tracing::info!(table = record.name(), "a partition was attached: its copy begins anew");
+            record.after_key = None;
+            record.pages_done.clear();
+            for pending in self.pending.values_mut() {
+                let (Pending::Pages { table, .. } | Pending::Key { table, .. }) = pending;
+                if *table == at {
+                    // When it is acknowledged, that is no progress.
+                    *pending = Pending::Key { table: at, after: None, bytes: 0 };
+                }
+            }
+        }
+        let storage = |table: &SnapshotTable| -> Vec<(u32, u32)> {
+            table.leaves.iter().map(|leaf| (leaf.oid, leaf.filenode)).collect()
+        };
+        storage(before) != storage(now)
     }
 
     /// Gives a chunk to the pump and waits until it is written. Err is what must be over before it is read again.
@@ -300,8 +335,8 @@ impl Coordinator {
             lsn: read.watermark.high,
             unix_micros: read.watermark.unix_micros,
         });
-        let (snapshot, rows) = (read.watermark.snapshot, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, rows }))?;
+        let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
+        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows }))?;
         let mut asked: u32 = 0;
         loop {
             tokio::select! {
@@ -346,12 +381,15 @@ impl Coordinator {
         let began = Instant::now();
         let mut told = false;
         let looking = "looking for transactions that a chunk waits for";
+        let ids: Vec<String> = after.iter().map(u64::to_string).collect();
         loop {
-            let sql = "SELECT x::text FROM pg_snapshot_xip(pg_current_snapshot()) x";
-            let rows = self.client().await?.query(sql, &[]).await;
-            let rows = rows.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
-            let running = |xid: &&u64| rows.iter().any(|row| row.get::<_, &str>(0) == xid.to_string());
-            let Some(xid) = after.iter().find(running) else { break };
+            // Also one that no list of running transactions names, because none after it has ended.
+            let sql = "SELECT x FROM unnest($1::text[]) x
+                        WHERE NOT pg_catalog.pg_visible_in_snapshot(x::xid8, pg_catalog.pg_current_snapshot()) LIMIT 1";
+            let running = self.client().await?.query_opt(sql, &[&ids]).await;
+            let running =
+                running.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
+            let Some(xid) = running.map(|row| row.get::<_, String>(0)) else { break };
             if began.elapsed() > TOLD_AFTER {
                 let reason = format!(
                     "transaction {xid}, which was open when the copy of this table began, has to end first"
@@ -457,6 +495,12 @@ fn advance(places: &mut Vec<Next>, reached: Reached) {
             }
         }
     }
+}
+
+/// By the same columns of the same types, wherever they stand.
+fn has_key_of(now: &SnapshotTable, before: &SnapshotTable) -> bool {
+    let same = |(a, b): (&KeyColumn, &KeyColumn)| a.name == b.name && a.type_sql == b.type_sql;
+    now.key.len() == before.key.len() && now.key.iter().zip(&before.key).all(same)
 }
 
 fn refused(what: String, advice: &str) -> StageError {

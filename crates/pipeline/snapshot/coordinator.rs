@@ -110,7 +110,8 @@ impl Coordinator {
         }
         self.let_stream_begin()?;
         if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
+            let filters = self.parts.settings.snapshot.filters.clone();
+            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &filters)
                 .await
                 .map_err(|why| failed(&why))?;
         }
@@ -173,7 +174,7 @@ impl Coordinator {
         if self.tables.is_empty() {
             let tables = self.choose(&[]).await?;
             self.readable(&tables)?;
-            self.tables = tables.iter().map(|table| self.record(table, None)).collect();
+            self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");

@@ -81,6 +81,8 @@ pub(crate) enum CopyInput {
 pub(crate) struct BesideChunk {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) snapshot: TransactionSnapshot,
+    /// A standby has made visible what it has streamed, and its snapshots do not say so.
+    pub(crate) on_standby: bool,
     pub(crate) rows: Vec<CopyRows>,
 }
 
