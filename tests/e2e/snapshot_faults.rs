@@ -4,12 +4,12 @@
 use anyhow::{Result, ensure};
 
 use crate::harness::fixture::{Fixture, on, on_shared};
-use crate::harness::headwater::{Config, Headwater};
+use crate::harness::headwater::Headwater;
 use crate::harness::joined;
 use crate::harness::proxy::Proxy;
 use crate::harness::servers::{self, FaultKafka, PrivatePostgres, Stop};
 use crate::harness::snapshots::{
-    CHUNK_WAITS, Gate, ROWS, beside, commanded, complete, gated, initial, prepare_toasted, state,
+    CHUNK_WAITS, Gate, ROWS, beside, commanded, complete, gated, initial, prepare_toasted, start_gated, state,
 };
 use crate::harness::traffic::Traffic;
 
@@ -18,15 +18,6 @@ const HALF: &str = "id >= 3000";
 
 fn traffic(test: &Fixture) -> Traffic {
     Traffic::start(&test.database, 3, &["select churn(6000)"])
-}
-
-/// Begins a copy beside the stream that waits at a gate.
-async fn start_gated(test: &Fixture, headwater: &Headwater, config: &Config, number: i32) -> Result<Gate> {
-    let gate = Gate::closed(&test.database, number).await?;
-    let condition = format!("public.items={}", gate.condition(HALF));
-    commanded(test, headwater, config, &["start", "public.items", "--where", &condition])?;
-    gate.reached().await?;
-    Ok(gate)
 }
 
 async fn judge(test: &Fixture, traffic: Traffic, headwater: &mut Headwater) -> Result<()> {
@@ -56,7 +47,7 @@ async fn without_kafka(test: &mut Fixture, broker: &FaultKafka) -> Result<()> {
     broker.start_again()?;
     complete(&headwater).await?;
     headwater.streaming().await?;
-    let gate = start_gated(test, &headwater, &config, 2).await?;
+    let gate = start_gated(test, &headwater, &config, "public.items", (2, HALF)).await?;
     broker.stop()?;
     gate.open().await?;
     traffic.commits(50).await?;
@@ -84,7 +75,7 @@ async fn without_postgres(test: &mut Fixture, server: &PrivatePostgres) -> Resul
     headwater.log_line(&["going on with a snapshot, beside the stream"]).await?;
     for (number, how) in [(2, Stop::Fast), (3, Stop::Immediate)] {
         headwater.streaming().await?;
-        let gate = start_gated(test, &headwater, &config, number).await?;
+        let gate = start_gated(test, &headwater, &config, "public.items", (number, HALF)).await?;
         restart(server, how)?;
         drop(gate);
         writers.finish().await;

@@ -40,7 +40,8 @@ pub const CHURNED: &str = "
         elsif dice < 0.8 then
             delete from items where id = chosen;
         elsif dice < 0.9 then
-            insert into items values (other, nextval('versions'), 'new', big_of(other)) on conflict do nothing;
+            insert into items (id, version, body, big)
+                values (other, nextval('versions'), 'new', big_of(other)) on conflict do nothing;
         else
             -- With its value: of one that was not touched nobody could know under the new key.
             update items set id = other, version = nextval('versions'), big = big_of(other)
@@ -51,7 +52,8 @@ pub const CHURNED: &str = "
 /// Fills the table.
 pub async fn fill(database: &Database, rows: u64) -> Result<()> {
     let sql = format!(
-        "insert into items select i, nextval('versions'), md5(i::text), big_of(i) from generate_series(1, {rows}) i"
+        "insert into items (id, version, body, big)
+         select i, nextval('versions'), md5(i::text), big_of(i) from generate_series(1, {rows}) i"
     );
     database.execute(&sql).await
 }
@@ -80,12 +82,7 @@ pub async fn check(test: &Fixture, topic: &str, rows_sql: &str) -> Result<Joined
 /// The same for a table whose columns have changed: the rows' columns in their order, `id` and `version` first. After
 /// a rename a column is named as `new|old`: the last record of a row may be older than that. One that may be younger
 /// than the last record of a row ends with `?`.
-pub async fn check_columns(
-    test: &Fixture,
-    topic: &str,
-    rows_sql: &str,
-    columns: &[&str],
-) -> Result<Joined> {
+pub async fn check_columns(test: &Fixture, topic: &str, rows_sql: &str, columns: &[&str]) -> Result<Joined> {
     let mut reader = Reader::default();
     let mut decoder = Decoder::new(&test.kafka.registry);
     for record in &test.raw_topic(topic)? {

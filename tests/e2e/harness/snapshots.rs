@@ -1,6 +1,7 @@
 //! What tests of snapshots share: a table whose rows change in all ways, commands to a running instance, and a gate
 //! at which a copy waits, so that what a test does meets it in the midst of a table and not by luck.
 
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,9 +10,9 @@ use tokio_postgres::Client;
 
 use super::database::Database;
 use super::fixture::Fixture;
-use super::headwater::{Config, Headwater};
+use super::headwater::{BINARY, Config, Headwater};
 use super::joined::{self, CHURNED};
-use super::until;
+use super::{servers, until};
 
 /// The rows of [`CHURNED`] as the oracle wants them.
 pub const ROWS: &str = "select id, version, body, big from items";
@@ -56,17 +57,39 @@ pub fn command(
     config: &Config,
     arguments: &[&str],
 ) -> Result<(bool, String)> {
-    let instance = headwater.address();
-    let all: Vec<&str> =
-        ["snapshot"].iter().chain(arguments).copied().chain(["--instance", &instance]).collect();
-    let output = test.command(&all, config)?;
+    answer(begin_command(test, headwater, config, arguments)?)
+}
+
+/// Begins such a command, whose answer may take as long as a chunk.
+pub fn begin_command(
+    test: &Fixture,
+    headwater: &Headwater,
+    config: &Config,
+    arguments: &[&str],
+) -> Result<Child> {
+    let path = test.directory.path().join(format!("snapshot-{}.toml", servers::free_port()));
+    config.write(&path)?;
+    let mut command = Command::new(BINARY);
+    command.arg("snapshot").args(arguments).arg("--instance").arg(headwater.address()).arg("-c").arg(path);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().context("run headwater snapshot")
+}
+
+/// Whether such a command succeeded, and what it printed.
+pub fn answer(child: Child) -> Result<(bool, String)> {
+    let output = tokio::task::block_in_place(|| child.wait_with_output())?;
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     Ok((output.status.success(), text))
 }
 
 /// The same for a command that has to succeed.
-pub fn commanded(test: &Fixture, headwater: &Headwater, config: &Config, arguments: &[&str]) -> Result<String> {
+pub fn commanded(
+    test: &Fixture,
+    headwater: &Headwater,
+    config: &Config,
+    arguments: &[&str],
+) -> Result<String> {
     let (ok, text) = command(test, headwater, config, arguments)?;
     ensure!(ok, "{arguments:?}: {text}");
     Ok(text)
@@ -76,6 +99,36 @@ pub fn commanded(test: &Fixture, headwater: &Headwater, config: &Config, argumen
 pub fn status(headwater: &Headwater) -> Result<Json> {
     let (_, body) = headwater.get("/snapshot").context("no answer")?;
     Ok(serde_json::from_str(&body)?)
+}
+
+/// Starts a copy of one table beside the stream that waits at a new gate, and waits until it does.
+pub async fn start_gated(
+    test: &Fixture,
+    headwater: &Headwater,
+    config: &Config,
+    table: &str,
+    (number, which): (i32, &str),
+) -> Result<Gate> {
+    let gate = Gate::closed(&test.database, number).await?;
+    let condition = format!("{table}={}", gate.condition(which));
+    commanded(test, headwater, config, &["start", table, "--where", &condition])?;
+    gate.reached().await?;
+    Ok(gate)
+}
+
+/// Runs a statement that waits for the copy at a gate, opens the gate, and waits for the statement's end.
+pub async fn change_at(test: &Fixture, gate: Gate, sql: &str) -> Result<()> {
+    let client = test.database.connect().await?;
+    let pid: i32 = client.query_one("select pg_backend_pid()", &[]).await?.get(0);
+    let statement = sql.to_owned();
+    let change = tokio::spawn(async move { client.batch_execute(&statement).await });
+    let waits = format!("select 1 from pg_locks where pid = {pid} and not granted");
+    until(Duration::from_secs(30), "the change to wait or to be made", async || {
+        Ok(change.is_finished() || test.database.value(&waits).await?.is_some())
+    })
+    .await?;
+    gate.open().await?;
+    change.await?.with_context(|| sql.to_owned())
 }
 
 /// Waits until the job is in this state.
@@ -117,17 +170,19 @@ impl Gate {
         condition(self.number, which)
     }
 
-    /// Waits until a copy waits.
-    pub async fn reached(&self) -> Result<()> {
+    /// Whether a copy waits.
+    pub async fn holds(&self) -> Result<bool> {
         let sql = format!(
             "select count(*) from pg_locks where locktype = 'advisory' and not granted
                 and classid = {GATE} and objid = {} and database = (select oid from pg_database where datname = current_database())",
             self.number
         );
-        until(Duration::from_secs(60), "a copy to come to the gate", async || {
-            Ok(self.client.query_one(&sql, &[]).await?.get::<_, i64>(0) > 0)
-        })
-        .await
+        Ok(self.client.query_one(&sql, &[]).await?.get::<_, i64>(0) > 0)
+    }
+
+    /// Waits until a copy waits.
+    pub async fn reached(&self) -> Result<()> {
+        until(Duration::from_secs(60), "a copy to come to the gate", async || self.holds().await).await
     }
 
     /// The copy goes on.
