@@ -152,7 +152,7 @@ async fn partitions(test: &mut Fixture) -> Result<()> {
     let attach = "alter table items attach partition middle for values from (1000) to (2000)";
     change_at(test, gate, attach).await?;
     state(&headwater, "done").await?;
-    headwater.log_line(&["a partition was attached"]).await?;
+    headwater.log_line(&["with a new partition"]).await?;
     let gate = start_gated(test, &headwater, &config, "public.items", (2, "id >= 500")).await?;
     change_at(test, gate, "alter table items detach partition higher").await?;
     state(&headwater, "done").await?;
