@@ -72,8 +72,10 @@ async fn truncated(test: &mut Fixture) -> Result<()> {
     change_at(test, gate, "truncate items").await?;
     complete(&headwater).await?;
     headwater.streaming().await?;
+    traffic.finish().await;
     test.database.execute("delete from items").await?;
     joined::fill(&test.database, FILLED).await?;
+    let traffic = Traffic::start(&test.database, 2, &["select churn(3000)"]);
     let gate = start_gated(test, &headwater, &config, "public.items", (2, LATER)).await?;
     change_at(test, gate, "truncate items").await?;
     state(&headwater, "done").await?;
@@ -95,10 +97,10 @@ async fn rewritten_between_pages(test: &mut Fixture) -> Result<()> {
              create or replace function big_of(id bigint) returns text language sql as $$ select null::text $$",
         )
         .await?;
-    joined::fill(&test.database, 70_000).await?;
+    joined::fill(&test.database, 110_000).await?;
     test.database.execute("create publication captured for table items").await?;
     test.expect_complaint(CHUNK_WAITS);
-    let config = gated(initial(test), 1, "id >= 65000").set("snapshot.chunk_bytes", "256KiB");
+    let config = gated(initial(test), 1, "id >= 105000").set("snapshot.chunk_bytes", "256KiB");
     let gate = Gate::closed(&test.database, 1).await?;
     let mut headwater = test.spawn(config.clone())?;
     // A range of pages is done and stored, the other one waits.
@@ -109,7 +111,7 @@ async fn rewritten_between_pages(test: &mut Fixture) -> Result<()> {
     test.database.execute("delete from items where id between 1 and 20000").await?;
     headwater = test.start(config.clone()).await?;
     gate.reached().await?;
-    let traffic = Traffic::start(&test.database, 2, &["select churn(70000)"]);
+    let traffic = Traffic::start(&test.database, 2, &["select churn(110000)"]);
     change_at(test, gate, "vacuum full items").await?;
     complete(&headwater).await?;
     traffic.finish().await;
@@ -168,7 +170,7 @@ async fn partitions(test: &mut Fixture) -> Result<()> {
 /// The copy of a table that is not the same any more is given up, and says what to do; that of another one goes on.
 async fn given_up(test: &mut Fixture) -> Result<()> {
     prepare(test, 1000).await?;
-    for words in [CHUNK_WAITS, "giving up the copy of a table"] {
+    for words in [CHUNK_WAITS, "giving up the copy of a table", "compatibility"] {
         test.expect_complaint(words);
     }
     for table in ["rekeyed", "dropped", "renamed", "anew"] {
@@ -179,7 +181,7 @@ async fn given_up(test: &mut Fixture) -> Result<()> {
         );
         test.database.execute(&sql).await?;
     }
-    let config = beside(test);
+    let config = beside(test).set("records.on_incompatible", "set_compatibility_none");
     let mut headwater = test.start(config.clone()).await?;
     for (number, table, change, words, then) in [
         (

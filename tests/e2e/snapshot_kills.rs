@@ -32,8 +32,8 @@ async fn kill_again_and_again(
 ) -> Result<()> {
     let mut random = Random::new(4711);
     for kill in 0..KILLS {
-        // The first one at once; the others at any moment of what a start does and of some chunks.
-        tokio::time::sleep(Duration::from_millis(if kill == 0 { 0 } else { random.below(250) })).await;
+        // At any moment of what a start does and of some chunks.
+        tokio::time::sleep(Duration::from_millis(random.below(250))).await;
         let done = headwater.log_lines(&["the snapshot is complete"]);
         ensure!(done.is_empty(), "the copy was complete before kill {kill}");
         headwater.kill()?;

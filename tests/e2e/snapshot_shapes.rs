@@ -151,13 +151,13 @@ async fn masked_and_chosen(test: &mut Fixture) -> Result<()> {
     complete(&headwater).await?;
     headwater.streaming().await?;
     test.database
-        .execute("update items set version = nextval('versions'), body = 'seen?' where id = 7")
+        .execute("update items set version = nextval('versions'), body = 'seen?' where id = 8")
         .await?;
     commanded(test, &headwater, &config, &["start", "public.items", "--where", "public.items=id = 3"])?;
     state(&headwater, "done").await?;
     test.settle().await?;
     headwater.stop().await?;
-    let rows = "select id, version, '****', big from items where id % 10 = 0 or id in (3, 7)";
+    let rows = "select id, version, '****', big from items where id % 10 = 0 or id in (3, 8)";
     let found = joined::check(test, &test.topic("public.items"), rows).await?;
     ensure!((found.read, found.streamed) == (101, 1), "{found:?}");
     Ok(())

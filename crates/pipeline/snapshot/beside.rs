@@ -38,6 +38,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long they may take before that is said.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 
+/// SQLSTATE of a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
+
 /// What became of a chunk.
 enum Handed {
     /// It is on its way.
@@ -299,7 +302,16 @@ impl Coordinator {
                 session.insert(open)
             }
         };
-        let opened = chunker::open(open, &table.sql_name(), table.table.id).await.map_err(failed)?;
+        let opened = match chunker::open(open, &table.sql_name(), table.table.id).await {
+            Ok(opened) => opened,
+            Err(source) => {
+                if source.sqlstate() == Some(UNDEFINED_TABLE) {
+                    // It may have another name now: what is published says so.
+                    self.present(at).await?;
+                }
+                return Err(failed(source));
+            }
+        };
         if signature.as_ref() != Some(&opened.signature) {
             // Locked as it is, nobody changes it while it is looked up.
             let now = self.present(at).await?;
