@@ -59,7 +59,7 @@ async fn first_copy(test: &mut Fixture) -> Result<()> {
     let config = initial(test).set("snapshot.where", wheres);
     let gate = Gate::closed(&test.database, 1).await?;
     let headwater = test.spawn(config.clone())?;
-    headwater.log_line(&["copying what the tables held"]).await?;
+    gate.reached().await?;
     kill_again_and_again(test, headwater, config, gate, traffic).await
 }
 

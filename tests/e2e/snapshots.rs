@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::harness::fixture::{Fixture, on, on_shared};
 use crate::harness::joined;
 use crate::harness::servers;
-use crate::harness::snapshots::{ROWS, complete, initial, prepare};
+use crate::harness::snapshots::{ROWS, commanded, complete, initial, prepare, state};
 use crate::harness::traffic::Traffic;
 
 const WRITERS: u64 = 3;
@@ -17,12 +17,16 @@ async fn under_load(test: &mut Fixture) -> Result<()> {
     let mut headwater = test.spawn(initial(test))?;
     complete(&headwater).await?;
     headwater.streaming().await?;
-    traffic.commits(300).await?;
+    traffic.commits(100).await?;
+    commanded(test, &headwater, &initial(test), &["start", "public.items"])?;
+    state(&headwater, "done").await?;
+    traffic.commits(100).await?;
     traffic.finish().await;
     test.settle().await?;
     headwater.stop().await?;
     let found = joined::check(test, &test.topic("public.items"), ROWS).await?;
-    ensure!(found.read > 15_000 && found.streamed > 100, "{found:?}");
+    ensure!(found.read > 30_000 && found.streamed > 100, "{found:?}");
+    ensure!(found.marks.get("incremental").is_some_and(|rows| *rows > 15_000), "{found:?}");
     ensure!(found.repeated == 0, "nothing failed, and yet: {found:?}");
     for (mark, count) in [("first", 1), ("last", 1)] {
         ensure!(found.marks.get(mark) == Some(&count), "{mark}: {found:?}");

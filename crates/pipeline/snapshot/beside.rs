@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
-use headwater_pg::snapshot_tables::{KeyColumn, SnapshotTable, snapshot_tables};
+use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
 use super::again::OF_ONE_CHUNK_MAX;
+use super::changed::has_key_of;
 use super::chunker::{self, ChunkRead, ChunkSize, Next, Reached};
 use super::control::Asked;
 use super::coordinator::{Coordinator, Pending};
@@ -338,37 +339,6 @@ impl Coordinator {
         Ok(Some(read))
     }
 
-    /// Whether rows may be elsewhere than where they were looked for.
-    fn was_moved(&mut self, at: usize, before: &SnapshotTable, now: &SnapshotTable) -> bool {
-        self.begin_anew_if_other(at, now);
-        let storage = |table: &SnapshotTable| -> Vec<(u32, u32)> {
-            table.leaves.iter().map(|leaf| (leaf.oid, leaf.filenode)).collect()
-        };
-        storage(before) != storage(now)
-    }
-
-    /// Of a table that was made anew, or of a partition that was attached, nobody has copied what is before the place
-    /// that was reached.
-    fn begin_anew_if_other(&mut self, at: usize, now: &SnapshotTable) {
-        let record = &mut self.tables[at];
-        let partitions = partitions_of(now);
-        let is_known = record.relation == now.table.id
-            && partitions.iter().all(|partition| record.partitions.contains(partition));
-        record.partitions = partitions;
-        if is_known {
-            return;
-        }
-        tracing::info!(table = record.name(), "made anew, or with a new partition: its copy begins anew");
-        record.begin_anew();
-        for pending in self.pending.values_mut() {
-            let (Pending::Pages { table, .. } | Pending::Key { table, .. }) = pending;
-            if *table == at {
-                // When it is acknowledged, that is no progress.
-                *pending = Pending::Key { table: at, after: None, bytes: 0 };
-            }
-        }
-    }
-
     /// Gives a chunk to the pump and waits until it is written.
     async fn hand_over(
         &mut self,
@@ -539,18 +509,6 @@ fn advance(places: &mut Vec<Next>, reached: Reached) {
             }
         }
     }
-}
-
-/// By the same columns of the same types, wherever they stand.
-fn has_key_of(now: &SnapshotTable, before: &SnapshotTable) -> bool {
-    let same = |(a, b): (&KeyColumn, &KeyColumn)| a.name == b.name && a.type_sql == b.type_sql;
-    now.key.len() == before.key.len() && now.key.iter().zip(&before.key).all(same)
-}
-
-/// What holds the rows of a partitioned table.
-pub(crate) fn partitions_of(table: &SnapshotTable) -> Vec<u32> {
-    let leaves = if table.relkind == 'p' { table.leaves.as_slice() } else { &[] };
-    leaves.iter().map(|leaf| leaf.oid).collect()
 }
 
 fn refused(what: String, advice: &str) -> StageError {

@@ -301,7 +301,7 @@ impl Coordinator {
             table: table.table.name.clone(),
             relation: table.table.id,
             state: TableState::Waiting,
-            partitions: super::beside::partitions_of(table),
+            partitions: super::changed::partitions_of(table),
             filter,
             pages_done: Vec::new(),
             key_columns: Vec::new(),

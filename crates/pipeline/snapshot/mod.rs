@@ -12,6 +12,7 @@
 
 mod again;
 mod beside;
+mod changed;
 mod chunker;
 mod commands;
 pub mod control;
