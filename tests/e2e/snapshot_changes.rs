@@ -1,5 +1,7 @@
 //! Tables change in the midst of a copy: it is correct, or it stops with advice and nothing is lost.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use crate::harness::decode::Decoder;
@@ -10,6 +12,7 @@ use crate::harness::snapshots::{
     start_gated, state,
 };
 use crate::harness::traffic::Traffic;
+use crate::harness::until;
 
 const FILLED: u64 = 3000;
 const LATER: &str = "id >= 1000";
@@ -93,25 +96,30 @@ async fn rewritten_between_pages(test: &mut Fixture) -> Result<()> {
     test.database.execute(CHURNED).await?;
     test.database
         .execute(
-            "alter table items replica identity full;
+            "alter table items replica identity full; alter table items set (fillfactor = 30);
              create or replace function big_of(id bigint) returns text language sql as $$ select null::text $$",
         )
         .await?;
-    joined::fill(&test.database, 110_000).await?;
+    joined::fill(&test.database, 45_000).await?;
     test.database.execute("create publication captured for table items").await?;
     test.expect_complaint(CHUNK_WAITS);
-    let config = gated(initial(test), 1, "id >= 105000").set("snapshot.chunk_bytes", "256KiB");
+    // Three ranges, the second of which waits.
+    let config = gated(initial(test), 1, "id between 18000 and 19000");
     let gate = Gate::closed(&test.database, 1).await?;
     let mut headwater = test.spawn(config.clone())?;
-    // A range of pages is done and stored, the other one waits.
-    headwater.metric_until("headwater_snapshot_chunks_total", &["items"], |chunks| chunks >= 1.0).await?;
     gate.reached().await?;
+    let topic = format!("checkpoint.{}", test.prefix());
+    until(Duration::from_secs(60), "a range of pages to be done and stored", async || {
+        let progress = test.raw_topic(&topic)?.into_iter().filter_map(|record| record.value);
+        Ok(progress.into_iter().any(|value| String::from_utf8_lossy(&value).contains("pages_done")))
+    })
+    .await?;
     headwater.kill()?;
     // Room at the beginning for what is at the end.
-    test.database.execute("delete from items where id between 1 and 20000").await?;
+    test.database.execute("delete from items where id between 1 and 10000").await?;
     headwater = test.start(config.clone()).await?;
     gate.reached().await?;
-    let traffic = Traffic::start(&test.database, 2, &["select churn(110000)"]);
+    let traffic = Traffic::start(&test.database, 2, &["select churn(45000)"]);
     change_at(test, gate, "vacuum full items").await?;
     complete(&headwater).await?;
     traffic.finish().await;
@@ -154,7 +162,6 @@ async fn partitions(test: &mut Fixture) -> Result<()> {
     let attach = "alter table items attach partition middle for values from (1000) to (2000)";
     change_at(test, gate, attach).await?;
     state(&headwater, "done").await?;
-    headwater.log_line(&["with a new partition"]).await?;
     let gate = start_gated(test, &headwater, &config, "public.items", (2, "id >= 500")).await?;
     change_at(test, gate, "alter table items detach partition higher").await?;
     state(&headwater, "done").await?;
