@@ -107,6 +107,8 @@ pub(crate) async fn create(
         );
     }
     publications_exist(settings, client, status).await?;
+    // Of the last owner: a record of an earlier one counts as late and is not read.
+    let identity = &Identity { epoch: stored.epoch(), ..identity.clone() };
     let copies = settings.snapshot.mode != SnapshotMode::Never;
     if copies {
         // Afterwards there is a slot that keeps WAL, and nobody who reads it.
@@ -239,7 +241,8 @@ async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> R
     if blockers.is_empty() {
         tracing::warn!(
             slot = slot_name,
-            "creating the slot takes long, and no open transaction is to be seen"
+            "creating the slot takes long, and no open transaction is to be seen; on a standby it waits for its primary: \
+             SELECT pg_log_standby_snapshot() there"
         );
     }
     for blocker in blockers {

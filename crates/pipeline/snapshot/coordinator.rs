@@ -124,7 +124,8 @@ impl Coordinator {
         }
         self.let_stream_begin()?;
         if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
+            let filters = self.parts.settings.snapshot.filters.clone();
+            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &filters)
                 .await
                 .map_err(|why| failed(&why))?;
         }
@@ -188,7 +189,7 @@ impl Coordinator {
         let tables = self.choose(if self.tables.is_empty() { &[] } else { &all }).await?;
         if self.tables.is_empty() {
             self.readable(&tables)?;
-            self.tables = tables.iter().map(|table| self.record(table, None)).collect();
+            self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
@@ -269,6 +270,7 @@ impl Coordinator {
             table: table.table.name.clone(),
             relation: table.table.id,
             state: TableState::Waiting,
+            partitions: super::changed::partitions_of(table),
             filter,
             pages_done: Vec::new(),
             key_columns: Vec::new(),

@@ -12,6 +12,7 @@
 
 mod again;
 mod beside;
+mod changed;
 pub(crate) mod choice;
 mod chunker;
 mod commands;
@@ -95,6 +96,8 @@ pub(crate) enum CopyInput {
 pub(crate) struct BesideChunk {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) snapshot: TransactionSnapshot,
+    /// A standby has made visible what it has streamed, and its snapshots do not say so.
+    pub(crate) on_standby: bool,
     pub(crate) rows: Vec<CopyRows>,
     /// The keys that it was to have, if it was read for them only.
     pub(crate) asked: Vec<Vec<String>>,

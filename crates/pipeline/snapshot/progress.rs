@@ -90,6 +90,9 @@ pub(crate) struct TableRecord {
     pub(crate) table: String,
     pub(crate) relation: RelationId,
     pub(crate) state: TableState,
+    /// Its partitions that hold rows, while it is copied: what is attached later is behind no place that was reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) partitions: Vec<u32>,
     /// Rows that were asked for only, as SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
@@ -246,6 +249,7 @@ mod tests {
             table: "orders".to_owned(),
             relation: RelationId(7),
             state: TableState::Copying,
+            partitions: Vec::new(),
             filter: None,
             pages_done: Vec::new(),
             key_columns: Vec::new(),

@@ -119,7 +119,8 @@ impl Coordinator {
         }
     }
 
-    fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
+    /// The rows of a table that are wanted only, by the configuration.
+    pub(crate) fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
         let name = name_of(table);
         let filters = &self.parts.settings.snapshot.filters;
         let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
