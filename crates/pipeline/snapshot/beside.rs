@@ -23,6 +23,7 @@ use super::copier::name_of;
 use super::moved::MovedKeys;
 use super::progress::{JobKind, JobState, TableState};
 use super::seen::tell_lock;
+use super::table_pattern::Matcher;
 use super::touched::Watch;
 use super::{BesideChunk, Chunk, CopyInput, Report};
 use crate::backoff::Backoff;
@@ -138,7 +139,7 @@ impl Coordinator {
         let mut signature = None;
         let mut in_a_row = false;
         loop {
-            self.obey_waiting(asked).await;
+            self.obey_waiting(asked).await?;
             if !self.is_running() || self.tables[at].state != TableState::Copying {
                 return Ok(Stopped::ByCommand);
             }
@@ -204,7 +205,7 @@ impl Coordinator {
 
     /// The table as it is now.
     async fn present(&mut self, at: usize) -> Result<SnapshotTable, StageError> {
-        let published = self.choose(&["*".to_owned()]).await?;
+        let published = self.choose(&[Matcher::Glob("*".to_owned())]).await?;
         let record = &self.tables[at];
         let name = record.name();
         let found = published

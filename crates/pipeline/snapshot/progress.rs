@@ -53,6 +53,9 @@ pub(crate) struct JobRecord {
     pub(crate) id: String,
     pub(crate) kind: JobKind,
     pub(crate) state: JobState,
+    /// The last request that a job was begun for; 0 for none.
+    #[serde(default)]
+    pub(crate) request: u64,
     /// Which owner of the slot wrote this.
     pub(crate) epoch: u64,
 }
@@ -61,7 +64,7 @@ impl JobRecord {
     /// The one of a new slot.
     pub(crate) fn initial(epoch: u64) -> JobRecord {
         let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
-        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, epoch }
+        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, request: 0, epoch }
     }
 }
 
@@ -129,6 +132,11 @@ pub(crate) struct PagesDone {
 impl TableRecord {
     pub(crate) fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
+    }
+
+    /// Whether nothing more is done for it.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, TableState::Done | TableState::Failed)
     }
 
     /// The key under which it is stored, after the checkpoint's own key.
