@@ -26,6 +26,7 @@ mod encode;
 mod flat;
 mod mask;
 mod plan;
+mod read_rows;
 mod row_filter;
 mod schema;
 mod source_type;

@@ -23,7 +23,7 @@ use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
-use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
 use crate::snapshot::control::SnapshotControl;
@@ -170,7 +170,8 @@ async fn stream(
     let (inputs, input_receiver) = std::sync::mpsc::channel();
     let (reports, report_receiver) = mpsc::unbounded_channel();
     // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
-    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
+    let waits = owned.keeper.is_some() || owned.stored.snapshot.job.is_some();
+    let (held, held_receiver) = watch::channel(waits);
     let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);
@@ -225,6 +226,7 @@ async fn stream(
     };
     let resolver = Resolver {
         client: owned.client,
+        postgres: settings.postgres.clone(),
         destination: destination.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
@@ -241,7 +243,9 @@ async fn stream(
         metrics: metrics.clone(),
     };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
-    status.set(Readiness::Streaming);
+    if !waits {
+        status.set(Readiness::Streaming);
+    }
     let source = tokio::spawn(source.run());
     let mut helpers = vec![
         tokio::spawn(resolver.run(question_receiver)),
@@ -422,6 +426,10 @@ fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
     Ok(match &settings.sink {
         SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(&producer_settings(settings, kafka))?),
         SinkSettings::Stdout => Box::new(LineSink::stdout()),
+        SinkSettings::Discard => {
+            tracing::warn!("sink.type = \"discard\": what the slot sends is thrown away");
+            Box::new(DiscardSink::default())
+        }
         SinkSettings::File { path } => Box::new(LineSink::file(path)?),
     })
 }

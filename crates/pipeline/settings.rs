@@ -192,6 +192,14 @@ pub struct SnapshotSettings {
     pub max_transaction_age: Duration,
     /// Bytes of a chunk that is copied beside the stream, as an aim.
     pub chunk_bytes: u64,
+    /// Rows that are read in a second, by all workers together; 0 is no limit.
+    pub max_rows_per_second: u64,
+    /// Bytes that are read in a second, by all workers together; 0 is no limit.
+    pub max_bytes_per_second: u64,
+    /// How long a copy waits for a lock before it lets go and tries again; zero is no limit.
+    pub lock_timeout: Duration,
+    /// How long a chunk beside the stream may take on the server; zero is no limit.
+    pub statement_timeout: Duration,
     /// What becomes of the rows that a table has when it is added to a publication.
     pub on_new_table: OnNewTable,
 }
@@ -260,6 +268,10 @@ impl Default for SnapshotSettings {
             workers: 2,
             max_transaction_age: Duration::from_secs(30 * 60),
             chunk_bytes: 1 << 20,
+            max_rows_per_second: 0,
+            max_bytes_per_second: 0,
+            lock_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(300),
             on_new_table: OnNewTable::Snapshot,
         }
     }
@@ -318,6 +330,8 @@ pub enum SinkSettings {
     },
     /// Lines of JSON on the standard output.
     Stdout,
+    /// Nowhere: records are made as for Kafka, in Avro with made-up schema ids, and thrown away.
+    Discard,
     /// Lines of JSON appended to a file.
     File {
         /// The file, created if it does not exist.

@@ -315,6 +315,17 @@ sections! {
         max_transaction_age: Duration = "30m",
         /// How much is copied at a time beside the stream.
         chunk_bytes: Size = "1MiB",
+        /// Rows that all workers together may read in a second, also beside the stream; 0 is no limit.
+        max_rows_per_second: i32 = "0",
+        /// Bytes, as COPY sends them, that all workers together may read in a second, also beside the stream;
+        /// `0MiB` is no limit.
+        max_bytes_per_second: Size = "0MiB",
+        /// How long a copy waits for a table's lock (ACCESS SHARE) before it lets go, so that those who stand behind
+        /// it get their turn, and tries again; `0s` waits on.
+        lock_timeout: Duration = "10s",
+        /// How long one chunk may take on the server beside the stream before it is tried again with half the rows;
+        /// `0s` is no limit. Under the slot's snapshot a copy may take as long as Kafka makes it wait.
+        statement_timeout: Duration = "5m",
         /// What becomes of the rows that a table has when it is added to the publication, while Headwater runs or while
         /// it does not: `snapshot` copies them beside the stream, once the transactions that were open then are over;
         /// `stream_only` leaves them; `halt` stops, for somebody to decide. Default: `snapshot`, but `stream_only` with
@@ -382,7 +393,8 @@ sections! {
 
     /// Where the records go.
     "sink" => pub struct Sink {
-        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file.
+        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file; `discard` to throw away what is made
+        /// for Kafka, to measure everything before it.
         kind as "type": SinkType = "kafka",
         /// The file that `type = "file"` appends to.
         path: PathBuf,

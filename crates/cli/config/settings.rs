@@ -305,6 +305,10 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers,
         max_transaction_age,
         chunk_bytes,
+        max_rows_per_second,
+        max_bytes_per_second,
+        lock_timeout,
+        statement_timeout,
         on_new_table,
     } = written;
     let names = |field: Field<Names>| field.value().unwrap_or_default().0;
@@ -314,6 +318,14 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         let message = format!("{workers} is not between 1 and 64");
         return findings.wrong(&origin, "snapshot.workers", message);
     }
+    let origin = max_rows_per_second.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let Ok(max_rows_per_second) = u64::try_from(max_rows_per_second.value()?) else {
+        return findings.wrong(
+            &origin,
+            "snapshot.max_rows_per_second",
+            "is negative; 0 is no limit".to_owned(),
+        );
+    };
     let mode = mode.value()?;
     let on_new_table = match (on_new_table, mode) {
         (Field::Bad, _) => return None,
@@ -331,6 +343,10 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers: workers as usize,
         max_transaction_age: max_transaction_age.value()?,
         chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
+        max_rows_per_second,
+        max_bytes_per_second: max_bytes_per_second.value()?.0,
+        lock_timeout: lock_timeout.value()?,
+        statement_timeout: statement_timeout.value()?,
         on_new_table,
     })
 }
@@ -451,11 +467,12 @@ fn make_sink(
 ) -> Option<SinkSettings> {
     let as_written::Sink { kind, path } = written;
     let kind = kind.value()?;
-    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout) = (&path, kind) {
+    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout | SinkType::Discard) = (&path, kind) {
         findings.problems.add(origin, "sink.path", "has a meaning only with type = \"file\"");
     }
     match kind {
         SinkType::Stdout => Some(SinkSettings::Stdout),
+        SinkType::Discard => Some(SinkSettings::Discard),
         SinkType::File => Some(SinkSettings::File {
             path: findings.require(path, "sink.path", "path = \"changes.jsonl\"")?,
         }),

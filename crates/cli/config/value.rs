@@ -317,6 +317,8 @@ words! {
         Stdout = "stdout",
         /// Lines of JSON in a file.
         File = "file",
+        /// Nowhere.
+        Discard = "discard",
     }
     /// What becomes of an outbox row's payload.
     PayloadFormat {

@@ -14,6 +14,8 @@
 
 mod again;
 mod beside;
+mod changed;
+pub(crate) mod choice;
 mod chunker;
 mod commands;
 pub mod control;
@@ -22,13 +24,16 @@ mod copier;
 pub(crate) mod intake;
 mod keyless;
 pub(crate) mod ledger;
+mod meter;
 pub(crate) mod moved;
 mod new_tables;
 mod notifications;
+mod pace;
 pub mod progress;
 mod requested;
 pub(crate) mod requests;
 mod row_key;
+pub(crate) mod seen;
 pub(crate) mod session;
 mod signal_reader;
 pub(crate) mod signal_rows;
@@ -106,6 +111,8 @@ pub(crate) enum CopyInput {
 pub(crate) struct BesideChunk {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) snapshot: TransactionSnapshot,
+    /// A standby has made visible what it has streamed, and its snapshots do not say so.
+    pub(crate) on_standby: bool,
     pub(crate) rows: Vec<CopyRows>,
     /// The keys that it was to have, if it was read for them only.
     pub(crate) asked: Vec<Vec<String>>,

@@ -4,7 +4,7 @@
 //! has in IN_PROGRESS, are keys of rows and are left out.
 
 use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater_avro::Notification;
 
@@ -13,6 +13,9 @@ use super::ledger::LedgerEntry;
 use super::progress::{JobKind, JobRecord, TableRecord, TableState};
 use crate::error::StageError;
 use crate::settings::{NotificationSettings, Settings};
+
+/// Time between two notifications of a copy that goes on.
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What became of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,6 +93,9 @@ pub(crate) struct TableRecord {
     pub(crate) table: String,
     pub(crate) relation: RelationId,
     pub(crate) state: TableState,
+    /// Its partitions that hold rows, while it is copied: what is attached later is behind no place that was reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) partitions: Vec<u32>,
     /// Rows that were asked for only, as SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
@@ -186,6 +189,16 @@ impl TableRecord {
         done.pages = merged;
     }
 
+    /// How many of the first `pages` pages of a storage are left, whichever rewrite of it they are of.
+    pub(crate) fn pages_left_of(&self, relation: u32, pages: u32) -> u64 {
+        let filenode =
+            self.pages_done.iter().find(|done| done.relation == relation).map_or(0, |done| done.filenode);
+        self.pages_left(relation, filenode, pages)
+            .iter()
+            .map(|range| u64::from(range.end - range.start))
+            .sum()
+    }
+
     /// What is left of `pages` pages of a storage.
     pub(crate) fn pages_left(&self, relation: u32, filenode: u32, pages: u32) -> Vec<Range<u32>> {
         let done = self.pages_done.iter().find(|done| done.relation == relation && done.filenode == filenode);
@@ -244,6 +257,7 @@ mod tests {
             table: "orders".to_owned(),
             relation: RelationId(7),
             state: TableState::Copying,
+            partitions: Vec::new(),
             filter: None,
             pages_done: Vec::new(),
             key_columns: Vec::new(),
