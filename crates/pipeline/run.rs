@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headwater_avro::registry::Registry;
 use headwater_kafka::Admin;
+use headwater_pg::Client;
 use headwater_pgoutput::RelationId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -190,22 +191,14 @@ async fn stream(
         metrics: metrics.clone(),
         status: status.clone(),
     });
-    let history = SchemaHistory::new(owned.stored.history);
-    let database = owned.identity.database.clone();
+    let (history, database) = (SchemaHistory::new(owned.stored.history), owned.identity.database.clone());
     let versions = Versions::new(settings.clone(), database, history, questions);
     let intake = Intake::new(reports, owned.identity.epoch, owned.next_xid);
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let begun = owned.stored.snapshot.job.as_ref().map_or(0, |job| job.request);
-    let (asking, pump_side) = Asking::new(
-        settings,
-        metrics,
-        owned.stored.requests.unwrap_or_default(),
-        (&owned.identity.key(), owned.identity.epoch, begun),
-        intake,
-        &inputs,
-    );
+    let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
+    let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
     let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
     let coordinator = CoordinatorParts {
         settings: settings.clone(),
@@ -224,13 +217,6 @@ async fn stream(
         requests: asking.requests.clone(),
         notifier: asking.notifier.clone(),
     };
-    let resolver = Resolver {
-        client: owned.client,
-        postgres: settings.postgres.clone(),
-        destination: destination.clone(),
-        status: status.clone(),
-        metrics: metrics.clone(),
-    };
     let source = Source {
         stream: owned.stream,
         inputs,
@@ -247,13 +233,13 @@ async fn stream(
         status.set(Readiness::Streaming);
     }
     let source = tokio::spawn(source.run());
-    let mut helpers = vec![
-        tokio::spawn(resolver.run(question_receiver)),
+    let mut beside = vec![
+        tokio::spawn(resolver(settings, owned.client, &destination, status, metrics).run(question_receiver)),
         tokio::spawn(reselector(settings, status).run(reading_receiver)),
         tokio::spawn(slot_watch(settings, metrics, status).run()),
     ];
     if let Some(Destination { admin, .. }) = destination {
-        helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
+        beside.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
     let running = Running {
         source,
@@ -263,10 +249,24 @@ async fn stream(
         finish,
     };
     let result = running.supervise(settings, status, shutdown).await;
-    for helper in helpers {
-        helper.abort();
-    }
+    beside.iter().for_each(tokio::task::JoinHandle::abort);
     result
+}
+
+fn resolver(
+    settings: &Settings,
+    client: Client,
+    destination: &Option<Destination>,
+    status: &Arc<Status>,
+    metrics: &Arc<Metrics>,
+) -> Resolver {
+    Resolver {
+        client,
+        postgres: settings.postgres.clone(),
+        destination: destination.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    }
 }
 
 fn reselector(settings: &Settings, status: &Arc<Status>) -> Reselector {

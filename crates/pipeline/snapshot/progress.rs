@@ -231,6 +231,11 @@ pub(crate) struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
+    /// The last request that a job was begun for; 0 for none.
+    pub(crate) fn last_request(&self) -> u64 {
+        self.job.as_ref().map_or(0, |job| job.request)
+    }
+
     /// What is left of jobs before this one says nothing; and what the pump stored for a table belongs to its record.
     pub(crate) fn put_together(&mut self) {
         let job = self.job.as_ref().map(|job| job.token.as_str());

@@ -17,6 +17,7 @@ use super::requests::{Requests, RequestsRecord};
 use super::signal_reader::SignalReader;
 use super::signal_rows::{SignalRow, SignalRows};
 use super::signal_topic;
+use crate::checkpoint::Identity;
 use crate::error::StageError;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -44,8 +45,8 @@ impl Asking {
     pub(crate) fn new(
         settings: &Settings,
         metrics: &Arc<Metrics>,
-        stored: RequestsRecord,
-        (checkpoint_key, epoch, begun): (&str, u64, u64),
+        (stored, begun): (RequestsRecord, u64),
+        identity: &Identity,
         intake: Intake,
         inputs: &Sender<Input>,
     ) -> (Asking, PumpSide) {
@@ -54,7 +55,7 @@ impl Asking {
         let signals = settings.signals.table.is_some();
         let signals = signals.then(|| SignalRows::new(settings.signals.clone(), rows));
         let asking = Asking {
-            requests: Arc::new(Requests::new(stored, checkpoint_key, epoch, begun, inputs.clone())),
+            requests: Arc::new(Requests::new(stored, &identity.key(), identity.epoch, begun, inputs.clone())),
             notifier: Notifier::new(settings, inputs.clone()),
             settings: settings.clone(),
             metrics: metrics.clone(),
