@@ -96,7 +96,8 @@ mod tests {
         let read = |json: &str, bytes: &[u8]| {
             let schema = apache_avro::Schema::parse_str(json).unwrap();
             let mut bytes = bytes;
-            let value = apache_avro::from_avro_datum(&schema, &mut bytes, None).unwrap();
+            let reader = apache_avro::reader::datum::GenericDatumReader::builder(&schema).build().unwrap();
+            let value = reader.read_value(&mut bytes).unwrap();
             assert!(bytes.is_empty());
             value
         };
