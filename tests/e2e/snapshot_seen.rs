@@ -413,7 +413,8 @@ async fn bars(test: &mut Fixture) -> Result<()> {
         ensure!(!(piece.contains("INFO") && piece.contains("rows/s")), "garbled: {piece:?}");
     }
     ensure!(written.contains("the snapshot is complete"), "{written}");
-    let mut lines = written.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("Script done"));
+    let mut lines =
+        written.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("Script done"));
     let last = lines.next_back().unwrap_or_default();
     ensure!(last.contains("stopped; everything that was read is confirmed"), "{last:?}");
     Ok(())
