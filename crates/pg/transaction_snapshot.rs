@@ -87,6 +87,8 @@ pub struct Watermark {
     pub high: Lsn,
     /// When the transaction began, by the server's clock, in microseconds since 1970.
     pub unix_micros: i64,
+    /// A standby said so: whatever it has streamed is visible, though `snapshot` does not see all of it.
+    pub is_standby: bool,
 }
 
 /// The first statement of a transaction takes its snapshot before anything of it is evaluated, so the position asked
@@ -128,7 +130,8 @@ fn watermark(row: &[Option<String>]) -> Option<Watermark> {
         return None;
     };
     let mut snapshot: TransactionSnapshot = snapshot.parse().ok()?;
-    if is_standby == "true" {
+    let is_standby = is_standby == "true";
+    if is_standby {
         // The server does not list what is in progress on its primary: all of it must count as unseen.
         snapshot = TransactionSnapshot { xmin: snapshot.xmin, xmax: snapshot.xmin, in_progress: Vec::new() };
     }
@@ -137,6 +140,7 @@ fn watermark(row: &[Option<String>]) -> Option<Watermark> {
         snapshot,
         high: pages.without_header(position.parse().ok()?)?,
         unix_micros: unix_micros.parse().ok()?,
+        is_standby,
     })
 }
 

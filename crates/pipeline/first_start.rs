@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_pg::lock_wait::telling_locks;
-use headwater_pg::publication::PublicationState;
+use headwater_pg::publication::{PublicationState, memberships};
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
@@ -107,6 +107,8 @@ pub(crate) async fn create(
         );
     }
     publications_exist(settings, client, status).await?;
+    // Of the last owner: a record of an earlier one counts as late and is not read.
+    let identity = &Identity { epoch: stored.epoch(), ..identity.clone() };
     let copies = settings.snapshot.mode != SnapshotMode::Never;
     if copies {
         // Afterwards there is a slot that keeps WAL, and nobody who reads it.
@@ -114,6 +116,13 @@ pub(crate) async fn create(
         readable(settings, &chosen_tables(client, settings, &[], tell).await?)?;
     }
     store.store(identity, Progress::Creating).await?;
+    // A transaction that is open when a table is added before this is over when the slot is there; one that is added
+    // later is new.
+    let tables = memberships(client, &settings.publications)
+        .await
+        .map_err(StageError::postgres("looking at the published tables"))?;
+    let requests = stored.requests.clone().unwrap_or_default().before_slot(stored.epoch(), &tables);
+    store.store_requests(identity, &requests).await?;
     if copies {
         store.store_job(identity, &JobRecord::initial(stored.epoch())).await?;
     }
@@ -239,7 +248,8 @@ async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> R
     if blockers.is_empty() {
         tracing::warn!(
             slot = slot_name,
-            "creating the slot takes long, and no open transaction is to be seen"
+            "creating the slot takes long, and no open transaction is to be seen; on a standby it waits for its primary: \
+             SELECT pg_log_standby_snapshot() there"
         );
     }
     for blocker in blockers {

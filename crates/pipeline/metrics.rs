@@ -42,6 +42,12 @@ pub struct Metrics {
     pub snapshot_transaction_age_seconds: Gauge,
     /// Tables of the present snapshot that are not copied yet.
     pub snapshot_tables_left: IntGauge,
+    /// Tables that were added to the publication and wait for open transactions.
+    pub snapshot_new_tables_waiting: IntGauge,
+    /// Signals, by channel and outcome.
+    pub signals: IntCounterVec,
+    /// Notifications written, by type.
+    pub notifications: IntCounterVec,
     /// Rows read back for unchanged TOAST values, by table and outcome.
     pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
@@ -172,6 +178,20 @@ impl Metrics {
                 "headwater_snapshot_tables_left",
                 "Tables of the present snapshot that are not copied yet",
             ),
+            snapshot_new_tables_waiting: gauge(
+                "headwater_snapshot_new_tables_waiting",
+                "Tables that were added to the publication and are copied once the transactions that were open then are over",
+            ),
+            signals: counters(
+                "headwater_signals_total",
+                "Signals that came, by channel (table, topic) and outcome (taken, refused, repeated after a crash, other: not for this instance)",
+                &["channel", "outcome"],
+            ),
+            notifications: counters(
+                "headwater_notifications_total",
+                "Notifications written to notifications.topic, by type",
+                &["type"],
+            ),
             reselected: counters(
                 "headwater_reselected_rows_total",
                 "Rows with unchanged TOAST values under unchanged_toast = \"reselect\", by table and outcome: sent with the value of that change (exact), with a newer one (newer), with a placeholder (marked)",
@@ -239,7 +259,7 @@ impl Metrics {
             ),
             errors: counters(
                 "headwater_errors_total",
-                "Errors, by class (restart, halt, registry, sink)",
+                "Errors, by class (restart, halt, registry, sink, heartbeat, snapshot, signal)",
                 &["class"],
             ),
             role: gauges(

@@ -20,6 +20,10 @@ impl Token {
     pub(crate) const PROGRESS: Token = Token(3 << 32);
     /// What only a later start asks for; nobody waits for it.
     pub(crate) const NOTE: Token = Token(4 << 32);
+    /// A record of what is asked of snapshots.
+    pub(crate) const REQUESTS: Token = Token(5 << 32);
+    /// What somebody is told.
+    pub(crate) const NOTIFICATION: Token = Token(6 << 32);
 
     pub(crate) fn row(sequence: u32, charged_bytes: u32) -> Token {
         debug_assert!(charged_bytes > 0);
@@ -128,6 +132,8 @@ mod tests {
         assert_eq!(Token::CHECKPOINT.as_row(), None);
         assert_eq!(Token::HISTORY.as_row(), None);
         assert_eq!(Token::PROGRESS.as_row(), None);
+        assert_eq!(Token::REQUESTS.as_row(), None);
+        assert_eq!(Token::NOTIFICATION.as_row(), None);
         assert_eq!(Token::NOTE.as_row(), None);
     }
 }

@@ -131,6 +131,13 @@ impl Writer {
         RowWriter { lsn, transaction, copied: None, writer: self }
     }
 
+    /// Something of the open transaction is done elsewhere: it is not confirmed before the ack tracker is told so, under
+    /// the number that this gives.
+    pub(crate) fn hold_open(&mut self) -> u32 {
+        self.out.tracker.offered();
+        self.sequence
+    }
+
     /// A part of a chunk of a snapshot begins: a unit of its own in the ack tracker, between transactions.
     pub(crate) fn begin_copied(&mut self) {
         self.sequence = self.out.tracker.begin(None);

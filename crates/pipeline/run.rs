@@ -27,8 +27,9 @@ use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink}
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
 use crate::snapshot::control::SnapshotControl;
-use crate::snapshot::coordinator::{Coordinator, CoordinatorParts, SnapshotEnd};
+use crate::snapshot::coordinator::{CoordinatorParts, SnapshotEnd};
 use crate::snapshot::intake::Intake;
+use crate::snapshot::session::Asking;
 use crate::source::Source;
 use crate::status::{Readiness, Status};
 use crate::versions::Versions;
@@ -196,8 +197,17 @@ async fn stream(
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
-    let coordinator = Coordinator::new(CoordinatorParts {
+    let begun = owned.stored.snapshot.job.as_ref().map_or(0, |job| job.request);
+    let (asking, pump_side) = Asking::new(
+        settings,
+        metrics,
+        owned.stored.requests.unwrap_or_default(),
+        (&owned.identity.key(), owned.identity.epoch, begun),
+        intake,
+        &inputs,
+    );
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
+    let coordinator = CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
         checkpoint_key: owned.identity.key(),
@@ -211,7 +221,9 @@ async fn stream(
         ask: ask.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
-    });
+        requests: asking.requests.clone(),
+        notifier: asking.notifier.clone(),
+    };
     let resolver = Resolver {
         client: owned.client,
         postgres: settings.postgres.clone(),
@@ -243,8 +255,13 @@ async fn stream(
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
-    let running =
-        Running { source, pump: start_pump(pump), copying: tokio::spawn(coordinator.run()), stop, finish };
+    let running = Running {
+        source,
+        pump: start_pump(pump),
+        copying: tokio::spawn(asking.run(coordinator)),
+        stop,
+        finish,
+    };
     let result = running.supervise(settings, status, shutdown).await;
     for helper in helpers {
         helper.abort();

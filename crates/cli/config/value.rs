@@ -13,7 +13,7 @@ use headwater_avro::{
     SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
-use headwater_pipeline::settings::SnapshotMode;
+use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -362,6 +362,7 @@ words_of! {
     SchemaNames,
     SharedTopic,
     SnapshotMode,
+    OnNewTable,
     TimePrecision,
     TypeStyle,
     UnchangedToast,

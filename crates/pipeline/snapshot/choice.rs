@@ -7,6 +7,7 @@ use headwater_pg::lock_wait::{LockWait, telling_locks};
 use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
 
 use super::copier::name_of;
+use super::table_pattern::{Matcher, any_matches};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::settings::Settings;
@@ -16,7 +17,7 @@ use crate::settings::Settings;
 pub(crate) async fn chosen_tables(
     client: &Client,
     settings: &Settings,
-    patterns: &[String],
+    asked: &[Matcher],
     tell: impl FnMut(Option<&LockWait>),
 ) -> Result<Vec<SnapshotTable>, StageError> {
     let looking = StageError::postgres("looking for the tables of the snapshot");
@@ -25,11 +26,12 @@ pub(crate) async fn chosen_tables(
     let mut tables = published.map_err(looking)?;
     tables.retain(|table| {
         let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
-        let full = format!("{schema}.{name}");
-        let asked = match patterns {
+        let asked = match asked {
             [] => settings.snapshot.tables.takes(schema, name),
-            patterns => patterns.iter().any(|pattern| headwater_avro::glob_matches(pattern, &full)),
+            asked => any_matches(asked, schema, name),
         };
+        // Commands of the past are no rows of the present.
+        let asked = asked && !settings.signals.is_table(schema, name);
         let outbox = settings.outbox.iter().find(|outbox| outbox.schema == schema && outbox.table == name);
         asked && settings.takes_table(schema, name) && outbox.is_none_or(|outbox| outbox.snapshot)
     });

@@ -166,7 +166,7 @@ pub(crate) async fn read(
     Ok(ChunkRead { watermark: opened.watermark, rows, bytes, reached, cut })
 }
 
-/// What the rows and the statements for them depend on. Under the snapshot of a transaction that has locked the table
+/// What the rows, their places and the statements for them depend on. Under the snapshot of a transaction that has locked the table
 /// it is the present.
 fn signature_sql(relation: RelationId, server_version: u32) -> String {
     let published =
@@ -180,7 +180,10 @@ fn signature_sql(relation: RelationId, server_version: u32) -> String {
                                    ORDER BY i.indexrelid)
                    FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid),
                 (SELECT string_agg({published}, ',' ORDER BY r.oid)
-                   FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid)
+                   FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid),
+                (SELECT string_agg(concat_ws(' ', l.oid, pg_catalog.pg_relation_filenode(l.oid)), ',' ORDER BY l.oid)
+                   FROM (SELECT c.oid UNION
+                         SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf) l)
            FROM pg_catalog.pg_class c WHERE c.oid = {}",
         relation.0
     )

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::meter::{Reading, TableMeter};
 pub use super::progress::{JobKind, JobState, TableState};
+pub use super::table_pattern::TablePattern;
 
 /// Commands that wait for the session to take them.
 const COMMANDS_MAX: usize = 16;
@@ -21,10 +22,10 @@ pub enum Command {
     Start {
         /// The caller's name for it; one is made up without.
         id: Option<String>,
-        /// Patterns over `schema.table`.
-        tables: Vec<String>,
-        /// Rows that are wanted only, as SQL, by pattern over `schema.table`.
-        filters: Vec<(String, String)>,
+        /// Which.
+        tables: Vec<TablePattern>,
+        /// Rows that are wanted only, as SQL, by table.
+        filters: Vec<(TablePattern, String)>,
     },
     /// Copy no further until told.
     Pause,
@@ -32,8 +33,8 @@ pub enum Command {
     Resume,
     /// End it, or these tables of it. What was written stays.
     Cancel {
-        /// Patterns; empty is all of it.
-        tables: Vec<String>,
+        /// Which; empty is all of it.
+        tables: Vec<TablePattern>,
     },
 }
 

@@ -20,9 +20,13 @@ use tokio::sync::{Notify, watch};
 use super::again::Again;
 use super::choice::{chosen_tables, readable};
 use super::control::SnapshotControl;
+use super::notifications::{JobStep, Notifier, PROGRESS_INTERVAL};
 use super::pace::Pace;
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
+use super::requested::{NewJob, NotBegun, no_table};
+use super::requests::Requests;
 use super::seen::{Estimate, tell_lock};
+use super::table_pattern::{Matcher, TablePattern, any_matches};
 use super::{CopyInput, Input, Report};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
@@ -61,6 +65,9 @@ pub(crate) struct CoordinatorParts {
     pub(crate) ask: Arc<Notify>,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What signals and new tables ask for.
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) notifier: Notifier,
 }
 
 /// See the module's documentation.
@@ -79,8 +86,10 @@ pub(crate) struct Coordinator {
     began: Instant,
     /// When progress was logged last,
     pub(crate) told: Instant,
-    /// and when its metrics were set.
+    /// when its metrics were set,
     pub(crate) published: Instant,
+    /// and when a notification told of it.
+    notified: Instant,
     /// How many rows the job's tables may have, by name.
     pub(crate) estimates: HashMap<String, Estimate>,
     pub(crate) pace: Arc<Pace>,
@@ -101,6 +110,7 @@ impl Coordinator {
             next_chunk: 0,
             began: Instant::now(),
             told: Instant::now(),
+            notified: Instant::now(),
             published: Instant::now(),
             estimates: HashMap::new(),
             pace,
@@ -116,6 +126,9 @@ impl Coordinator {
         self.give_up_if_unwanted()?;
         self.watch_on()?;
         let began_with_one = self.is_running();
+        if !self.is_under_way() {
+            self.parts.notifier.skipped(self.parts.epoch)?;
+        }
         if began_with_one {
             match self.parts.keeper.take() {
                 Some(keeper) => self.copy_under(keeper, &mut asked).await?,
@@ -124,13 +137,25 @@ impl Coordinator {
         }
         self.let_stream_begin()?;
         if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
-                .await
-                .map_err(|why| failed(&why))?;
+            let filters = self.parts.settings.snapshot.filters.iter();
+            let filters: Vec<_> =
+                filters.map(|(glob, filter)| (TablePattern::Glob(glob.clone()), filter.clone())).collect();
+            let new = NewJob { id: "always".to_owned(), filters: &filters, ..NewJob::default() };
+            self.begin_job(JobKind::AdHoc, new).await.map_err(|why| failed(&why.text()))?;
         }
         loop {
+            self.take_requests().await?;
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
+                // A crash may have come between the end of the last table and that of the job.
+                if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
+                    self.set_job(JobState::Done)?;
+                }
+                // What waited for the end of it comes next.
+                self.take_requests().await?;
+            }
+            if self.is_running() {
+                continue;
             }
             if self.parts.settings.snapshot.mode == SnapshotMode::Only && self.is_done() {
                 return Ok(SnapshotEnd::OnlySnapshot);
@@ -143,6 +168,7 @@ impl Coordinator {
                     drop(answer.send(outcome));
                 }
                 report = self.parts.reports.recv() => self.note(report.ok_or(StageError::Stopped)?)?,
+                () = self.parts.requests.changed() => {}
             }
         }
     }
@@ -184,11 +210,12 @@ impl Coordinator {
 
     /// Goes on with a job that a session before this one began.
     async fn take_up(&mut self) -> Result<(), StageError> {
-        let all = ["*".to_owned()];
+        let all = [Matcher::Glob("*".to_owned())];
         let tables = self.choose(if self.tables.is_empty() { &[] } else { &all }).await?;
         if self.tables.is_empty() {
             self.readable(&tables)?;
-            self.tables = tables.iter().map(|table| self.record(table, None)).collect();
+            self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
+            self.tell_step(JobStep::Started)?;
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
@@ -198,44 +225,58 @@ impl Coordinator {
         self.copy_keyless().await
     }
 
-    /// Begins a job beside the stream. The error is for who asked.
-    pub(crate) async fn begin_job(
-        &mut self,
-        kind: JobKind,
-        id: String,
-        patterns: &[String],
-        filters: &[(String, String)],
-    ) -> Result<usize, String> {
-        if self.job.as_ref().is_some_and(|job| matches!(job.state, JobState::Running | JobState::Paused)) {
-            return Err("a snapshot is under way: wait for it, or headwater snapshot cancel".to_owned());
+    /// Begins a job beside the stream.
+    pub(crate) async fn begin_job(&mut self, kind: JobKind, new: NewJob<'_>) -> Result<usize, NotBegun> {
+        if self.is_under_way() {
+            let text = "a snapshot is under way: wait for it, or headwater snapshot cancel";
+            return Err(NotBegun::Refused(text.to_owned()));
         }
-        let tables = self.choose(patterns).await.map_err(|error| crate::error::chain(&error))?;
+        let mut tables = self.choose(&Matcher::all(new.tables)).await?;
+        let except = Matcher::all(new.except);
+        tables.retain(|table| !any_matches(&except, &table.table.namespace, &table.table.name));
         if tables.is_empty() {
-            return Err(format!("no published table matches {}", patterns.join(", ")));
+            return Err(no_table(new.tables));
         }
         if let Some(table) = tables.iter().find(|table| table.key.is_empty()) {
-            return Err(format!(
+            return Err(NotBegun::Refused(format!(
                 "{} has neither a primary key nor a replica identity index: beside the stream it can't be copied in order. \
                  Give it one, or leave it out",
                 super::copier::name_of(table)
-            ));
+            )));
         }
-        self.readable(&tables).map_err(|error| crate::error::chain(&error))?;
+        self.readable(&tables)?;
+        let filters: Vec<_> =
+            new.filters.iter().map(|(pattern, filter)| (Matcher::new(pattern), filter)).collect();
         let filter_of = |table: &SnapshotTable| {
-            let name = super::copier::name_of(table);
-            let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
-            matching.map(|(_, filter)| filter.clone()).next_back()
+            let (schema, name) = (&table.table.namespace, &table.table.name);
+            let matching = filters.iter().filter(|(matcher, _)| matcher.matches(schema, name));
+            matching.map(|(_, filter)| (*filter).clone()).next_back()
         };
-        let (state, epoch) = (JobState::Running, self.parts.epoch);
+        let tables: Vec<_> =
+            tables.into_iter().map(|table| (filter_of(&table), table)).map(|(f, t)| (t, f)).collect();
+        self.check_filters(&tables).await?;
+        let (state, epoch, id) = (JobState::Running, self.parts.epoch, new.id);
         let token = format!("{epoch} {}", self.number());
-        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, epoch });
-        self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
+        let before = self.job.as_ref().map_or(0, |job| job.request);
+        let request = new.request.unwrap_or(before);
+        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, request, epoch });
+        self.tables = tables.iter().map(|(table, filter)| self.record(table, filter.clone())).collect();
+        let tables: Vec<SnapshotTable> = tables.into_iter().map(|(table, _)| table).collect();
         self.began = Instant::now();
         self.estimates.clear();
         self.estimate(&tables).await;
         self.tell_job();
-        self.store_all().map_err(|error| crate::error::chain(&error))?;
+        self.tell_step(JobStep::Started)?;
+        self.store_all()?;
         Ok(self.tables.len())
+    }
+
+    /// Tells who wants to know that the job has come to a step.
+    pub(crate) fn tell_step(&self, step: JobStep) -> Result<(), StageError> {
+        match &self.job {
+            Some(job) => self.parts.notifier.job(job, &self.tables, step),
+            None => Ok(()),
+        }
     }
 
     /// The connection for the catalog, a new one if the last is gone.
@@ -249,10 +290,10 @@ impl Coordinator {
     }
 
     /// The published tables that are to be copied, in their order.
-    pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
+    pub(crate) async fn choose(&mut self, asked: &[Matcher]) -> Result<Vec<SnapshotTable>, StageError> {
         let (settings, control) = (self.parts.settings.clone(), self.parts.control.clone());
         let tell = tell_lock(&control, "reading the catalog");
-        chosen_tables(self.client().await?, &settings, patterns, tell).await
+        chosen_tables(self.client().await?, &settings, asked, tell).await
     }
 
     pub(crate) fn readable(&self, tables: &[SnapshotTable]) -> Result<(), StageError> {
@@ -269,6 +310,7 @@ impl Coordinator {
             table: table.table.name.clone(),
             relation: table.table.id,
             state: TableState::Waiting,
+            partitions: super::changed::partitions_of(table),
             filter,
             pages_done: Vec::new(),
             key_columns: Vec::new(),
@@ -332,6 +374,12 @@ impl Coordinator {
         record.epoch = self.parts.epoch;
         let bytes = record.bytes - bytes_before;
         self.tell_acknowledged(at, rows, bytes);
+        if self.notified.elapsed() > PROGRESS_INTERVAL
+            && let Some(job) = &self.job
+        {
+            self.notified = Instant::now();
+            self.parts.notifier.table_in_progress(job, &self.tables, at)?;
+        }
         if done { self.set_table(at, TableState::Done, None) } else { self.store_table(at) }
     }
 
@@ -349,12 +397,20 @@ impl Coordinator {
         error: Option<String>,
     ) -> Result<(), StageError> {
         self.tables[at].state = state;
-        self.tell_table(at, state, error);
+        self.tell_table(at, state, error.clone());
+        if let Some(job) = &self.job {
+            match state {
+                TableState::Waiting => {}
+                TableState::Copying => self.parts.notifier.table_in_progress(job, &self.tables, at)?,
+                TableState::Done | TableState::Failed => {
+                    self.parts.notifier.table_over(job, &self.tables, at, error.as_deref())?
+                }
+            }
+        }
         self.store_table(at)?;
-        let is_over = |table: &TableRecord| matches!(table.state, TableState::Done | TableState::Failed);
-        let left = self.tables.iter().filter(|table| !is_over(table)).count();
+        let left = self.tables.iter().filter(|table| !table.is_over()).count();
         self.parts.metrics.snapshot_tables_left.set(left as i64);
-        if self.is_running() && self.tables.iter().all(is_over) {
+        if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
             let seconds = self.began.elapsed().as_secs_f64();
             let rows: u64 = self.tables.iter().map(|table| table.rows).sum();
             tracing::info!(tables = self.tables.len(), rows, seconds, "the snapshot is complete");
@@ -369,6 +425,12 @@ impl Coordinator {
             job.epoch = self.parts.epoch;
         }
         self.tell_job_state(state);
+        self.tell_step(match state {
+            JobState::Running => JobStep::Resumed,
+            JobState::Paused => JobStep::Paused,
+            JobState::Done => JobStep::Completed,
+            JobState::Cancelled => JobStep::Aborted,
+        })?;
         self.store_job()
     }
 

@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn what_is_settled_is_stored_as_postgres_writes_it() {
         let snapshot: TransactionSnapshot = "10:20:10,14".parse().unwrap();
-        let watermark = Watermark { snapshot: snapshot.clone(), high: Lsn(100), unix_micros: 0 };
+        let watermark =
+            Watermark { snapshot: snapshot.clone(), high: Lsn(100), unix_micros: 0, is_standby: false };
         let settled = Settled::new(&watermark);
         assert_eq!(settled.from(Lsn(99)).unwrap(), Some(snapshot));
         assert_eq!(settled.from(Lsn(100)).unwrap(), None, "the stream is past it");

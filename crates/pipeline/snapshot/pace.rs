@@ -84,7 +84,7 @@ mod tests {
     fn the_stricter_limit_holds() {
         let check = |rows_limit, bytes_limit, reads: &[(u64, u64)], wanted_ms: u64| {
             let (pace, now) = (pace(rows_limit, bytes_limit), Instant::now() + BURST);
-            let due = reads.iter().map(|(rows, bytes)| pace.count(*rows, *bytes, now)).next_back();
+            let due = reads.iter().fold(None, |_, (rows, bytes)| Some(pace.count(*rows, *bytes, now)));
             let wanted = now - BURST + Duration::from_millis(wanted_ms);
             assert_eq!(due, Some(wanted), "{rows_limit} {bytes_limit} {reads:?}");
         };

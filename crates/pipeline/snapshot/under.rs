@@ -14,6 +14,7 @@ use super::Chunk;
 use super::control::Asked;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
 use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, LOCK_NOT_AVAILABLE, Part, Parts, name_of, ranges};
+use super::notifications::JobStep;
 use super::seen::tell_lock;
 use crate::error::StageError;
 use crate::status::Readiness;
@@ -47,6 +48,7 @@ impl Coordinator {
         self.estimate(&tables).await;
         self.tell_job();
         self.parts.control.set_transaction(Some((began, limit)));
+        self.tell_step(JobStep::Started)?;
         self.store_all()?;
         let parts = self.parts_of(&tables, &rewritten, keeper.unix_micros());
         for leaf in tables.iter().flat_map(|table| &table.silent_leaves) {
@@ -119,7 +121,8 @@ impl Coordinator {
         }
     }
 
-    fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
+    /// The rows of a table that are wanted only, by the configuration.
+    pub(crate) fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
         let name = name_of(table);
         let filters = &self.parts.settings.snapshot.filters;
         let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
