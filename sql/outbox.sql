@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS headwater.outbox (
     next_attempt_at timestamptz,
     failed_by       text,
     reason          text,
+    -- When people were told of a DEAD row.
+    notified_at     timestamptz,
     PRIMARY KEY (id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -114,6 +116,9 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- They are run as their owner: nobody else's business.
+REVOKE EXECUTE ON FUNCTION headwater.outbox_make_partitions(integer), headwater.outbox_drop_partitions(date, boolean) FROM PUBLIC;
 
 -- Writes an event, in the transaction of the state that it speaks of.
 CREATE OR REPLACE FUNCTION headwater.outbox_put(aggregate_type text, aggregate_id text, type text, payload jsonb,

@@ -47,6 +47,8 @@ mod outbox;
 
 mod event;
 
+pub mod sent;
+
 mod side_topic;
 
 pub mod snapshot;
@@ -101,6 +103,7 @@ pub mod status;
 
 pub use halt::{ExitCode, Halt};
 pub use metrics::Metrics;
+pub use outbox::matches_pattern as outbox_pattern_matches;
 pub use run::{ShutdownStage, run};
 pub use settings::Settings;
 pub use status::Status;

@@ -20,6 +20,7 @@ use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
 use crate::release::Holding;
 use crate::row_writer::{Row, Writer};
+use crate::sent::SentLog;
 use crate::settings::Settings;
 use crate::snapshot::Input;
 use crate::snapshot::intake::Intake;
@@ -88,6 +89,7 @@ impl Pump {
         inputs: Receiver<Input>,
         intake: Intake,
         out: Outlet,
+        sent: Option<SentLog>,
     ) -> Pump {
         Pump {
             inputs,
@@ -101,7 +103,7 @@ impl Pump {
             ),
             message_topics: EventTopics::new(),
             messages: MessageTopic::new(settings, versions.source()),
-            writer: Writer::new(settings, versions.questions.clone(), out),
+            writer: Writer::new(settings, versions.questions.clone(), out, sent),
             versions,
             holding,
         }
@@ -213,6 +215,7 @@ impl Pump {
                     self.writer.row(lsn, open).end_transaction()?;
                 }
                 self.writer.out.tracker.commit(end_lsn);
+                self.writer.tell_sent(end_lsn);
                 self.writer.out.received = self.writer.out.received.max(end_lsn);
                 self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);

@@ -22,6 +22,7 @@ use crate::recovery::{Decision, decide};
 use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
+use crate::sent::SentLog;
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
@@ -51,13 +52,14 @@ pub async fn run(
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     snapshots: Arc<SnapshotControl>,
+    sent: Option<SentLog>,
     mut shutdown: watch::Receiver<ShutdownStage>,
 ) -> Result<(), Halt> {
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
     loop {
         let confirmed_before = status.snapshot().positions.confirmed;
-        let ended = session(&settings, &metrics, &status, &snapshots, &mut shutdown).await;
+        let ended = session(&settings, &metrics, &status, &snapshots, &sent, &mut shutdown).await;
         // A session that confirmed something was a good one, however short: the next pause is short again.
         if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
@@ -105,6 +107,7 @@ async fn session(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
+    sent: &Option<SentLog>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
 ) -> Result<(), StageError> {
     status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
@@ -112,7 +115,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, snapshots, shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, sent, shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -157,6 +160,7 @@ async fn stream(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
+    sent: &Option<SentLog>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -195,7 +199,8 @@ async fn stream(
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
+    let pump =
+        Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out, sent.clone());
     let coordinator = Coordinator::new(CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),

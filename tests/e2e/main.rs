@@ -23,6 +23,8 @@ mod lost_slot;
 mod observed;
 mod open_transaction;
 mod outbox;
+mod outbox_feedback;
+mod outbox_status;
 mod postgres_away;
 mod random_types;
 mod record_keys;

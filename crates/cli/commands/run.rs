@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use headwater_pipeline::sent::sent_events;
 use headwater_pipeline::snapshot::control::SnapshotControl;
 use headwater_pipeline::{ExitCode, Halt, Metrics, ShutdownStage, Status};
 use prometheus::Registry;
@@ -56,7 +57,12 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
-    match headwater_pipeline::run(config.settings, metrics, status, snapshots, shutdown).await {
+    let sent = config.outbox.map(|outbox| {
+        let (log, events) = sent_events();
+        tokio::spawn(headwater_outbox::run(outbox, events, Arc::clone(&status), Arc::clone(&metrics)));
+        log
+    });
+    match headwater_pipeline::run(config.settings, metrics, status, snapshots, sent, shutdown).await {
         Ok(()) => Ok(ExitCode::Success),
         Err(halt) => halted(halt),
     }

@@ -1,0 +1,259 @@
+//! Consumers answer: rows become PROCESSED, or are sent again and in the end DEAD, of which people are told. Answers
+//! come twice, late, in any order, and for events that nobody wrote. The oracles are psql's view of the rows, a stock
+//! consumer's view of the topics and a real mail server.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::fixture::{Fixture, on_shared};
+use crate::harness::headwater::Config;
+use crate::harness::kafka::{self, Raw};
+use crate::harness::mail::MailServer;
+use crate::harness::{servers, until};
+use crate::outbox_status::{count, prepare, put, until_count};
+
+fn config(test: &Fixture) -> Config {
+    crate::outbox_status::config(test)
+        .set("feedback.topic", format!("feedback.{}", test.prefix()))
+        .set("feedback.group", test.prefix())
+        .set("feedback.backoff", "200ms")
+        .set("feedback.max_attempts", 3)
+}
+
+struct Said<'a> {
+    id: &'a str,
+    status: &'a str,
+    consumer: &'a str,
+    attempt: i32,
+}
+
+fn answer(test: &Fixture, said: &[Said<'_>]) -> Result<()> {
+    let bodies: Vec<(String, String)> = said
+        .iter()
+        .map(|said| {
+            let body = serde_json::json!({
+                "event_id": said.id, "status": said.status, "reason": "no stock", "consumer": said.consumer,
+                "attempt": said.attempt, "at": "2026-01-01T00:00:00Z",
+            });
+            (said.id.to_owned(), body.to_string())
+        })
+        .collect();
+    let records: Vec<(&str, &str)> = bodies.iter().map(|(id, body)| (id.as_str(), body.as_str())).collect();
+    tokio::task::block_in_place(|| {
+        kafka::produce(&test.kafka.bootstrap, &format!("feedback.{}", test.prefix()), &records)
+    })
+}
+
+async fn ids(test: &Fixture, order: &str) -> Result<Vec<String>> {
+    let rows = test.database.rows(&format!("select id from headwater.outbox order by {order}")).await?;
+    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}
+
+fn events(test: &Fixture) -> Result<Vec<Raw>> {
+    test.raw_topic(&format!("outbox.{}.order", test.prefix()))
+}
+
+const BY_NUMBER: &str = "(payload->>'n')::int";
+
+/// Duplicated, late, out of order, unknown, unreadable.
+async fn answers(test: &mut Fixture) -> Result<()> {
+    prepare(test).await?;
+    test.expect_complaint("answers that can't be used");
+    let all = toml::Table::from_iter([
+        ("types".to_owned(), "OrderPlaced".into()),
+        ("processed_when".to_owned(), "all".into()),
+        ("consumers".to_owned(), toml::Value::Array(vec!["stock".into(), "billing".into()])),
+    ]);
+    let mut headwater = test.spawn(config(test).push("event_type", all))?;
+    headwater.streaming().await?;
+    put(test, 1, 100).await?;
+    until_count(test, "SENT", 100).await?;
+    let ids = ids(test, BY_NUMBER).await?;
+    let say = |id, status, consumer| Said { id, status, consumer, attempt: 1 };
+    let mut said = Vec::new();
+    for id in &ids[..50] {
+        // A success stands: what its consumer says later of the same attempt is of no consequence.
+        said.extend([say(id, "SUCCESS", "stock"), say(id, "SUCCESS", "stock"), say(id, "FAILED", "stock")]);
+    }
+    answer(test, &said)?;
+    let noted = |outcome: &'static str, count: f64| {
+        let headwater = &headwater;
+        async move {
+            headwater.metric_until("headwater_outbox_answers_total", &[outcome], |seen| seen == count).await
+        }
+    };
+    noted("noted", 50.0).await?;
+    noted("ignored", 100.0).await?;
+    ensure!(count(test, "SENT").await? == 100, "one of two consumers is not all");
+    let mut said: Vec<_> = ids[..50].iter().rev().map(|id| say(id, "SUCCESS", "billing")).collect();
+    said.push(say("0b8f3b1e-8c5a-4f0e-9a55-0a8d1c0e4a11", "SUCCESS", "stock"));
+    said.push(say("'; drop table headwater.outbox; --", "FAILED", "stock"));
+    answer(test, &said)?;
+    tokio::task::block_in_place(|| {
+        let topic = format!("feedback.{}", test.prefix());
+        kafka::produce(&test.kafka.bootstrap, &topic, &[("x", "not json"), ("y", "{}")])
+    })?;
+    until_count(test, "PROCESSED", 50).await?;
+    noted("unknown", 2.0).await?;
+    noted("unreadable", 2.0).await?;
+    let letters = test.raw_topic(&format!("feedback.{}.dead", test.prefix()))?;
+    ensure!(letters.len() == 4, "{} dead letters", letters.len());
+    for letter in &letters {
+        letter.header("headwater.dead_letter.reason").context("a letter without its reason")?;
+    }
+    // Everything once more, from the beginning, as another instance with empty hands would read it.
+    headwater.stop().await?;
+    let before =
+        test.database.rows("select id, status, processed_at from headwater.outbox order by id").await?;
+    test.database.execute("truncate headwater.outbox_feedback").await?;
+    let mut headwater = test.spawn(config(test).push("event_type", both_of()))?;
+    headwater.streaming().await?;
+    headwater.metric_until("headwater_outbox_answers_total", &["ignored"], |seen| seen == 200.0).await?;
+    let after =
+        test.database.rows("select id, status, processed_at from headwater.outbox order by id").await?;
+    ensure!(before == after, "answers that came again changed something");
+    ensure!(events(test)?.len() == 100, "something was sent again");
+    headwater.stop().await
+}
+
+fn both_of() -> toml::Table {
+    toml::Table::from_iter([
+        ("types".to_owned(), "Order*".into()),
+        ("processed_when".to_owned(), "all".into()),
+        ("consumers".to_owned(), toml::Value::Array(vec!["stock".into(), "billing".into()])),
+    ])
+}
+
+/// FAILED, and sent again: the same id, the number of the attempt, and where it was written first.
+async fn sent_again(test: &mut Fixture) -> Result<()> {
+    prepare(test).await?;
+    let mut headwater = test.spawn(config(test))?;
+    headwater.streaming().await?;
+    put(test, 1, 2).await?;
+    until_count(test, "SENT", 2).await?;
+    let ids = ids(test, BY_NUMBER).await?;
+    let lsn =
+        test.database.value(&format!("select lsn from headwater.outbox where id = '{}'", ids[0])).await?;
+    let say = |status, attempt| Said { id: &ids[0], status, consumer: "stock", attempt };
+    answer(test, &[say("FAILED", 1), say("FAILED", 1)])?;
+    until(Duration::from_secs(60), "the second sending", async || Ok(events(test)?.len() == 3)).await?;
+    let again = events(test)?.pop().expect("three events");
+    ensure!(again.header("id").as_deref() == Some(ids[0].as_str()), "another id: {:?}", again.headers);
+    ensure!(again.header("headwater.attempt").as_deref() == Some("2"), "headers {:?}", again.headers);
+    ensure!(again.header("headwater.origin") == lsn, "headers {:?}, first written at {lsn:?}", again.headers);
+    ensure!(again.header("tenant").as_deref() == Some("acme"), "what the service wrote is not all there");
+    until_count(test, "SENT", 2).await?;
+    // Of the first attempt, and late.
+    answer(test, &[say("FAILED", 1)])?;
+    headwater.metric_until("headwater_outbox_answers_total", &["ignored"], |seen| seen == 2.0).await?;
+    ensure!(count(test, "SENT").await? == 2, "a late answer changed the next attempt");
+    answer(test, &[say("SUCCESS", 2)])?;
+    until_count(test, "PROCESSED", 1).await?;
+    let rows = test.database.value("select count(*) from headwater.outbox").await?;
+    ensure!(rows.as_deref() == Some("2"), "{rows:?} rows");
+    headwater.stop().await
+}
+
+/// A consumer that always fails: DEAD after three attempts, and one mail for all of them.
+async fn always_fails(test: &mut Fixture) -> Result<()> {
+    prepare(test).await?;
+    test.expect_complaint("DEAD");
+    test.expect_complaint("telling people");
+    let port = servers::free_port();
+    let config = config(test)
+        .set("notify.interval", "1s")
+        .set("mail.host", "127.0.0.1")
+        .set("mail.port", i64::from(port))
+        .set("mail.tls", "none")
+        .set("mail.from", "Headwater <headwater@example.com>")
+        .set("mail.to", "team@example.com");
+    let mut headwater = test.spawn(config)?;
+    headwater.streaming().await?;
+    put(test, 1, 20).await?;
+    until_count(test, "SENT", 20).await?;
+    let ids = ids(test, BY_NUMBER).await?;
+    for attempt in 1..=3 {
+        let sent = 20 * attempt as usize;
+        until(Duration::from_secs(60), &format!("attempt {attempt}"), async || {
+            Ok(events(test)?.len() == sent)
+        })
+        .await?;
+        until_count(test, "SENT", 20).await?;
+        let said: Vec<_> =
+            ids.iter().map(|id| Said { id, status: "FAILED", consumer: "stock", attempt }).collect();
+        answer(test, &said)?;
+    }
+    until_count(test, "DEAD", 20).await?;
+    // The mail server is away, and comes.
+    headwater.metric_until("headwater_outbox_notifications_total", &["failed"], |seen| seen >= 1.0).await?;
+    let server = MailServer::start(port, &[]).await?;
+    until(Duration::from_secs(90), "a mail", async || Ok(!server.mails()?.is_empty())).await?;
+    until(Duration::from_secs(30), "rows that say they were told of", async || {
+        let sql = "select count(*) from headwater.outbox where notified_at is not null";
+        Ok(test.database.value(sql).await?.as_deref() == Some("20"))
+    })
+    .await?;
+    headwater.stop().await?;
+    let mails = server.mails()?;
+    ensure!(mails.len() == 1, "{} mails", mails.len());
+    let body = mails[0]["body"].as_str().unwrap_or_default();
+    ensure!(
+        mails[0]["to"][0] == "team@example.com"
+            && mails[0]["subject"].as_str().is_some_and(|s| s.contains("20"))
+    );
+    ensure!(
+        ids.iter().all(|id| body.contains(id.as_str())) && body.contains("no stock"),
+        "the mail says {body}"
+    );
+    Ok(())
+}
+
+/// Nobody answers; and the events of an aggregate wait for the one that fails.
+async fn silence_and_order(test: &mut Fixture) -> Result<()> {
+    prepare(test).await?;
+    test.database.execute("select headwater.outbox_block_aggregates(true)").await?;
+    let config = config(test).set("feedback.answer_timeout", "4s").set("feedback.backoff", "3s");
+    let mut headwater = test.spawn(config)?;
+    headwater.streaming().await?;
+    put(test, 1, 1).await?;
+    until_count(test, "FAILED", 1).await?;
+    put(test, 2, 4).await?;
+    ensure!(count(test, "BLOCKED").await? == 3, "later events of the aggregate do not wait");
+    until(Duration::from_secs(60), "the second sending", async || Ok(events(test)?.len() == 2)).await?;
+    let first = ids(test, BY_NUMBER).await?.remove(0);
+    answer(test, &[Said { id: &first, status: "SUCCESS", consumer: "stock", attempt: 2 }])?;
+    let numbers = || -> Result<Vec<i64>> {
+        let number = |event: &Raw| {
+            serde_json::from_slice::<serde_json::Value>(event.value.as_deref()?).ok()?["n"].as_i64()
+        };
+        let mut numbers: Vec<_> = events(test)?.iter().filter_map(number).collect();
+        // How often the first was sent depends on how fast this machine answers.
+        numbers.dedup();
+        Ok(numbers)
+    };
+    until(Duration::from_secs(60), "the others", async || Ok(numbers()?.len() >= 4)).await?;
+    let numbers = numbers()?;
+    ensure!(numbers[..4] == [1, 2, 3, 4], "order {numbers:?}");
+    headwater.stop().await
+}
+
+#[test]
+fn answers_in_any_order_and_number() {
+    on_shared("outbox_answers", answers);
+}
+
+#[test]
+fn failed_events_are_sent_again() {
+    on_shared("outbox_again", sent_again);
+}
+
+#[test]
+fn always_failing_is_dead_with_one_mail() {
+    on_shared("outbox_dead", always_fails);
+}
+
+#[test]
+fn silence_counts_and_aggregates_wait() {
+    on_shared("outbox_silence", silence_and_order);
+}
