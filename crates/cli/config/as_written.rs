@@ -260,7 +260,7 @@ sections! {
         /// A column of JSON objects whose members become headers too.
         headers_column: String,
         /// Whether the rows say what became of their events. The table has the columns of `sql/outbox.sql`, whose
-        /// names are fixed, and the role may change them (`sql/grants.sql`).
+        /// names are fixed, and the role may change them (`sql/outbox_grants.sql`).
         status: bool = "false",
     }
 
