@@ -24,6 +24,8 @@ CREATE TABLE IF NOT EXISTS headwater.outbox (
     -- What follows belongs to Headwater; services leave it at its defaults.
     status          text        NOT NULL DEFAULT 'NEW',
     attempt         integer     NOT NULL DEFAULT 1,
+    -- Attempts before this one are not counted any more: a person has sent the event again.
+    first_attempt   integer     NOT NULL DEFAULT 1,
     -- Who wrote the row and where: how the rows are found that a crash left behind, without an index on the status.
     txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
     lsn             pg_lsn      DEFAULT pg_current_wal_insert_lsn(),

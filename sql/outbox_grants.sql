@@ -3,7 +3,7 @@
 GRANT USAGE ON SCHEMA headwater TO headwater;
 
 -- SENT, PROCESSED and the rest: what belongs to Headwater, and nothing that a service wrote.
-GRANT SELECT, UPDATE (status, attempt, sent_at, processed_at, processed_by, failed_at, next_attempt_at, failed_by, reason, notified_at)
+GRANT SELECT, UPDATE (status, attempt, first_attempt, sent_at, processed_at, processed_by, failed_at, next_attempt_at, failed_by, reason, notified_at)
     ON headwater.outbox TO headwater;
 
 -- An event is sent again by writing its row again: without these two, attempts, replay and BLOCKED rows stay where they are.

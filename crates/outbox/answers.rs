@@ -99,8 +99,8 @@ pub(crate) async fn lock(
         return Ok(HashMap::new());
     }
     let sql = format!(
-        "SELECT o.{id}::text, o.{event_type}::text, o.status, o.attempt, o.processed_by, o.failed_by, o.reason \
-         FROM {table} o WHERE o.{id} = ANY ($1::text[]::{id_type}[]) ORDER BY o.{id} FOR UPDATE",
+        "SELECT o.{id}::text, o.{event_type}::text, o.status, o.attempt, o.processed_by, o.failed_by, o.reason, \
+         o.first_attempt FROM {table} o WHERE o.{id} = ANY ($1::text[]::{id_type}[]) ORDER BY o.{id} FOR UPDATE",
         id = table.id,
         event_type = table.event_type,
         table = table.sql,
@@ -113,6 +113,7 @@ pub(crate) async fn lock(
             // A word that is none of ours is somebody's own; the row is left alone.
             status: Status::parse(row.get(2)).unwrap_or(Status::Cancelled),
             attempt: row.get(3),
+            first_attempt: row.get(7),
             processed_by: row.get::<_, Option<Vec<String>>>(4).unwrap_or_default(),
             failed_by: row.get(5),
             reason: row.get(6),

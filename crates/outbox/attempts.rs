@@ -136,6 +136,7 @@ impl Attempts {
             let count = rows.len() as u64;
             self.metrics.outbox_answers.with_label_values(&[&*table.name, "silent"]).inc_by(count);
             if died {
+                tracing::warn!("nobody answered the last attempt of outbox events: they are DEAD");
                 self.died.notify_one();
             }
         }

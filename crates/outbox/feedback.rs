@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use headwater_kafka::{
@@ -14,7 +16,7 @@ use headwater_kafka::{
 };
 use headwater_pg::Client;
 use headwater_pipeline::Metrics;
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use crate::answer::{self, Answer};
@@ -105,27 +107,34 @@ pub(crate) struct Feedback {
     pub(crate) metrics: Arc<Metrics>,
     /// Rung when a row is DEAD.
     pub(crate) died: Arc<Notify>,
+    /// Set when it is to leave the group and end.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Feedback {
-    /// Begins; the thread ends with the process.
-    pub(crate) fn start(self) {
-        let runtime = Handle::current();
+    /// Begins, on a thread of its own.
+    pub(crate) fn start(self) -> JoinHandle<()> {
         std::thread::Builder::new()
             .name("outbox-feedback".to_owned())
-            .spawn(move || self.run(&runtime))
-            .expect("the system has a thread for the answers");
+            .spawn(move || self.run())
+            .expect("the system has a thread for the answers")
     }
 
-    fn run(mut self, runtime: &Handle) {
+    fn run(mut self) {
+        // Its own, so that it may outlive that of the process' main task at a stop.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("the system has what a runtime needs");
         let mut pause = Pause::default();
-        loop {
-            let Err(trouble) = self.session(runtime, &mut pause);
+        while let Err(trouble) = self.session(&runtime, &mut pause) {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
             runtime.block_on(pause.after("reading the answers of consumers", &trouble));
         }
     }
 
-    fn session(&mut self, runtime: &Handle, pause: &mut Pause) -> Result<std::convert::Infallible, Trouble> {
+    /// Reads until it is stopped.
+    fn session(&mut self, runtime: &Runtime, pause: &mut Pause) -> Result<(), Trouble> {
         let client = runtime.block_on(headwater_pg::connect(&self.settings.postgres))?;
         let mut tables = Vec::new();
         for table in &self.settings.tables {
@@ -138,7 +147,7 @@ impl Feedback {
             None,
             std::slice::from_ref(&self.feedback.topic),
         )?;
-        loop {
+        while !self.stop.load(Ordering::Relaxed) {
             let (batch, change) = gather(&group)?;
             if !batch.is_empty() {
                 let next = self.write(runtime, &client, &tables, &batch)?;
@@ -154,6 +163,7 @@ impl Feedback {
             }
             pause.over();
         }
+        Ok(())
     }
 
     fn make_topic(&self, topic: &str) -> Result<i32, Trouble> {
@@ -174,7 +184,7 @@ impl Feedback {
     /// One transaction: rows and offsets. Gives the next offset of each partition.
     fn write(
         &self,
-        runtime: &Handle,
+        runtime: &Runtime,
         client: &Client,
         tables: &[Table],
         batch: &[Read],
@@ -203,6 +213,7 @@ impl Feedback {
         runtime.block_on(client.batch_execute("COMMIT")).map_err(headwater_pg::Error::from)?;
         self.count(&outcome, letters.len() as u64 - outcome.unknown.len() as u64);
         if outcome.died {
+            tracing::warn!("the last attempt of outbox events failed: they are DEAD");
             self.died.notify_one();
         }
         Ok(next)

@@ -53,8 +53,10 @@ impl Status {
 pub struct Life {
     /// Where it stands.
     pub status: Status,
-    /// The number of its present sending.
+    /// The number of its present sending. It only grows.
     pub attempt: i32,
+    /// The sending from which attempts are counted.
+    pub first_attempt: i32,
     /// Consumers that have succeeded.
     pub processed_by: Vec<String>,
     /// Who failed last.
@@ -135,13 +137,14 @@ impl Life {
             return Heard::Ignored;
         }
         (self.failed_by, self.reason) = (consumer.map(str::to_owned), reason.map(str::to_owned));
-        if self.attempt >= policy.max_attempts {
+        let attempts = self.attempt.saturating_sub(self.first_attempt).saturating_add(1);
+        if attempts >= policy.max_attempts {
             self.status = Status::Dead;
             self.retry_in_ms = None;
             return Heard::Dead;
         }
         self.status = Status::Failed;
-        self.retry_in_ms = Some(policy.backoff_ms(self.attempt));
+        self.retry_in_ms = Some(policy.backoff_ms(attempts));
         Heard::Failed
     }
 }
@@ -166,6 +169,7 @@ mod tests {
         Life {
             status: Status::Sent,
             attempt,
+            first_attempt: 1,
             processed_by: Vec::new(),
             failed_by: None,
             reason: None,
@@ -216,6 +220,16 @@ mod tests {
             }
             assert_eq!(life.status, status, "{answers} in attempt {attempt}");
         }
+    }
+
+    #[test]
+    fn attempts_are_counted_from_where_a_person_began_again() {
+        let policy = policy(ProcessedWhen::Any, &[]);
+        let mut life = Life { first_attempt: 4, ..life(4) };
+        assert_eq!(life.hear(&answer("a3-"), &policy), Heard::Ignored);
+        assert_eq!(life.hear(&answer("a4-"), &policy), Heard::Failed);
+        let mut life = Life { first_attempt: 4, ..self::life(6) };
+        assert_eq!(life.hear(&answer("a6-"), &policy), Heard::Dead);
     }
 
     #[test]

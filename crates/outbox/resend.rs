@@ -16,7 +16,7 @@ pub enum Again<'a> {
     Due,
     /// Who waited for another event of their aggregate that fails no more.
     Released,
-    /// These, if they are FAILED, DEAD, CANCELLED or SENT: attempts are counted from the first again. Who has succeeded
+    /// These, if they are FAILED, DEAD, CANCELLED or SENT: with all their attempts before them. Who has succeeded
     /// is not asked again.
     Retried(&'a [String]),
     /// These, as if nobody had ever answered.
@@ -26,10 +26,10 @@ pub enum Again<'a> {
 /// Writes rows again; gives how many. Less than [`ROWS_MAX`] means that there are no more.
 pub async fn write_again(client: &Client, table: &Table, again: Again<'_>) -> Result<u64, Error> {
     let t = &table.sql;
-    let (condition, attempt, failed_at) = match again {
+    let (condition, first_attempt, failed_at) = match again {
         Again::Due => (
             "o.next_attempt_at <= clock_timestamp() AND o.status = 'FAILED'".to_owned(),
-            "attempt + 1",
+            "first_attempt",
             "failed_at",
         ),
         Again::Released => (
@@ -40,7 +40,7 @@ pub async fn write_again(client: &Client, table: &Table, again: Again<'_>) -> Re
                 kind = table.aggregatetype,
                 aggregate = table.aggregateid,
             ),
-            "attempt",
+            "first_attempt",
             "NULL::timestamptz",
         ),
         Again::Retried(_) | Again::Replayed(_) => (
@@ -53,18 +53,20 @@ pub async fn write_again(client: &Client, table: &Table, again: Again<'_>) -> Re
                     _ => "'FAILED', 'DEAD', 'CANCELLED', 'SENT'",
                 },
             ),
-            "1",
+            "attempt + 1",
             "failed_at",
         ),
     };
+    // A released row was never sent.
+    let step = if matches!(again, Again::Released) { 0 } else { 1 };
     let processed_by = if matches!(again, Again::Replayed(_)) { "NULL::text[]" } else { "processed_by" };
     let sql = format!(
         "WITH taken AS (DELETE FROM {t} WHERE ({id}, created_at) IN \
            (SELECT o.{id}, o.created_at FROM {t} o WHERE {condition} ORDER BY o.lsn LIMIT $1 FOR UPDATE SKIP LOCKED) \
            RETURNING *) \
-         INSERT INTO {t} ({written}, attempt, origin_lsn, processed_by, failed_at, failed_by, reason) \
+         INSERT INTO {t} ({written}, attempt, first_attempt, origin_lsn, processed_by, failed_at, failed_by, reason) \
          OVERRIDING SYSTEM VALUE \
-         SELECT {written}, {attempt}, coalesce(origin_lsn, lsn), {processed_by}, {failed_at}, failed_by, reason \
+         SELECT {written}, attempt + {step}, {first_attempt}, coalesce(origin_lsn, lsn), {processed_by}, {failed_at}, failed_by, reason \
          FROM taken ORDER BY lsn",
         id = table.id,
         written = table.written,

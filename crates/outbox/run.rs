@@ -1,6 +1,7 @@
 //! The tasks, begun by `headwater run` and ended with it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use headwater_pg::Client;
@@ -25,17 +26,18 @@ const TICK: Duration = Duration::from_millis(100);
 /// Time between two looks for rows that were left behind.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the statuses of outbox rows until it is dropped.
+/// Keeps the statuses of outbox rows until the pipeline has ended; then marks what is confirmed, and leaves.
 pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metrics: Arc<Metrics>) {
     let died = Arc::new(Notify::new());
     let (policies, feedback) = match settings.feedback.clone() {
         Some(feedback) => (Some(feedback.policies.clone()), Some(feedback)),
         None => (None, None),
     };
-    if let Some(feedback) = feedback {
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = feedback.map(|feedback| {
         let (settings, metrics, died) = (settings.clone(), metrics.clone(), died.clone());
-        Feedback { settings, feedback, metrics, died }.start();
-    }
+        Feedback { settings, feedback, metrics, died, stop: stop.clone() }.start()
+    });
     let mut others = tokio::task::JoinSet::new();
     let attempts =
         Attempts { settings: settings.clone(), policies, metrics: metrics.clone(), died: died.clone() };
@@ -46,9 +48,17 @@ pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metr
     }
     let mut writer = SentWriter { settings, sent, status, metrics, queue: Queue::default() };
     let mut pause = Pause::default();
-    loop {
-        let Err(error) = writer.session(&mut pause).await;
+    while let Err(error) = writer.session(&mut pause).await {
+        if writer.sent.is_closed() {
+            break;
+        }
         pause.after("writing the status of outbox rows", &error).await;
+    }
+    drop(others);
+    stop.store(true, Ordering::Relaxed);
+    if let Some(thread) = thread {
+        // Leaving the group lets another instance take over at once. A thread that panicked has ended the process.
+        drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
     }
 }
 
@@ -70,9 +80,13 @@ struct Search {
 }
 
 impl SentWriter {
-    async fn session(&mut self, pause: &mut Pause) -> Result<std::convert::Infallible, LoadError> {
+    /// Writes until no pump will ever send any more.
+    async fn session(&mut self, pause: &mut Pause) -> Result<(), LoadError> {
         // Nothing is to be written before there is a position to compare with.
         while self.confirmed() == Lsn(0) {
+            if self.sent.is_closed() {
+                return Ok(());
+            }
             tokio::time::sleep(TICK).await;
         }
         let client = headwater_pg::connect(&self.settings.postgres).await?;
@@ -99,8 +113,10 @@ impl SentWriter {
             tokio::select! {
                 batch = self.sent.next() => match batch {
                     Some(batch) => self.queue.push(batch),
-                    // No pump will ever send any more: only rows that were left behind are of interest.
-                    None => tokio::time::sleep(RECONCILE_INTERVAL).await,
+                    None => {
+                        self.write_confirmed(&client, &searches).await?;
+                        return Ok(());
+                    }
                 },
                 _ = tick.tick(), if waits => {}
                 () = tokio::time::sleep_until(next_look) => {}

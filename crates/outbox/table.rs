@@ -10,6 +10,7 @@ use headwater_pipeline::settings::OutboxTable;
 pub const LIFE_COLUMNS: &[&str] = &[
     "status",
     "attempt",
+    "first_attempt",
     "txid",
     "lsn",
     "origin_lsn",

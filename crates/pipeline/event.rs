@@ -23,17 +23,17 @@ impl Origin<'_> {
     }
 }
 
-/// Writes the event in a row that was inserted in an outbox table.
+/// Writes the event in a row that was inserted in an outbox table; false if it is not to be sent.
 pub(crate) fn write_row(
     events: &EventPlan,
     topics: &mut EventTopics,
     new: &Tuple<'_>,
     origin: &Origin<'_>,
     row: &mut RowWriter<'_>,
-) -> Result<(), StageError> {
+) -> Result<bool, StageError> {
     if !events.is_due(new) {
         row.writer.out.metrics().skipped.with_label_values(&[origin.name, "outbox_not_new"]).inc();
-        return Ok(());
+        return Ok(false);
     }
     let event = events.event(new).map_err(|what| origin.error(row, what))?;
     row.counted_source(origin.name)?;
@@ -45,7 +45,7 @@ pub(crate) fn write_row(
         let id = String::from_utf8_lossy(id).into();
         sent.note(SentEvent { table: columns.table.clone(), id, attempt: life.attempt });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Writes one event; its topic's name is left in the scratch buffer.

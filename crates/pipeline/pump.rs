@@ -348,8 +348,7 @@ impl Pump {
             Row::Read(_) => unreachable!("the stream has changes only"),
             Row::Inserted(new) => {
                 let origin = Origin { name: &plan.name };
-                event::write_row(events, topics, new, &origin, &mut row)?;
-                plan.counts.create += 1;
+                plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, &mut row)?);
             }
             Row::Updated(..) => plan.counts.outbox_update += 1,
             Row::Deleted(_) => plan.counts.outbox_delete += 1,

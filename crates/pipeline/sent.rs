@@ -94,6 +94,11 @@ impl SentEvents {
         self.batches.recv().await
     }
 
+    /// Whether every pump has gone; what they sent may still be here.
+    pub fn is_closed(&self) -> bool {
+        self.batches.is_closed()
+    }
+
     /// So many events do not wait any more.
     pub fn done(&self, events: usize) {
         self.counts.waiting.fetch_sub(events, Ordering::Relaxed);

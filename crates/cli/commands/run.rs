@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -24,6 +25,9 @@ pub struct Arguments {
     #[arg(long)]
     adopt_slot: bool,
 }
+
+/// How long the last statuses of outbox rows may take at the end.
+const STATUSES_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs until told to stop (exit code 0) or until it can't go on (the halt's code).
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -57,12 +61,20 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
-    let sent = config.outbox.map(|outbox| {
-        let (log, events) = sent_events();
-        tokio::spawn(headwater_outbox::run(outbox, events, Arc::clone(&status), Arc::clone(&metrics)));
-        log
-    });
-    match headwater_pipeline::run(config.settings, metrics, status, snapshots, sent, shutdown).await {
+    let (sent, statuses) = match config.outbox {
+        None => (None, None),
+        Some(outbox) => {
+            let (log, events) = sent_events();
+            let keeping = headwater_outbox::run(outbox, events, Arc::clone(&status), Arc::clone(&metrics));
+            (Some(log), Some(tokio::spawn(keeping)))
+        }
+    };
+    let ended = headwater_pipeline::run(config.settings, metrics, status, snapshots, sent, shutdown).await;
+    if let Some(statuses) = statuses {
+        // What is not marked in time is found again at the next start.
+        drop(tokio::time::timeout(STATUSES_LIMIT, statuses).await);
+    }
+    match ended {
         Ok(()) => Ok(ExitCode::Success),
         Err(halt) => halted(halt),
     }
