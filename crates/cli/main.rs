@@ -6,6 +6,7 @@
 mod commands;
 mod config;
 mod http;
+mod snapshot_text;
 mod telemetry;
 
 use std::error::Error;

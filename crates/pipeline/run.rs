@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headwater_avro::registry::Registry;
 use headwater_kafka::Admin;
+use headwater_pg::Client;
 use headwater_pgoutput::RelationId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -24,12 +25,13 @@ use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::sent::SentLog;
 use crate::settings::{Settings, SinkSettings};
-use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
 use crate::snapshot::control::SnapshotControl;
-use crate::snapshot::coordinator::{Coordinator, CoordinatorParts, SnapshotEnd};
+use crate::snapshot::coordinator::{CoordinatorParts, SnapshotEnd};
 use crate::snapshot::intake::Intake;
+use crate::snapshot::session::Asking;
 use crate::source::Source;
 use crate::status::{Readiness, Status};
 use crate::versions::Versions;
@@ -115,7 +117,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, snapshots, sent, shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, sent.clone(), shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -160,7 +162,7 @@ async fn stream(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
-    sent: &Option<SentLog>,
+    sent: Option<SentLog>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -173,7 +175,8 @@ async fn stream(
     let (inputs, input_receiver) = std::sync::mpsc::channel();
     let (reports, report_receiver) = mpsc::unbounded_channel();
     // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
-    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
+    let waits = owned.keeper.is_some() || owned.stored.snapshot.job.is_some();
+    let (held, held_receiver) = watch::channel(waits);
     let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);
@@ -192,16 +195,17 @@ async fn stream(
         metrics: metrics.clone(),
         status: status.clone(),
     });
-    let history = SchemaHistory::new(owned.stored.history);
-    let database = owned.identity.database.clone();
+    let (history, database) = (SchemaHistory::new(owned.stored.history), owned.identity.database.clone());
     let versions = Versions::new(settings.clone(), database, history, questions);
     let intake = Intake::new(reports, owned.identity.epoch, owned.next_xid);
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let pump =
-        Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out, sent.clone());
-    let coordinator = Coordinator::new(CoordinatorParts {
+    let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
+    let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
+    let mut pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
+    pump.writer.sent = sent;
+    let coordinator = CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
         checkpoint_key: owned.identity.key(),
@@ -215,12 +219,8 @@ async fn stream(
         ask: ask.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
-    });
-    let resolver = Resolver {
-        client: owned.client,
-        destination: destination.clone(),
-        status: status.clone(),
-        metrics: metrics.clone(),
+        requests: asking.requests.clone(),
+        notifier: asking.notifier.clone(),
     };
     let source = Source {
         stream: owned.stream,
@@ -234,23 +234,44 @@ async fn stream(
         metrics: metrics.clone(),
     };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
-    status.set(Readiness::Streaming);
+    if !waits {
+        status.set(Readiness::Streaming);
+    }
     let source = tokio::spawn(source.run());
-    let mut helpers = vec![
-        tokio::spawn(resolver.run(question_receiver)),
+    let mut beside = vec![
+        tokio::spawn(resolver(settings, owned.client, &destination, status, metrics).run(question_receiver)),
         tokio::spawn(reselector(settings, status).run(reading_receiver)),
         tokio::spawn(slot_watch(settings, metrics, status).run()),
     ];
     if let Some(Destination { admin, .. }) = destination {
-        helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
+        beside.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
-    let running =
-        Running { source, pump: start_pump(pump), copying: tokio::spawn(coordinator.run()), stop, finish };
+    let running = Running {
+        source,
+        pump: start_pump(pump),
+        copying: tokio::spawn(asking.run(coordinator)),
+        stop,
+        finish,
+    };
     let result = running.supervise(settings, status, shutdown).await;
-    for helper in helpers {
-        helper.abort();
-    }
+    beside.iter().for_each(tokio::task::JoinHandle::abort);
     result
+}
+
+fn resolver(
+    settings: &Settings,
+    client: Client,
+    destination: &Option<Destination>,
+    status: &Arc<Status>,
+    metrics: &Arc<Metrics>,
+) -> Resolver {
+    Resolver {
+        client,
+        postgres: settings.postgres.clone(),
+        destination: destination.clone(),
+        status: status.clone(),
+        metrics: metrics.clone(),
+    }
 }
 
 fn reselector(settings: &Settings, status: &Arc<Status>) -> Reselector {
@@ -410,6 +431,10 @@ fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
     Ok(match &settings.sink {
         SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(&producer_settings(settings, kafka))?),
         SinkSettings::Stdout => Box::new(LineSink::stdout()),
+        SinkSettings::Discard => {
+            tracing::warn!("sink.type = \"discard\": what the slot sends is thrown away");
+            Box::new(DiscardSink::default())
+        }
         SinkSettings::File { path } => Box::new(LineSink::file(path)?),
     })
 }
