@@ -108,7 +108,7 @@ pub(crate) async fn lock(
     );
     let ids: Vec<&str> = ids.iter().copied().collect();
     let rows = client.query(&sql, &[&ids]).await?;
-    let rows = rows.iter().filter_map(|row| {
+    let rows = rows.iter().map(|row| {
         let life = Life {
             // A word that is none of ours is somebody's own; the row is left alone.
             status: Status::parse(row.get(2)).unwrap_or(Status::Cancelled),
@@ -120,7 +120,7 @@ pub(crate) async fn lock(
             retry_in_ms: None,
         };
         let event_type = row.get::<_, Option<String>>(1).unwrap_or_default();
-        Some((row.get(0), Row { event_type, life, changed: false }))
+        (row.get(0), Row { event_type, life, changed: false })
     });
     Ok(rows.collect())
 }

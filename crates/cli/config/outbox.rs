@@ -275,7 +275,7 @@ pub fn make(settings: &Settings, life: Life) -> Option<headwater_outbox::Setting
     }
     let kafka = match &settings.sink {
         SinkSettings::Kafka { kafka, .. } => Some(kafka.clone()),
-        SinkSettings::Stdout | SinkSettings::File { .. } => None,
+        SinkSettings::Stdout | SinkSettings::File { .. } | SinkSettings::Discard => None,
     };
     let feedback = life.topic.zip(kafka).map(|(topic, kafka)| FeedbackSettings {
         kafka,
