@@ -209,6 +209,90 @@ async fn always_fails(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// What people do about rows; a mail server that insists on TLS and a login; waiting for a position.
+async fn commands(test: &mut Fixture) -> Result<()> {
+    prepare(test).await?;
+    test.expect_complaint("DEAD");
+    let (port, directory) = (servers::free_port(), test.directory.path().to_owned());
+    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .context("run openssl")?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    let server = MailServer::start(port, &[&certificate, &key, "headwater", "secret"]).await?;
+    std::fs::write(directory.join("password"), "secret\n")?;
+    let config = config(test)
+        .set("feedback.max_attempts", 1)
+        .set("notify.interval", "100ms")
+        .set("mail.host", "localhost")
+        .set("mail.port", i64::from(port))
+        .set("mail.ca_file", certificate)
+        .set("mail.username", "headwater")
+        .set("mail.password_file", directory.join("password").display().to_string())
+        .set("mail.from", "headwater@example.com")
+        .set("mail.to", "team@example.com");
+    let mut headwater = test.spawn(config.clone())?;
+    headwater.streaming().await?;
+    put(test, 1, 3).await?;
+    let lsn = test.database.value("select pg_current_wal_lsn()").await?.context("no position")?;
+    let instance = headwater.address();
+    let waited = test.command(&["wait", "--lsn", &lsn, "--instance", &instance], &config)?;
+    ensure!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
+    ensure!(events(test)?.len() == 3, "it was waited for what is not there");
+    let far =
+        test.command(&["wait", "--lsn", "FFFFFFFF/0", "--timeout", "1", "--instance", &instance], &config)?;
+    ensure!(!far.status.success(), "a position that never comes has come");
+    until_count(test, "SENT", 3).await?;
+    let ids = ids(test, BY_NUMBER).await?;
+    answer(test, &[Said { id: &ids[0], status: "FAILED", consumer: "stock", attempt: 1 }])?;
+    until_count(test, "DEAD", 1).await?;
+    until(Duration::from_secs(60), "a mail", async || Ok(!server.mails()?.is_empty())).await?;
+    let mail = server.mails()?.remove(0);
+    ensure!(mail["encrypted"] == true && mail["login"] == "headwater", "{mail}");
+    let output = |arguments: &[&str]| -> Result<String> {
+        let output = test.command(arguments, &config)?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let listed: serde_json::Value =
+        serde_json::from_str(&output(&["outbox", "ls", "--status", "DEAD", "--json"])?)?;
+    ensure!(
+        listed.as_array().is_some_and(|rows| rows.len() == 1) && listed[0]["id"] == ids[0].as_str(),
+        "{listed}"
+    );
+    ensure!(output(&["outbox", "show", &ids[0]])?.contains("no stock"));
+    ensure!(output(&["outbox", "stats"])?.contains("DEAD"));
+    output(&["outbox", "cancel", &ids[1]])?;
+    ensure!(count(test, "CANCELLED").await? == 1);
+    output(&["outbox", "retry", "--status", "DEAD"])?;
+    until(Duration::from_secs(60), "the retried event", async || Ok(events(test)?.len() == 4)).await?;
+    answer(test, &[Said { id: &ids[0], status: "SUCCESS", consumer: "stock", attempt: 2 }])?;
+    until_count(test, "PROCESSED", 1).await?;
+    output(&["outbox", "replay", "--from", "2020-01-01", "--to", "2100-01-01"])?;
+    until(Duration::from_secs(60), "all events once more", async || Ok(events(test)?.len() == 7)).await?;
+    until_count(test, "SENT", 3).await?;
+    test.database.execute("select headwater.outbox_put('order', 'o', 'T', '{}')").await?;
+    until_count(test, "SENT", 4).await?;
+    headwater.stop().await
+}
+
 /// Nobody answers; and the events of an aggregate wait for the one that fails.
 async fn silence_and_order(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
@@ -251,6 +335,11 @@ fn failed_events_are_sent_again() {
 #[test]
 fn always_failing_is_dead_with_one_mail() {
     on_shared("outbox_dead", always_fails);
+}
+
+#[test]
+fn commands_and_a_mail_server_with_tls() {
+    on_shared("outbox_commands", commands);
 }
 
 #[test]
