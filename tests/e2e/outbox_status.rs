@@ -147,6 +147,9 @@ async fn left_behind_unsent(test: &mut Fixture) -> Result<()> {
     put(test, 1, 1).await?;
     until_count(test, "SENT", 1).await?;
     headwater.signal("STOP")?;
+    // What comes before them takes a while: long enough for who would not wait for the position to be seen.
+    let before = "insert into item select n, repeat(md5(n::text), 10) from generate_series(1, 60000) n";
+    test.database.execute(before).await?;
     put(test, 2, 50).await?;
     ensure!(count(test, "NEW").await? == 49, "rows are marked by nobody");
     headwater.kill()?;
