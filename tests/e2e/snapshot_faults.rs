@@ -41,11 +41,11 @@ async fn without_kafka(test: &mut Fixture, broker: &FaultKafka) -> Result<()> {
     let gate = Gate::closed(&test.database, 1).await?;
     let mut headwater = test.spawn(config.clone())?;
     gate.reached().await?;
-    broker.stop()?;
+    broker.freeze()?;
     gate.open().await?;
     headwater.log_line(&["waiting for the sink"]).await?;
     ensure!(headwater.log_lines(&["the snapshot is complete"]).is_empty(), "complete without Kafka");
-    broker.start_again()?;
+    broker.thaw()?;
     complete(&headwater).await?;
     headwater.streaming().await?;
     let gate = start_gated(test, &headwater, &config, "public.items", (2, HALF)).await?;
@@ -118,7 +118,7 @@ async fn without_registry(test: &mut Fixture, beside_the_stream: bool) -> Result
 }
 
 #[test]
-fn kafka_stopped_in_the_midst_of_copies() {
+fn kafka_frozen_in_the_midst_of_copies() {
     let broker = FaultKafka::take().expect("start the second Kafka");
     let kafka = Ok(broker.kafka.clone());
     on("copy_kafka", servers::postgres(16), kafka, async |test| without_kafka(test, &broker).await);
