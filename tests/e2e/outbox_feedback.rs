@@ -209,6 +209,27 @@ async fn always_fails(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// Takes one request, and answers that all is well.
+async fn webhook() -> Result<(String, tokio::task::JoinHandle<Result<String>>)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/hook", listener.local_addr()?);
+    let called = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        // The body is the end of it: one JSON object.
+        while !request.ends_with(b"}") {
+            let count = stream.read(&mut buffer).await?;
+            ensure!(count > 0, "the request ended early");
+            request.extend_from_slice(&buffer[..count]);
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await?;
+        Ok(String::from_utf8(request)?)
+    });
+    Ok((url, called))
+}
+
 /// What people do about rows; a mail server that insists on TLS and a login; waiting for a position.
 async fn commands(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
@@ -238,9 +259,11 @@ async fn commands(test: &mut Fixture) -> Result<()> {
     let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
     let server = MailServer::start(port, &[&certificate, &key, "headwater", "secret"]).await?;
     std::fs::write(directory.join("password"), "secret\n")?;
+    let (webhook, called) = webhook().await?;
     let config = config(test)
         .set("feedback.max_attempts", 1)
         .set("notify.interval", "100ms")
+        .set("notify.webhook", webhook)
         .set("mail.host", "localhost")
         .set("mail.port", i64::from(port))
         .set("mail.ca_file", certificate)
@@ -266,6 +289,12 @@ async fn commands(test: &mut Fixture) -> Result<()> {
     until(Duration::from_secs(60), "a mail", async || Ok(!server.mails()?.is_empty())).await?;
     let mail = server.mails()?.remove(0);
     ensure!(mail["encrypted"] == true && mail["login"] == "headwater", "{mail}");
+    let call = called.await??;
+    let body: serde_json::Value = serde_json::from_str(call.split_once("\r\n\r\n").context("no body")?.1)?;
+    ensure!(
+        call.starts_with("POST /hook ") && body["count"] == 1 && body["events"][0]["id"] == ids[0].as_str(),
+        "{call}"
+    );
     let output = |arguments: &[&str]| -> Result<String> {
         let output = test.command(arguments, &config)?;
         ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -267,6 +267,19 @@ fn at_least_one(field: Field<i32>, key: &str, findings: &mut Findings) -> Option
     }
 }
 
+/// Answers and messages are about rows with a status; without one, somebody waits for them in vain.
+pub fn refuse_without_status(life: &Life, outbox: &[OutboxTable], findings: &mut Findings) {
+    if outbox.iter().any(|table| table.status) {
+        return;
+    }
+    let file = findings.file.clone();
+    for (key, is_written) in [("feedback.topic", life.topic.is_some()), ("notify", life.notify.is_some())] {
+        if is_written {
+            findings.problems.add(&file, key, "has a meaning only where an [[outbox]] has status = true");
+        }
+    }
+}
+
 /// What keeping statuses needs; none where no table has one.
 pub fn make(settings: &Settings, life: Life) -> Option<headwater_outbox::Settings> {
     let tables: Vec<_> = settings.outbox.iter().filter(|table| table.status).cloned().collect();

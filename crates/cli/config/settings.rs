@@ -96,6 +96,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let life = super::outbox::make_life(life, findings)?;
     let (postgres, limits, mut snapshot) = (postgres?, limits?, snapshot?);
     let outbox = outbox.into_iter().collect::<Option<Vec<_>>>()?;
+    super::outbox::refuse_without_status(&life, &outbox, findings);
     super::outbox::copy_new_rows_only(&outbox, &mut snapshot);
     Some(Made {
         settings: Settings {

@@ -320,7 +320,7 @@ fn wrong_files() {
         ),
         (
             format!("{COMPLETE}\n[sink]\ntype = \"kafak\"\n"),
-            vec!["headwater.toml:22: sink.type: \"kafak\" is not one of kafka, stdout, file"],
+            vec!["headwater.toml:22: sink.type: \"kafak\" is not one of kafka, stdout, file, discard"],
         ),
         (
             format!("{COMPLETE}\n[sink]\ntype = \"file\"\n"),
