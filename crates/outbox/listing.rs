@@ -62,23 +62,20 @@ pub async fn show(client: &Client, table: &Table, id: &str) -> Result<Option<Str
 /// # Errors
 /// The server's.
 pub async fn stats(client: &Client, table: &Table, slot: &str, all: bool) -> Result<String, Error> {
-    let condition = if all {
-        "true".to_owned()
-    } else {
-        "o.failed_at IS NOT NULL OR o.txid >= coalesce((SELECT looked_from FROM headwater.outbox_relay \
-         WHERE slot = $1 AND outbox = $2), '0') AND o.status = 'NEW'"
-            .to_owned()
-    };
+    const FROM: &str = "SELECT looked_from::text FROM headwater.outbox_relay WHERE slot = $1 AND outbox = $2";
+    let from = client.query_opt(FROM, &[&slot, &&*table.name]).await?;
+    let from: String = from.map_or_else(|| "0".to_owned(), |row| row.get(0));
+    let young = "o.txid >= $3::text::xid8 AND o.status = 'NEW'";
+    let condition = if all { "true".to_owned() } else { format!("o.failed_at IS NOT NULL OR {young}") };
     let sql = format!(
-        "SELECT json_build_object('outbox', $2::text, 'estimated_rows', (SELECT greatest(sum(c.reltuples), 0)::bigint FROM \
-             pg_partition_tree(to_regclass($3)) p JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'), \
+        "SELECT json_build_object('outbox', $1::text, 'estimated_rows', (SELECT greatest(sum(c.reltuples), 0)::bigint FROM \
+             pg_partition_tree(to_regclass($2)) p JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'), \
            'statuses', (SELECT coalesce(json_object_agg(status, count), '{{}}') FROM (SELECT o.status, count(*) FROM {t} o \
-             WHERE $1::text IS NOT NULL AND ({condition}) GROUP BY 1) s), \
-           'oldest_new', (SELECT min(o.created_at) FROM {t} o WHERE o.status = 'NEW' AND o.txid >= coalesce((SELECT \
-             looked_from FROM headwater.outbox_relay WHERE slot = $1 AND outbox = $2), '0')))::text",
+             WHERE {condition} GROUP BY 1) s), \
+           'oldest_new', (SELECT min(o.created_at) FROM {t} o WHERE {young}))::text",
         t = table.sql,
     );
-    Ok(client.query_one(&sql, &[&slot, &&*table.name, &table.sql]).await?.get(0))
+    Ok(client.query_one(&sql, &[&&*table.name, &table.sql, &from]).await?.get(0))
 }
 
 /// Sends rows again that failed; gives how many.
