@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kafka", &[]),
     ("pipeline", &["pg", "pgoutput", "avro", "kafka"]),
     ("apply", &["pg", "avro", "kafka"]),
+    ("outbox", &["pg", "pgoutput", "avro", "kafka", "pipeline"]),
     ("demo", &[]),
 ];
 
@@ -43,6 +44,7 @@ const ONLY_KNOWN_BY: &[(&str, &[&str])] = &[
     ("apache-avro", &["avro"]),
     ("schema_registry_converter", &["avro"]),
     ("clap", &["cli"]),
+    ("lettre", &["outbox"]),
     ("anyhow", &["cli"]),
 ];
 

@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use headwater_pgoutput::Lsn;
 use headwater_pipeline::snapshot::control::{Command, SnapshotControl, TablePattern};
 use headwater_pipeline::status::Readiness;
 use headwater_pipeline::{ExitCode, Halt, Status};
@@ -59,6 +60,7 @@ fn router(sources: Sources) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/wait", get(wait))
         .route("/snapshot", get(snapshot))
         .route("/snapshot/{verb}", post(command))
         .with_state(sources)
@@ -112,6 +114,42 @@ async fn status(State(sources): State<Sources>) -> Response {
     match serde_json::to_string(&sources.status.snapshot()) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// How long `/wait` waits if it is not told, and at most.
+const WAIT_SECONDS: (u64, u64) = (30, 300);
+
+/// How often it looks; the pipeline says every 100 ms how far it is.
+const WAIT_LOOK: Duration = Duration::from_millis(20);
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Waited {
+    lsn: String,
+    timeout_seconds: Option<u64>,
+}
+
+/// Answers when everything up to a position is acknowledged.
+async fn wait(
+    State(sources): State<Sources>,
+    Query(Waited { lsn, timeout_seconds }): Query<Waited>,
+) -> Response {
+    let Ok(lsn) = lsn.parse::<Lsn>() else {
+        return (StatusCode::BAD_REQUEST, "lsn is no position such as 0/16B3748\n").into_response();
+    };
+    let limit = Duration::from_secs(timeout_seconds.unwrap_or(WAIT_SECONDS.0).min(WAIT_SECONDS.1));
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let acknowledged = sources.status.acknowledged();
+        if acknowledged >= lsn {
+            return format!("{acknowledged}\n").into_response();
+        }
+        if tokio::time::Instant::now() >= deadline {
+            let text = format!("{lsn} is not acknowledged within {} s; {acknowledged} is\n", limit.as_secs());
+            return (StatusCode::GATEWAY_TIMEOUT, text).into_response();
+        }
+        tokio::time::sleep(WAIT_LOOK).await;
     }
 }
 

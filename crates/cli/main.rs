@@ -70,6 +70,10 @@ enum Command {
     Status(commands::status::Arguments),
     /// Copy tables while a running instance streams: start, pause, resume, cancel, status.
     Snapshot(commands::snapshot::Arguments),
+    /// List, retry, replay and clean up events of outbox tables with a status.
+    Outbox(commands::outbox::Arguments),
+    /// Wait until everything up to a position of the WAL is in Kafka.
+    Wait(commands::wait::Arguments),
     /// Write the configuration that does what a Debezium connector does, and say what becomes of each of its keys.
     ImportDebezium(commands::import_debezium::Arguments),
     /// Take over the slot of a stopped Debezium connector at the offset that it stored.
@@ -116,6 +120,8 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Tail(arguments) => commands::tail::run(shared, &arguments),
         Command::Status(arguments) => commands::status::run(shared, &arguments),
         Command::Snapshot(arguments) => commands::snapshot::run(shared, &arguments),
+        Command::Outbox(arguments) => commands::outbox::run(shared, &arguments),
+        Command::Wait(arguments) => commands::wait::run(shared, &arguments),
         Command::ImportDebezium(arguments) => commands::import_debezium::run(shared, &arguments),
         Command::TakeOver(arguments) => commands::take_over::run(shared, &arguments),
         Command::Schema(arguments) => commands::schema::run(shared, &arguments),

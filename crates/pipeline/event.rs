@@ -8,6 +8,7 @@ use crate::error::StageError;
 use crate::outbox::{Event, EventEncoding, EventPlan, EventTopic, EventTopics, bytes_of};
 use crate::resolver::Question;
 use crate::row_writer::{RowWriter, Writer};
+use crate::sent::SentEvent;
 use crate::trace::Trace;
 use crate::versions::ask;
 
@@ -22,18 +23,29 @@ impl Origin<'_> {
     }
 }
 
-/// Writes the event in a row that was inserted in an outbox table.
+/// Writes the event in a row that was inserted in an outbox table; false if it is not to be sent.
 pub(crate) fn write_row(
     events: &EventPlan,
     topics: &mut EventTopics,
     new: &Tuple<'_>,
     origin: &Origin<'_>,
     row: &mut RowWriter<'_>,
-) -> Result<(), StageError> {
+) -> Result<bool, StageError> {
+    if !events.is_due(new) {
+        row.writer.out.metrics().skipped.with_label_values(&[origin.name, "outbox_not_new"]).inc();
+        return Ok(false);
+    }
     let event = events.event(new).map_err(|what| origin.error(row, what))?;
     row.counted_source(origin.name)?;
     let trace = events.trace.as_ref().and_then(|columns| row.trace_of(columns, origin.name, new, None));
-    write(events, topics, &event, trace.as_ref(), origin, row)
+    write(events, topics, &event, trace.as_ref(), origin, row)?;
+    if let (Some(sent), Some(columns), Some(life), Some(id)) =
+        (&mut row.writer.sent, &events.life, event.life, event.id)
+    {
+        let id = String::from_utf8_lossy(id).into();
+        sent.note(SentEvent { table: columns.table.clone(), id, attempt: life.attempt });
+    }
+    Ok(true)
 }
 
 /// Writes one event; its topic's name is left in the scratch buffer.
@@ -68,12 +80,15 @@ pub(crate) fn write(
     let has_key = !matches!(event.key, Column::Null);
     let partition = partition_for_key(if has_key { &key } else { topic.as_bytes() }, place.partitions);
     let has_value = !value.is_empty() || !matches!(event.payload, Column::Null);
+    // Only what is sent again says so.
+    let attempt =
+        event.life.filter(|life| life.attempt > 1).map_or_else(String::new, |life| life.attempt.to_string());
     let offered = row.offer_traced(
         &topic,
         partition,
         has_key.then_some(key.as_slice()),
         has_value.then_some(value.as_slice()),
-        &headers(event),
+        &headers(event, &attempt),
         trace,
     );
     (row.writer.scratch.key, row.writer.scratch.value, row.writer.scratch.topic) = (key, value, topic);
@@ -109,11 +124,22 @@ fn resolve_topic(
     Ok(place)
 }
 
-fn headers<'a>(event: &'a Event<'_>) -> Vec<(&'a str, &'a [u8])> {
-    let mut headers = Vec::with_capacity(2 + event.headers.len());
+/// Which sending of an event it is, from the second on.
+const ATTEMPT_HEADER: &str = "headwater.attempt";
+
+/// Where in the WAL an event that is sent again was written first.
+const ORIGIN_HEADER: &str = "headwater.origin";
+
+fn headers<'a>(event: &'a Event<'_>, attempt: &'a str) -> Vec<(&'a str, &'a [u8])> {
+    let mut headers = Vec::with_capacity(4 + event.headers.len() + event.more_headers.len());
     headers.extend(event.id.map(|id| ("id", id)));
     headers.extend(event.event_type.map(|event_type| ("eventType", event_type)));
     headers.extend(event.headers.iter().copied());
+    headers.extend(event.more_headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+    if !attempt.is_empty() {
+        headers.push((ATTEMPT_HEADER, attempt.as_bytes()));
+    }
+    headers.extend(event.life.and_then(|life| life.origin).map(|origin| (ORIGIN_HEADER, origin)));
     headers
 }
 
@@ -147,7 +173,7 @@ fn encode(
 fn write_line(event: &Event<'_>, topic: &str, out: &mut Vec<u8>) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers: serde_json::Map<String, serde_json::Value> =
-        headers(event).into_iter().map(|(name, value)| (name.to_owned(), text(value).into())).collect();
+        headers(event, "").into_iter().map(|(name, value)| (name.to_owned(), text(value).into())).collect();
     let line = serde_json::json!({
         "topic": topic,
         "key": bytes_of(event.key).map(text),

@@ -49,6 +49,8 @@ mod outbox;
 
 mod event;
 
+pub mod sent;
+
 mod side_topic;
 
 pub mod snapshot;
@@ -103,6 +105,7 @@ pub mod status;
 
 pub use halt::{ExitCode, Halt};
 pub use metrics::Metrics;
+pub use outbox::matches_pattern as outbox_pattern_matches;
 pub use run::{ShutdownStage, run};
 pub use settings::Settings;
 pub use status::Status;

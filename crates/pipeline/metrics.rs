@@ -76,6 +76,16 @@ pub struct Metrics {
     pub restarts: IntCounterVec,
     /// Calls of the schema registry by outcome.
     pub registry_calls: IntCounterVec,
+    /// Outbox rows whose status was written, by table and what was written.
+    pub outbox_rows: IntCounterVec,
+    /// Answers of consumers, by table and what they made of the row.
+    pub outbox_answers: IntCounterVec,
+    /// Messages to people, by outcome.
+    pub outbox_notifications: IntCounterVec,
+    /// Events of outbox tables that were sent and wait for their rows to say so.
+    pub outbox_waiting: IntGauge,
+    /// Those that did not fit in memory and are found again in the table.
+    pub outbox_forgotten: IntCounter,
     /// Errors by class.
     pub errors: IntCounterVec,
     /// 1 for the present role: active or standby.
@@ -119,7 +129,7 @@ impl Metrics {
             acknowledged: counter("headwater_records_acknowledged_total", "Records acknowledged by the sink"),
             skipped: counters(
                 "headwater_skipped_total",
-                "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, message, filter, flat_delete)",
+                "Changes left out on purpose, by table and reason (truncate, outbox_update, outbox_delete, outbox_not_new, message, filter, flat_delete)",
                 &["table", "reason"],
             ),
             malformed_traces: counters(
@@ -256,6 +266,29 @@ impl Metrics {
                 "headwater_registry_calls_total",
                 "Calls of the schema registry, by outcome",
                 &["outcome"],
+            ),
+            outbox_rows: counters(
+                "headwater_outbox_rows_total",
+                "Rows of outbox tables whose status was written, by table and what became of them (sent, found_sent, sent_again, released)",
+                &["table", "outcome"],
+            ),
+            outbox_answers: counters(
+                "headwater_outbox_answers_total",
+                "Answers of consumers to outbox events, by table and what became of them (processed, noted, failed, dead, ignored, silent, unknown, unreadable)",
+                &["table", "outcome"],
+            ),
+            outbox_notifications: counters(
+                "headwater_outbox_notifications_total",
+                "Messages about outbox events that were given up, by outcome (sent, failed)",
+                &["outcome"],
+            ),
+            outbox_waiting: gauge(
+                "headwater_outbox_waiting",
+                "Events of outbox tables that were read from the stream and whose rows are not SENT yet",
+            ),
+            outbox_forgotten: counter(
+                "headwater_outbox_forgotten_total",
+                "Events whose rows could not be marked SENT in time and are found again in the table",
             ),
             errors: counters(
                 "headwater_errors_total",

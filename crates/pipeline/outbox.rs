@@ -5,6 +5,7 @@
 //! event that is not routed is an event that is lost.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use headwater_avro::{
     BarePlan, ColumnDescription, OnIncompatible, PgType, RecordSettings, SchemaError, SchemaId,
@@ -32,10 +33,32 @@ pub(crate) struct EventPlan {
     event_type: usize,
     payload: usize,
     headers: Vec<(usize, String)>,
+    headers_column: Option<usize>,
+    /// Where a row says how far its event has come.
+    pub(crate) life: Option<LifeColumns>,
     /// Where a row has its trace context.
     pub(crate) trace: Option<TraceColumns>,
     pub(crate) encoding: EventEncoding,
     pub(crate) on_incompatible: OnIncompatible,
+}
+
+/// The columns of an outbox table with a status that a row's event depends on.
+#[derive(Debug)]
+pub(crate) struct LifeColumns {
+    /// The table, `schema.table`.
+    pub(crate) table: Arc<str>,
+    pub(crate) status: usize,
+    pub(crate) attempt: usize,
+    pub(crate) origin: usize,
+}
+
+/// What such a row says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life<'a> {
+    /// 1 when it was not sent before.
+    pub(crate) attempt: i32,
+    /// Where it was written first, if it was sent before.
+    pub(crate) origin: Option<&'a [u8]>,
 }
 
 /// How key and payload are written.
@@ -75,6 +98,9 @@ pub(crate) struct Event<'a> {
     pub(crate) event_type: Option<&'a [u8]>,
     pub(crate) payload: Column<'a>,
     pub(crate) headers: Vec<(&'a str, &'a [u8])>,
+    /// Those that a row has as JSON.
+    pub(crate) more_headers: Vec<(String, String)>,
+    pub(crate) life: Option<Life<'a>>,
 }
 
 impl EventPlan {
@@ -122,6 +148,16 @@ impl EventPlan {
             event_type: find(&settings.type_column)?,
             payload,
             headers,
+            headers_column: settings.headers_column.as_deref().map(find).transpose()?,
+            life: match settings.status {
+                false => None,
+                true => Some(LifeColumns {
+                    table: name.as_str().into(),
+                    status: find("status")?,
+                    attempt: find("attempt")?,
+                    origin: find("origin_lsn")?,
+                }),
+            },
             trace: match &settings.traceparent_column {
                 None => None,
                 Some(parent) => {
@@ -166,10 +202,17 @@ impl EventPlan {
             event_type: 0,
             payload: 0,
             headers: Vec::new(),
+            headers_column: None,
+            life: None,
             trace: None,
             encoding,
             on_incompatible,
         }
+    }
+
+    /// Whether a row of this table is to be sent: one that waits for another event, or has been sent, is not.
+    pub(crate) fn is_due(&self, row: &Tuple<'_>) -> bool {
+        self.life.as_ref().is_none_or(|life| row.column(life.status).and_then(bytes_of) == Some(b"NEW"))
     }
 
     /// The event in an inserted row. The error says what is wrong with it, without its values.
@@ -195,6 +238,19 @@ impl EventPlan {
             event_type: bytes_of(column(self.event_type)?),
             payload: column(self.payload)?,
             headers,
+            more_headers: match self.headers_column {
+                None => Vec::new(),
+                Some(at) => headers_in(bytes_of(column(at)?))?,
+            },
+            life: match &self.life {
+                None => None,
+                Some(life) => {
+                    let attempt = bytes_of(column(life.attempt)?)
+                        .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                    let attempt = attempt.ok_or_else(|| "its attempt is no number".to_owned())?;
+                    Some(Life { attempt, origin: bytes_of(column(life.origin)?) })
+                }
+            },
         })
     }
 
@@ -213,6 +269,19 @@ impl EventPlan {
         }
         Ok(())
     }
+}
+
+/// The members of a flat JSON object; what is no text is sent as JSON writes it.
+fn headers_in(json: Option<&[u8]>) -> Result<Vec<(String, String)>, String> {
+    let Some(json) = json else { return Ok(Vec::new()) };
+    let members: std::collections::BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(json).map_err(|_| "its headers are no JSON object".to_owned())?;
+    let as_text = |(name, value)| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some((name, text)),
+        other => Some((name, other.to_string())),
+    };
+    Ok(members.into_iter().filter_map(as_text).collect())
 }
 
 fn encoding(
@@ -243,7 +312,7 @@ pub(crate) fn bytes_of(column: Column<'_>) -> Option<&[u8]> {
 }
 
 /// Whether a text matches a pattern in which `*` stands for any run of characters.
-pub(crate) fn matches_pattern(pattern: &str, text: &str) -> bool {
+pub fn matches_pattern(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
     let mut pieces: Vec<&str> = rest.split('*').collect();
@@ -295,6 +364,8 @@ impl<'a> MessageContent<'a> {
                 _ => Column::Null,
             },
             headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            more_headers: Vec::new(),
+            life: None,
         }
     }
 }

@@ -66,6 +66,7 @@ pub(crate) async fn own_slot(
         let created = create(settings, &client, creating, &identity, &stored, &mut opened, status).await?;
         (store, keeper) = (Some(opened), created.keeper);
     }
+    let is_new = store.is_some();
     let wal_sender_timeout = wal_sender_timeout(&client).await?;
     let options = PgoutputOptions {
         publications: settings.publications.clone(),
@@ -88,6 +89,7 @@ pub(crate) async fn own_slot(
     let adopts =
         settings.adopt_slot || settings.snapshot.mode == SnapshotMode::WhenNeeded && stored.own.is_some();
     let verdict = verdict(&identity, wal_end, &state, &stored, adopts).map_err(StageError::Halt)?;
+    let begins = is_new || matches!(verdict, Verdict::Adopt { .. });
     let checkpoint = match verdict {
         Verdict::Resume(checkpoint) => checkpoint,
         Verdict::Adopt { at, why } => {
@@ -101,6 +103,9 @@ pub(crate) async fn own_slot(
             at
         }
     };
+    if begins {
+        status.set_began_at(checkpoint);
+    }
     let next_xid = next_xid(&client).await?;
     Ok(Owned { stream, client, identity, checkpoint, stored, store, wal_sender_timeout, keeper, next_xid })
 }

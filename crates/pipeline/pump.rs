@@ -236,6 +236,7 @@ impl Pump {
                     self.writer.row(lsn, open).end_transaction()?;
                 }
                 self.writer.out.tracker.commit(end_lsn);
+                self.writer.tell_sent(end_lsn);
                 self.writer.out.received = self.writer.out.received.max(end_lsn);
                 self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
@@ -390,8 +391,7 @@ impl Pump {
             Row::Read(_) => unreachable!("the stream has changes only"),
             Row::Inserted(new) => {
                 let origin = Origin { name: &plan.name };
-                event::write_row(events, topics, new, &origin, &mut row)?;
-                plan.counts.create += 1;
+                plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, &mut row)?);
             }
             Row::Updated(..) => plan.counts.outbox_update += 1,
             Row::Deleted(_) => plan.counts.outbox_delete += 1,

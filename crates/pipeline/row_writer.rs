@@ -17,6 +17,7 @@ use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::reselect::Marks;
 use crate::resolver::Question;
+use crate::sent::SentLog;
 use crate::settings::Settings;
 use crate::table_cache::{Form, TablePlan};
 use crate::trace::{MalformedTraces, Trace, TraceColumns};
@@ -75,6 +76,8 @@ pub(crate) struct Writer {
     /// The trace context that the open transaction has from here on, where a logical message gave one.
     trace: Option<Trace<'static>>,
     malformed_traces: MalformedTraces,
+    /// Set where outbox tables have a status.
+    pub(crate) sent: Option<SentLog>,
 }
 
 impl Writer {
@@ -94,6 +97,7 @@ impl Writer {
             transactions,
             trace: None,
             malformed_traces: MalformedTraces::default(),
+            sent: None,
         }
     }
 
@@ -146,6 +150,16 @@ impl Writer {
     /// It ends; `end` is where the stream stands.
     pub(crate) fn end_copied(&mut self, end: Lsn, note: Option<(u32, u64)>) {
         self.out.tracker.commit_noted(end, note);
+        // A position behind all that was received is confirmed only when this is delivered.
+        let behind = Lsn(self.out.received.0 + 1);
+        self.tell_sent(behind);
+    }
+
+    /// What was written of outbox tables is sent when this position is confirmed.
+    pub(crate) fn tell_sent(&mut self, confirmed_at: Lsn) {
+        if let Some(sent) = &mut self.sent {
+            sent.ended(confirmed_at);
+        }
     }
 
     /// The records of one row that a snapshot read.

@@ -23,6 +23,7 @@ use crate::recovery::{Decision, decide};
 use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
+use crate::sent::SentLog;
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
@@ -53,13 +54,14 @@ pub async fn run(
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     snapshots: Arc<SnapshotControl>,
+    sent: Option<SentLog>,
     mut shutdown: watch::Receiver<ShutdownStage>,
 ) -> Result<(), Halt> {
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
     loop {
         let confirmed_before = status.snapshot().positions.confirmed;
-        let ended = session(&settings, &metrics, &status, &snapshots, &mut shutdown).await;
+        let ended = session(&settings, &metrics, &status, &snapshots, &sent, &mut shutdown).await;
         // A session that confirmed something was a good one, however short: the next pause is short again.
         if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
@@ -107,6 +109,7 @@ async fn session(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
+    sent: &Option<SentLog>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
 ) -> Result<(), StageError> {
     status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
@@ -114,7 +117,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, snapshots, shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, sent.clone(), shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -159,6 +162,7 @@ async fn stream(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
+    sent: Option<SentLog>,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -199,7 +203,8 @@ async fn stream(
     let holding = Holding::new(settings, readings);
     let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
     let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
-    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
+    let mut pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
+    pump.writer.sent = sent;
     let coordinator = CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),

@@ -136,6 +136,10 @@ pub struct OutboxTable {
     pub route: OutboxRoute,
     /// Whether a snapshot routes the rows that are there.
     pub snapshot: bool,
+    /// The column with a flat JSON object of more headers.
+    pub headers_column: Option<String>,
+    /// Whether the rows say what became of their events: columns `status`, `attempt` and others of `sql/outbox.sql`.
+    pub status: bool,
 }
 
 /// Where outbox events go and in which form.

@@ -87,6 +87,7 @@ struct Inner {
     retained_wal_bytes: Option<i64>,
     safe_wal_bytes: Option<i64>,
     tables: BTreeMap<String, BTreeMap<String, u64>>,
+    began_at: Option<Lsn>,
 }
 
 /// The shared status of one pipeline.
@@ -109,6 +110,7 @@ impl Status {
                 retained_wal_bytes: None,
                 safe_wal_bytes: None,
                 tables: BTreeMap::new(),
+                began_at: None,
             }),
             progress_ms: AtomicU64::new(boot_clock::now_ms()),
         }
@@ -129,6 +131,26 @@ impl Status {
             tables: inner.tables.clone(),
             seconds_since_progress: self.since_progress().as_secs_f64(),
         }
+    }
+
+    /// What is stored in the checkpoint; 0 before the first session.
+    pub fn confirmed(&self) -> Lsn {
+        self.lock().positions.confirmed
+    }
+
+    /// What the sink has acknowledged without a gap.
+    pub fn acknowledged(&self) -> Lsn {
+        self.lock().positions.acknowledged
+    }
+
+    /// Where this process began to follow a slot that no checkpoint led to: a new one, or one adopted. What was
+    /// committed before may not have been sent.
+    pub fn began_at(&self) -> Option<Lsn> {
+        self.lock().began_at
+    }
+
+    pub(crate) fn set_began_at(&self, lsn: Lsn) {
+        self.lock().began_at = Some(lsn);
     }
 
     /// Time since something moved or gave a reason for standing still (boot clock: suspension counts).

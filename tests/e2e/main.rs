@@ -24,6 +24,8 @@ mod new_tables;
 mod observed;
 mod open_transaction;
 mod outbox;
+mod outbox_feedback;
+mod outbox_status;
 mod postgres_away;
 mod random_types;
 mod record_keys;

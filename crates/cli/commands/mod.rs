@@ -11,6 +11,9 @@ pub mod tail;
 pub mod snapshot;
 pub mod status;
 
+pub mod outbox;
+pub mod wait;
+
 pub mod import_debezium;
 
 pub mod take_over;

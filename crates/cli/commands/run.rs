@@ -2,9 +2,11 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use headwater_pipeline::sent::sent_events;
 use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::snapshot::control::SnapshotControl;
 use headwater_pipeline::{ExitCode, Halt, Metrics, ShutdownStage, Status};
@@ -25,6 +27,9 @@ pub struct Arguments {
     #[arg(long)]
     adopt_slot: bool,
 }
+
+/// How long the last statuses of outbox rows may take at the end.
+const STATUSES_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs until told to stop (exit code 0) or until it can't go on (the halt's code).
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -59,7 +64,19 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
-    let ended = headwater_pipeline::run(config.settings, metrics, status, snapshots, shutdown).await;
+    let (sent, statuses) = match config.outbox {
+        None => (None, None),
+        Some(outbox) => {
+            let (log, events) = sent_events();
+            let keeping = headwater_outbox::run(outbox, events, Arc::clone(&status), Arc::clone(&metrics));
+            (Some(log), Some(tokio::spawn(keeping)))
+        }
+    };
+    let ended = headwater_pipeline::run(config.settings, metrics, status, snapshots, sent, shutdown).await;
+    if let Some(statuses) = statuses {
+        // What is not marked in time is found again at the next start.
+        drop(tokio::time::timeout(STATUSES_LIMIT, statuses).await);
+    }
     if let Some(bars) = bars {
         bars.abort();
         clear_bars();

@@ -15,6 +15,7 @@ use headwater_pg::Secret;
 use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
 
 use super::layers::{Entry, Node, Table};
+use super::outbox::{EventType, Feedback, LifeWritten, Mail, NotifyWritten};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
 use super::records::{Exception, Masking, Records, Route};
@@ -254,8 +255,13 @@ sections! {
         traceparent_column: String,
         /// The column with the header `tracestate`, where it is not beside the traceparent.
         tracestate_column: String,
-        /// Whether a snapshot sends the rows that are there already.
+        /// Whether a snapshot sends the rows that are there already; with `status`, those that are `NEW`.
         snapshot: bool = "true",
+        /// A column of JSON objects whose members become headers too.
+        headers_column: String,
+        /// Whether the rows say what became of their events. The table has the columns of `sql/outbox.sql`, whose
+        /// names are fixed, and the role may change them (`sql/outbox_grants.sql`).
+        status: bool = "false",
     }
 
     /// Messages written without a table: `pg_logical_emit_message(true, 'outbox.<aggregatetype>', '{"id": …,
@@ -430,6 +436,7 @@ pub struct AsWritten {
     pub pipeline: Pipeline,
     pub sink: Sink,
     pub http: Http,
+    pub life: LifeWritten,
 }
 
 /// Name, documentation and keys of each section, in the order of the reference.
@@ -444,6 +451,10 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Masking>(),
     section::<Outbox>(),
     section::<OutboxMessages>(),
+    section::<Feedback>(),
+    section::<EventType>(),
+    section::<NotifyWritten>(),
+    section::<Mail>(),
     section::<Messages>(),
     section::<Transactions>(),
     section::<Snapshot>(),
@@ -494,6 +505,12 @@ impl AsWritten {
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),
             http: read_section(&mut tree, problems),
+            life: LifeWritten {
+                feedback: read_section(&mut tree, problems),
+                event_type: read_list(&mut tree, problems),
+                notify: read_section(&mut tree, problems),
+                mail: read_section(&mut tree, problems),
+            },
         };
         for (name, entry) in tree {
             let suggestion = did_you_mean(&name, SECTIONS.iter().map(|(section, ..)| *section));

@@ -14,6 +14,7 @@ pub mod reference;
 mod as_written;
 mod connection;
 mod layers;
+mod outbox;
 mod password;
 mod problem;
 mod quantity;
@@ -36,6 +37,8 @@ pub use settings::qualified_name;
 pub struct Config {
     /// For the pipeline.
     pub settings: Settings,
+    /// How the statuses of outbox rows are kept, if they are.
+    pub outbox: Option<headwater_outbox::Settings>,
     /// Where to serve metrics and probes, if anywhere.
     pub listen: Option<SocketAddr>,
     /// What the user should know although it stops nothing.
@@ -120,8 +123,9 @@ fn read(
         }
     }
     match made {
-        Some(settings::Made { settings, listen }) if problems.is_empty() => {
-            Ok(Config { settings, listen, warnings })
+        Some(settings::Made { settings, listen, life }) if problems.is_empty() => {
+            let outbox = outbox::make(&settings, life);
+            Ok(Config { settings, outbox, listen, warnings })
         }
         _ => Err(ConfigError { problems: problems.into_sorted(), warnings }),
     }

@@ -44,6 +44,8 @@ pub struct Made {
     pub settings: Settings,
     /// Where to serve metrics and probes.
     pub listen: Option<SocketAddr>,
+    /// For the life of outbox rows.
+    pub life: super::outbox::Life,
 }
 
 /// Makes settings, or notes in `findings` why not.
@@ -68,6 +70,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         pipeline,
         sink,
         http,
+        life,
     } = written;
     let postgres = connection::make(postgres, findings);
     let routes: Vec<_> = route.into_iter().map(|route| records::make_route(route, findings)).collect();
@@ -90,7 +93,11 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let registry = Registry { written: schema_registry, is_needed: needs_registry };
     let sink = make_sink(sink, kafka, registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
-    let (postgres, limits) = (postgres?, limits?);
+    let life = super::outbox::make_life(life, findings)?;
+    let (postgres, limits, mut snapshot) = (postgres?, limits?, snapshot?);
+    let outbox = outbox.into_iter().collect::<Option<Vec<_>>>()?;
+    super::outbox::refuse_without_status(&life, &outbox, findings);
+    super::outbox::copy_new_rows_only(&outbox, &mut snapshot);
     Some(Made {
         settings: Settings {
             postgres: postgres.connect,
@@ -108,17 +115,18 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             topics: topics?,
             records: records?,
             checkpoint: checkpoint?,
-            outbox: outbox.into_iter().collect::<Option<Vec<_>>>()?,
+            outbox,
             outbox_messages: outbox_messages?,
             messages: messages?,
             transactions: transactions?,
-            snapshot: snapshot?,
+            snapshot,
             signals: signals?,
             notifications: notifications?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
         listen,
+        life,
     })
 }
 
@@ -232,6 +240,8 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         traceparent_column,
         tracestate_column,
         snapshot,
+        headers_column,
+        status,
     } = written;
     let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     if let (Field::Missing, Some((_, origin))) = (&traceparent_column, tracestate_column.located()) {
@@ -271,6 +281,8 @@ fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<O
         tracestate_column: tracestate_column.value(),
         route: make_route(topic, aggregatetypes, payload)?,
         snapshot: snapshot.value()?,
+        headers_column: headers_column.value(),
+        status: status.value()?,
     })
 }
 

@@ -61,7 +61,7 @@ fn kafka(config: &Config) -> &headwater_kafka::Settings {
 
 #[test]
 fn twelve_lines_are_complete() {
-    let Config { settings, listen, warnings } = load_text(COMPLETE);
+    let Config { settings, outbox: _, listen, warnings } = load_text(COMPLETE);
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(listen.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9187"));
     assert_eq!(settings.publications, ["shop"]);

@@ -12,6 +12,7 @@ use headwater_avro::{
     Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
     SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
+use headwater_outbox::{MailTls, ProcessedWhen};
 use headwater_pg::Secret;
 use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
 
@@ -346,6 +347,8 @@ macro_rules! words_of {
 }
 
 words_of! {
+    MailTls,
+    ProcessedWhen,
     AbsentBefore,
     KeylessKey,
     TruncateHandling,

@@ -494,8 +494,8 @@ impl Intake {
                 Form::Event(events, topics) => {
                     let origin = Origin { name: &plan.name };
                     let Row::Read(tuple) = &read else { unreachable!("a chunk has rows that were read") };
-                    plan.counts.create += 1;
                     event::write_row(events, topics, tuple, &origin, &mut row)
+                        .map(|written| plan.counts.create += u64::from(written))
                 }
                 Form::Record { .. } | Form::Lines(_) => row.write(plan, &read),
             };

@@ -15,6 +15,7 @@ pub mod headwater;
 pub mod http;
 pub mod joined;
 pub mod kafka;
+pub mod mail;
 pub mod marks;
 pub mod process;
 pub mod proxy;

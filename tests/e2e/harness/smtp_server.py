@@ -1,0 +1,51 @@
+"""A mail server for tests: python smtp_server.py PORT [CERTIFICATE KEY USER PASSWORD]
+
+Prints "ready", then each mail as a line of JSON. With a certificate it insists on STARTTLS and on a login.
+"""
+
+import json
+import ssl
+import sys
+from email import message_from_bytes
+from email.policy import default
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
+
+
+class Mailbox:
+    async def handle_DATA(self, server, session, envelope):
+        mail = message_from_bytes(envelope.content, policy=default)
+        print(json.dumps({
+            "from": envelope.mail_from,
+            "to": envelope.rcpt_tos,
+            "subject": mail["subject"],
+            "body": mail.get_body().get_content(),
+            "encrypted": session.ssl is not None,
+            "login": session.auth_data,
+        }), flush=True)
+        return "250 taken"
+
+
+port = int(sys.argv[1])
+options = {}
+if len(sys.argv) > 2:
+    certificate, key, user, password = sys.argv[2:6]
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    def log_in(server, session, envelope, mechanism, data):
+        right = data.login == user.encode() and data.password == password.encode()
+        return AuthResult(success=right, auth_data=user if right else None)
+
+    options = dict(tls_context=tls, require_starttls=True, auth_required=True, authenticator=log_in)
+
+
+class Server(Controller):
+    def factory(self):
+        return SMTP(self.handler, **options)
+
+
+Server(Mailbox(), hostname="127.0.0.1", port=port).start()
+print("ready", flush=True)
+sys.stdin.read()
