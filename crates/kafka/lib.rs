@@ -1,8 +1,8 @@
 //! Kafka for Headwater: the only crate that knows rdkafka.
 //!
 //! What comes in: [`Settings`] and records with a partition and a token. What goes out: one [`Delivery`] per
-//! accepted record, topics made or described by [`Admin`], and a small topic read from its beginning by
-//! [`read_topic_to_end`]. The invariant: one producer keeps the order in which records were offered, per
+//! accepted record, topics made or described by [`Admin`], a small topic read from its beginning by
+//! [`read_topic_to_end`], and the records of a group's member ([`GroupConsumer`]). The invariant: one producer keeps the order in which records were offered, per
 //! partition, or it ends with an error; no record is ever dropped in silence.
 //!
 //! Everything blocks with a time limit; nothing here needs an async runtime.
@@ -19,6 +19,8 @@ mod admin;
 
 mod consumer;
 
+mod group_consumer;
+
 mod connection;
 
 mod bootstrap;
@@ -28,6 +30,7 @@ mod error;
 pub use admin::{Admin, CreateOutcome, NewTopic, TopicState};
 pub use consumer::{TopicRecord, read_topic_to_end};
 pub use error::{Class, Error, ErrorKind};
+pub use group_consumer::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
 pub use partition::{murmur2, partition_for_key};
 pub use producer::{Delivery, OfferError, Producer, ProducerRecord, RECORD_OVERHEAD_BYTES};
 pub use properties::{DEFAULT_PROPERTIES, check_property, is_secret_property, owned_property};

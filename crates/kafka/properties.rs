@@ -39,6 +39,22 @@ pub const DEFAULT_PROPERTIES: &[(&str, &str)] = &[
     ("message.max.bytes", "104000000"),
 ];
 
+/// Defaults of members of a consumer group. The user may override each of them.
+pub(crate) const DEFAULT_GROUP: &[(&str, &str)] = &[
+    // Everything is revoked and assigned together, which is what the owner of the offsets expects. Spreads the
+    // partitions of all topics, where `range` gives partition 0 of every topic to one member.
+    ("partition.assignment.strategy", "roundrobin"),
+    // A member that was killed is missed after this. Missing one too early is harmless: its offsets are fenced.
+    ("session.timeout.ms", "10000"),
+    ("heartbeat.interval.ms", "2000"),
+    // New topics that a pattern matches are found at this interval; librdkafka's are 5 minutes.
+    ("topic.metadata.refresh.interval.ms", "10000"),
+    // Where the ends of partitions come from, and so the lag.
+    ("statistics.interval.ms", "2000"),
+    // What is fetched ahead waits in memory; librdkafka's 64 MiB is per process as well, but counts no overhead.
+    ("queued.max.messages.kbytes", "32768"),
+];
+
 /// What the producer's promises rest on.
 pub(crate) const OWN_PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
@@ -164,6 +180,7 @@ mod tests {
             .chain(DEFAULT_CONNECTION)
             .chain(OWN_PRODUCER)
             .chain(OWN_CONSUMER)
+            .chain(DEFAULT_GROUP)
             .chain(OWNED);
         for (name, _) in tables {
             let mut config = ClientConfig::new();

@@ -12,7 +12,8 @@ use rdkafka::consumer::BaseConsumer;
 
 use crate::error::Error;
 use crate::properties::{
-    DEFAULT_CONNECTION, DEFAULT_PROPERTIES, OWN_CONSUMER, OWN_PRODUCER, check_property, is_secret_property,
+    DEFAULT_CONNECTION, DEFAULT_GROUP, DEFAULT_PROPERTIES, OWN_CONSUMER, OWN_PRODUCER, check_property,
+    is_secret_property,
 };
 
 /// How to reach Kafka, and how much may wait for it.
@@ -71,6 +72,20 @@ impl Settings {
         for (name, value) in OWN_CONSUMER {
             config.set(*name, *value);
         }
+        config
+    }
+
+    pub(crate) fn group_config(&self) -> ClientConfig {
+        let mut config = self.shared_config();
+        for (name, value) in DEFAULT_GROUP {
+            if !self.properties.contains_key(*name) {
+                config.set(*name, *value);
+            }
+        }
+        for (name, value) in OWN_CONSUMER {
+            config.set(*name, *value);
+        }
+        config.set("enable.partition.eof", "false");
         config
     }
 
