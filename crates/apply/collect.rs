@@ -4,7 +4,7 @@
 //! is handed back as [`Taken`].
 
 use headwater_avro::SchemaId;
-use headwater_avro::reading::{ChangeOp, EnvelopeReader, ReadError, confluent_parts};
+use headwater_avro::reading::{ChangeOp, EnvelopeReader, ReadChange, ReadError, confluent_parts};
 use headwater_kafka::Fetched;
 
 use crate::batch::{Batch, Partition};
@@ -86,33 +86,24 @@ pub(crate) fn take(
     if let Err(error) = key_layout.plan.read(key_body, key_text) {
         return refused(error);
     }
-    let mut position = own;
-    let mut micros = record.timestamp_ms().and_then(|ms| ms.checked_mul(1000));
-    let change = match (value, row_layout) {
-        (Some((_, body)), Some(layout)) => {
-            let read = match layout.plan.read(body, own.is_none(), line, unchanged) {
-                Ok(read) => read,
-                Err(error) => return refused(error),
-            };
-            if own.is_none() {
-                position = Position::of_source(&read.source, read.op == ChangeOp::Read);
-                micros = read.source.micros;
-            }
-            match read.op {
-                ChangeOp::Delete => Change::Delete,
-                ChangeOp::Create | ChangeOp::Update | ChangeOp::Read if read.has_row => {
-                    Change::Row { line, unchanged }
-                }
-                ChangeOp::Other => return Taken::Done,
-                _ => {
-                    return Taken::Refused(refusal(
-                        "the operation does not go with what the record holds".to_owned(),
-                    ));
-                }
-            }
+    let mut said = Said { op: None, position: own, micros: commit_micros(record) };
+    if let (Some((_, body)), Some(layout)) = (value, row_layout) {
+        said = match layout.plan.read(body, own.is_none(), line, unchanged) {
+            Ok(read) => Said::of(&read, said),
+            Err(error) => return refused(error),
+        };
+    }
+    let change = match said.op {
+        None | Some((ChangeOp::Delete, _)) => Change::Delete,
+        Some((ChangeOp::Create | ChangeOp::Update | ChangeOp::Read, true)) => Change::Row { line, unchanged },
+        Some((ChangeOp::Other, _)) => return Taken::Done,
+        Some(_) => {
+            return Taken::Refused(refusal(
+                "the operation does not go with what the record holds".to_owned(),
+            ));
         }
-        _ => Change::Delete,
     };
+    let Said { position, micros, .. } = said;
     if goes_back(partition, position, micros) {
         return Taken::AnotherSource;
     }
@@ -123,6 +114,35 @@ pub(crate) fn take(
     table.add(key_text, position.unwrap_or(partition.last.inherited()), &change);
     note(partition, position, micros);
     Taken::Done
+}
+
+/// What a record says of itself.
+struct Said {
+    /// The operation, and whether there is a row; none in a tombstone.
+    op: Option<(ChangeOp, bool)>,
+    position: Option<Position>,
+    /// The time of its commit.
+    micros: Option<i64>,
+}
+
+impl Said {
+    /// The source's block counts where the header says nothing.
+    fn of(read: &ReadChange, header: Said) -> Said {
+        let op = Some((read.op, read.has_row));
+        match header.position {
+            Some(_) => Said { op, ..header },
+            None => Said {
+                op,
+                position: Position::of_source(&read.source, read.op == ChangeOp::Read),
+                micros: read.source.micros,
+            },
+        }
+    }
+}
+
+/// Headwater's records have the time of the commit; of others it is the source's that counts.
+fn commit_micros(record: &Fetched<'_>) -> Option<i64> {
+    record.timestamp_ms().and_then(|ms| ms.checked_mul(1000))
 }
 
 /// Only a TRUNCATE may have no key.

@@ -30,6 +30,7 @@ mod collect;
 mod events;
 mod letters;
 mod session;
+mod setting_aside;
 
 mod backoff;
 mod run;

@@ -21,8 +21,8 @@ use crate::layout::Layouts;
 use crate::ledger::{self, NEVER};
 use crate::letters::{Letters, RawRecord};
 use crate::metrics::Metrics;
-use crate::naming::{at, is_event_topic};
-use crate::settings::{OnPoison, Replay, Settings, StartAt};
+use crate::naming::is_event_topic;
+use crate::settings::{Replay, Settings, StartAt};
 use crate::status::{Progress, State, Status};
 use crate::upsert::Staging;
 
@@ -50,19 +50,19 @@ pub(crate) struct Shared {
 
 /// The session.
 pub(crate) struct Session<'a> {
-    shared: &'a mut Shared,
+    pub(crate) shared: &'a mut Shared,
     consumer: &'a GroupConsumer,
     client: Client,
     staging: Staging,
     handlers: Handlers,
     owner: String,
-    partitions: Vec<Partition>,
+    pub(crate) partitions: Vec<Partition>,
     batch: Batch,
     scratch: Scratch,
     /// Up to here records are applied one by one, because one of them was refused.
-    careful: BTreeMap<TopicPartition, i64>,
+    pub(crate) careful: BTreeMap<TopicPartition, i64>,
     /// While careful: the record of the batch.
-    record: Option<RawRecord>,
+    pub(crate) record: Option<RawRecord>,
     told: Instant,
     pruned: Instant,
 }
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
         self.apply_offsets()
     }
 
-    fn apply_offsets(&mut self) -> Result<(), Failure> {
+    pub(crate) fn apply_offsets(&mut self) -> Result<(), Failure> {
         if self.partitions.iter().all(|partition| partition.next == partition.stored) {
             return Ok(());
         }
@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn read_from_stored(&mut self) -> Result<(), Failure> {
+    pub(crate) fn read_from_stored(&mut self) -> Result<(), Failure> {
         let from = |partition: &Partition| match partition.stored {
             NEVER => StartOffset::Beginning,
             offset => StartOffset::Offset(offset),
@@ -375,7 +375,7 @@ impl<'a> Session<'a> {
 
     /// Applies the batch. False if one of its records was refused: then all of them come again, and whatever was read
     /// behind them as well.
-    fn apply(&mut self) -> Result<bool, Failure> {
+    pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return self.apply_offsets().map(|()| true);
@@ -396,7 +396,7 @@ impl<'a> Session<'a> {
     }
 
     /// One transaction.
-    fn transact(&mut self, batch: &Batch) -> Result<(), Failure> {
+    pub(crate) fn transact(&mut self, batch: &Batch) -> Result<(), Failure> {
         let mut applier = Applier {
             client: &self.client,
             staging: &mut self.staging,
@@ -408,7 +408,7 @@ impl<'a> Session<'a> {
         self.shared.runtime.block_on(applier.apply(batch, &self.partitions))
     }
 
-    fn stored(&mut self) {
+    pub(crate) fn stored(&mut self) {
         for partition in &mut self.partitions {
             partition.stored = partition.next;
         }
@@ -417,90 +417,6 @@ impl<'a> Session<'a> {
             partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)
         });
         self.record = None;
-    }
-
-    fn is_careful(&self) -> bool {
-        !self.careful.is_empty()
-    }
-
-    fn refused(&mut self, refusal: &Refusal, batch: &Batch) -> Result<(), Failure> {
-        if batch.records == 1
-            && let Some(record) = self.record.take()
-        {
-            for partition in &mut self.partitions {
-                partition.next = partition.stored;
-            }
-            let index = self.partitions.iter().position(|partition| partition.place == record.place);
-            let Some(index) = index else { return Ok(()) };
-            let settings = self.shared.settings.events.as_ref();
-            let answers = settings.is_some_and(|events| events.feedback_topic.is_some());
-            return match batch.events.first() {
-                Some(event) if answers && refusal.stage == "event" => {
-                    self.partitions[index].next = record.offset + 1;
-                    tracing::info!(
-                        kind = event.kind,
-                        id = event.id,
-                        reason = refusal.reason,
-                        "an event failed"
-                    );
-                    let failed = Some((event.clone(), refusal.reason.clone()));
-                    self.transact(&Batch { failed, ..Batch::default() })?;
-                    self.stored();
-                    Ok(())
-                }
-                _ => self.set_aside(&record, index, refusal),
-            };
-        }
-        tracing::info!(
-            records = batch.records,
-            reason = refusal.reason,
-            "a batch was refused: applying its records one by one"
-        );
-        self.careful =
-            self.partitions.iter().map(|partition| (partition.place.clone(), partition.next)).collect();
-        let partitions = &self.partitions;
-        self.careful.retain(|place, until| {
-            partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)
-        });
-        for partition in &mut self.partitions {
-            partition.next = partition.stored;
-        }
-        self.read_from_stored()
-    }
-
-    /// A record that could not even be read.
-    fn poison(&mut self, record: &Fetched<'_>, index: usize, refusal: &Refusal) -> Result<(), Failure> {
-        if self.apply()? { self.set_aside(&RawRecord::of(record), index, refusal) } else { Ok(()) }
-    }
-
-    /// Halts, or sends the record to the dead letter topic and goes on behind it.
-    fn set_aside(&mut self, record: &RawRecord, index: usize, refusal: &Refusal) -> Result<(), Failure> {
-        let topic = record.place.topic.as_str();
-        let rule = self.shared.layouts.rule(topic)?.clone();
-        let table = refusal.table.clone().unwrap_or_else(|| rule.target.plain());
-        let place = at(&record.place, record.offset);
-        if rule.on_poison == OnPoison::Halt {
-            return Err(Halt::new(
-                HaltCause::Record,
-                format!("{place}, table {table}: {}", refusal.reason),
-                "mend the table or the source and start again, or set on_poison = \"dead_letter\"; nothing behind this \
-                 record is applied before",
-            )
-            .into());
-        }
-        self.shared.letters.set_aside(&self.shared.settings, record, refusal, &table)?;
-        self.shared.metrics.dead_letters.with_label_values(&[topic, refusal.stage]).inc();
-        tracing::warn!(
-            table,
-            place,
-            stage = refusal.stage,
-            reason = refusal.reason,
-            "a record went to the dead letter topic"
-        );
-        self.partitions[index].next = record.offset + 1;
-        self.apply_offsets()?;
-        self.stored();
-        Ok(())
     }
 
     /// Lag, progress, and Kafka's idea of the group's offsets.

@@ -145,6 +145,35 @@ async fn three(test: &mut Fixture) -> Result<()> {
     headwater.stop().await
 }
 
+/// An instance that stands still while others take over: when it goes on, it writes nothing any more.
+async fn frozen(test: &mut Fixture) -> Result<()> {
+    workload::create_tables(&test.database).await?;
+    let mut headwater = test.start(test.config()).await?;
+    let replica = Replica::create(test).await?;
+    let config = replica.config(test, KEYED).set("apply.batch_rows", 20);
+    let workload = Workload::start(&test.database, 65, STEADY);
+    let mut first = replica.start(test, config.clone()).await?;
+    workload.commits(100).await?;
+    let mut second = replica.start(test, config).await?;
+    second.metric_until("headwater_apply_partitions", &[], |n| n > 0.0 && n < 12.0).await?;
+    first.signal("STOP")?;
+    second.metric_until("headwater_apply_partitions", &[], |n| n == 12.0).await?;
+    workload.commits(100).await?;
+    first.signal("CONT")?;
+    second.metric_until("headwater_apply_partitions", &[], |n| n < 12.0).await?;
+    workload.finish().await;
+    test.settle().await?;
+    replica.equals(test, KEYED).await?;
+    first.stop().await?;
+    second.stop().await?;
+    headwater.stop().await
+}
+
+#[test]
+fn a_frozen_instance_is_fenced() {
+    on_shared("apply_frozen", frozen);
+}
+
 #[test]
 fn a_replica_under_load_is_equal() {
     on_shared("apply_load", under_load);
