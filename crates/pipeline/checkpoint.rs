@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::history::HistoryRecord;
+use crate::snapshot::moved::MOVED_PART;
 use crate::snapshot::progress::{JOB_PART, StoredSnapshot, TABLE_PART};
 
 /// Version of the values. A reader accepts this one and the one before it, and refuses newer ones.
@@ -140,6 +141,7 @@ pub(crate) fn read<'a>(
     let history_prefix = format!("{own_key}/schema/");
     let job_key = format!("{own_key}{JOB_PART}");
     let table_prefix = format!("{own_key}{TABLE_PART}");
+    let moved_prefix = format!("{own_key}{MOVED_PART}");
     let mut stored = Stored::default();
     for (key, value) in entries {
         if key == job_key {
@@ -150,6 +152,10 @@ pub(crate) fn read<'a>(
             check_version(value, key, place)?;
             let table = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
             stored.snapshot.tables.push(table);
+        } else if key.starts_with(&moved_prefix) {
+            check_version(value, key, place)?;
+            let moved = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
+            stored.snapshot.moved.push(moved);
         } else if key.starts_with(&history_prefix) {
             check_version(value, key, place)?;
             let record = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
@@ -163,7 +169,7 @@ pub(crate) fn read<'a>(
             }
         }
     }
-    stored.snapshot.forget_other_jobs();
+    stored.snapshot.put_together();
     Ok(stored)
 }
 

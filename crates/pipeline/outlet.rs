@@ -225,6 +225,16 @@ impl Outlet {
         self.offer_to_store(key, value, Token::PROGRESS)
     }
 
+    /// Stores what only a later start asks for, under the checkpoint's key and `key`. No checkpoint that is offered
+    /// later can be stored without it.
+    pub(crate) fn store_note(&mut self, key: &str, value: &[u8]) -> Result<(), StageError> {
+        let key = format!("{}{key}", self.parts.identity.key());
+        match &mut self.parts.store {
+            Store::File(file) => file.store(&key, value),
+            Store::Topic(_) => self.offer_to_store(&key, value, Token::NOTE),
+        }
+    }
+
     /// How many such records were acknowledged since this was asked last.
     pub(crate) fn take_stored_progress(&mut self) -> u32 {
         std::mem::take(&mut self.stored_progress)
@@ -281,6 +291,7 @@ impl Outlet {
                     stored = self.storing.take();
                 }
                 None if token == Token::PROGRESS => self.stored_progress += 1,
+                None if token == Token::NOTE => {}
                 None => self.history_on_its_way = false,
             }
         }

@@ -95,7 +95,7 @@ pub(crate) async fn own_slot(
             if matches!(why, Why::AskedOverGap { .. }) && settings.snapshot.mode == SnapshotMode::WhenNeeded {
                 let job = JobRecord::initial(identity.epoch);
                 store.store_job(&identity, &job).await?;
-                stored.snapshot = StoredSnapshot { job: Some(job), tables: Vec::new() };
+                stored.snapshot = StoredSnapshot { job: Some(job), ..StoredSnapshot::default() };
             }
             store.store(&identity, Progress::Streaming(at)).await?;
             at

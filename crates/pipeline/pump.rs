@@ -217,7 +217,7 @@ impl Pump {
                 self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
                 if let Some(open) = self.reader.open() {
-                    self.intake.touched.passed(open.xid);
+                    self.intake.passed(open.xid, &mut self.writer)?;
                 }
                 let metrics = self.writer.out.metrics();
                 if skipped {

@@ -18,6 +18,8 @@ impl Token {
     pub(crate) const HISTORY: Token = Token(2 << 32);
     /// A record of a snapshot's progress.
     pub(crate) const PROGRESS: Token = Token(3 << 32);
+    /// What only a later start asks for; nobody waits for it.
+    pub(crate) const NOTE: Token = Token(4 << 32);
 
     pub(crate) fn row(sequence: u32, charged_bytes: u32) -> Token {
         debug_assert!(charged_bytes > 0);
@@ -125,5 +127,6 @@ mod tests {
         assert_eq!(Token::CHECKPOINT.as_row(), None);
         assert_eq!(Token::HISTORY.as_row(), None);
         assert_eq!(Token::PROGRESS.as_row(), None);
+        assert_eq!(Token::NOTE.as_row(), None);
     }
 }

@@ -13,11 +13,14 @@ use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
+use super::again::OF_ONE_CHUNK_MAX;
 use super::chunker::{self, ChunkRead, ChunkSize, Next, Reached};
-use super::control::{Asked, Command};
+use super::control::Asked;
 use super::coordinator::{Coordinator, Pending};
 use super::copier::name_of;
+use super::moved::MovedKeys;
 use super::progress::{JobKind, JobState, TableState};
+use super::touched::Watch;
 use super::{BesideChunk, Chunk, CopyInput, Report};
 use crate::backoff::Backoff;
 use crate::error::StageError;
@@ -35,8 +38,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long they may take before that is said.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 
-/// Keys of one chunk of rows that are read again.
-const AGAIN_KEYS: usize = 500;
+/// What became of a chunk.
+enum Handed {
+    /// It is on its way.
+    Written,
+    /// It is, and the table has to be copied from its first row on.
+    Anew,
+    /// It has to be read again, smaller.
+    TooMuch,
+    /// It has to be read again when these transactions are over.
+    After(Vec<u64>),
+}
 
 /// Why a table's copy stopped.
 enum Stopped {
@@ -84,9 +96,12 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Waits for the acknowledgement of a table's chunks, and lets go of it.
+    /// Waits for the acknowledgement of a table's chunks, and lets go of it unless it is paused.
     async fn settle(&mut self, at: usize) -> Result<(), StageError> {
-        self.send(CopyInput::Unwatch(self.tables[at].relation))?;
+        let relation = self.tables[at].relation;
+        let paused = self.job.as_ref().is_some_and(|job| job.state == JobState::Paused);
+        let rests = paused && self.tables[at].is_copied_by_key();
+        self.send(if rests { CopyInput::Rest(relation) } else { CopyInput::Unwatch(relation) })?;
         while self.is_pending(at) {
             let report = self.parts.reports.recv().await.ok_or(StageError::Stopped)?;
             self.note(report)?;
@@ -107,44 +122,70 @@ impl Coordinator {
         asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<Stopped, StageError> {
         let mut table = self.present(at).await?;
-        self.tables[at].relation = table.table.id;
-        self.set_table(at, TableState::Copying, None)?;
-        let key = table.key.iter().map(|column| column.name.clone()).collect();
-        self.send(CopyInput::Watch { relation: table.table.id, key })?;
+        self.begin_by_key(at, &table)?;
         let mut places = self.places(at, &table);
-        let mut again: Vec<Vec<String>> = Vec::new();
         let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes);
         let mut session = None;
         let mut signature = None;
+        let mut in_a_row = false;
         loop {
             self.obey_waiting(asked).await;
             if !self.is_running() || self.tables[at].state != TableState::Copying {
                 return Ok(Stopped::ByCommand);
             }
-            let next = match places.last() {
-                Some(next) => next.clone(),
-                None if again.is_empty() => return Ok(Stopped::AtItsEnd),
-                None => Next::Again(again.split_off(again.len().saturating_sub(AGAIN_KEYS))),
+            // Keys that change all the time must not keep the rest waiting.
+            let again = if in_a_row && !places.is_empty() {
+                None
+            } else {
+                self.tables[at].again.next(places.is_empty())
             };
+            let next = match (again, places.last()) {
+                (Some(keys), _) => Next::Again(keys),
+                (None, Some(next)) => next.clone(),
+                (None, None) => return Ok(Stopped::AtItsEnd),
+            };
+            in_a_row = matches!(next, Next::Again(_));
             let began = Instant::now();
             let read = self.read(at, &mut session, &mut table, &mut signature, &next, &mut size).await?;
             let reached = read.reached.clone();
-            match self.hand_over(at, &table, read).await? {
-                Ok(overtaken_in_part) => again.extend(overtaken_in_part),
-                Err(after) => {
-                    if after.is_empty() {
-                        size.halve();
-                    }
-                    self.wait_for(&after).await?;
-                    if let Next::Again(keys) = next {
-                        again.extend(keys);
-                    }
-                    continue;
-                }
+            match self.hand_over(at, &table, read, next).await? {
+                Handed::Written => advance(&mut places, reached),
+                Handed::Anew => places = self.places(at, &table),
+                Handed::TooMuch => size.halve(),
+                Handed::After(transactions) => self.wait_for(&transactions).await?,
             }
-            advance(&mut places, reached);
             self.spent(at, began.elapsed());
         }
+    }
+
+    /// From here on it is copied by key.
+    fn begin_by_key(&mut self, at: usize, table: &SnapshotTable) -> Result<(), StageError> {
+        let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
+        let record = &mut self.tables[at];
+        record.relation = table.table.id;
+        if record.key_columns != key {
+            // What was stored by another key says nothing.
+            record.after_key = None;
+            record.again.clear();
+            record.key_columns = key;
+        }
+        self.set_table(at, TableState::Copying, None)?;
+        self.watch(at, true)
+    }
+
+    fn watch(&self, at: usize, awake: bool) -> Result<(), StageError> {
+        let record = &self.tables[at];
+        let (key, job, table) = (record.key_columns.clone(), record.job.clone(), record.name());
+        self.send(CopyInput::Watch(record.relation, Watch { key, job, table, awake }))
+    }
+
+    /// Watches what a session before this one has begun to copy by key: the stream must not pass a change that
+    /// concerns it unseen.
+    pub(crate) fn watch_on(&self) -> Result<(), StageError> {
+        let is_open =
+            self.job.as_ref().is_some_and(|job| matches!(job.state, JobState::Running | JobState::Paused));
+        let begun = (0..self.tables.len()).filter(|at| is_open && self.tables[*at].is_copied_by_key());
+        begun.into_iter().try_for_each(|at| self.watch(at, false))
     }
 
     /// The table as it is now.
@@ -275,13 +316,14 @@ impl Coordinator {
         Ok(Some(read))
     }
 
-    /// Gives a chunk to the pump and waits until it is written. Err is what must be over before it is read again.
+    /// Gives a chunk to the pump and waits until it is written.
     async fn hand_over(
         &mut self,
         at: usize,
         table: &SnapshotTable,
         read: ChunkRead,
-    ) -> Result<Result<Vec<Vec<String>>, Vec<u64>>, StageError> {
+        next: Next,
+    ) -> Result<Handed, StageError> {
         let number = self.number();
         let pending = match read.reached {
             Reached::Pages { leaf, pages } => {
@@ -294,6 +336,8 @@ impl Coordinator {
             Reached::End | Reached::Again => Pending::Key { table: at, after: None, bytes: read.bytes },
         };
         self.pending.insert(number, pending);
+        let asked = if let Next::Again(keys) = next { keys } else { Vec::new() };
+        self.tables[at].again.read_in(number, asked.clone());
         let chunk = Arc::new(Chunk {
             number,
             table: table.table.clone(),
@@ -301,20 +345,21 @@ impl Coordinator {
             unix_micros: read.watermark.unix_micros,
         });
         let (snapshot, rows) = (read.watermark.snapshot, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, rows }))?;
+        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, rows, asked }))?;
         let mut asked: u32 = 0;
         loop {
             tokio::select! {
                 report = self.parts.reports.recv() => match report.ok_or(StageError::Stopped)? {
-                    Report::Written { chunk, overtaken, again, .. } if chunk == number => {
+                    Report::Written { chunk, overtaken, again, moved } if chunk == number => {
                         if overtaken > 0 {
                             tracing::debug!(table = name_of(table), overtaken, "rows that the stream overtook");
                         }
-                        return Ok(Ok(again));
+                        return self.written(at, number, again, moved);
                     }
                     Report::ReadAgain { chunk, after } if chunk == number => {
                         self.pending.remove(&number);
-                        return Ok(Err(after));
+                        self.tables[at].again.not_written(number);
+                        return Ok(if after.is_empty() { Handed::TooMuch } else { Handed::After(after) });
                     }
                     other => self.note(other)?,
                 },
@@ -328,6 +373,45 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// A chunk is on its way, but for rows of which the stream has said something newer and not all of it.
+    fn written(
+        &mut self,
+        at: usize,
+        number: u32,
+        again: Vec<Vec<String>>,
+        moved: MovedKeys,
+    ) -> Result<Handed, StageError> {
+        let too_much = again.len() > OF_ONE_CHUNK_MAX;
+        let record = &mut self.tables[at];
+        if !too_much {
+            record.again.add(again);
+        }
+        let any_moved = moved != MovedKeys::default();
+        let anew = record.moved(moved);
+        if anew {
+            tracing::warn!(
+                table = record.name(),
+                "too many rows of it came to another key without the values that they kept: its copy begins anew"
+            );
+        }
+        for (chunk, pending) in &mut self.pending {
+            let (Pending::Pages { table, .. } | Pending::Key { table, .. }) = pending;
+            if *table == at && (anew || too_much && *chunk == number) {
+                // When it is acknowledged, that is no progress.
+                *pending = Pending::Key { table: at, after: None, bytes: 0 };
+            }
+        }
+        if any_moved {
+            // Before the next chunk: with that the pump forgets what it has told.
+            self.store_table(at)?;
+        }
+        Ok(match (anew, too_much) {
+            (true, _) => Handed::Anew,
+            (_, true) => Handed::TooMuch,
+            _ => Handed::Written,
+        })
     }
 
     /// WAL that nobody's commit waits for can stay unflushed for seconds, and the stream does not have it before. A
@@ -377,64 +461,6 @@ impl Coordinator {
                 table.seconds += time.as_secs_f64();
             }
         });
-    }
-
-    /// Commands that came meanwhile.
-    async fn obey_waiting(&mut self, asked: &mut mpsc::Receiver<Asked>) {
-        while let Ok((command, answer)) = asked.try_recv() {
-            let outcome = self.obey(command).await;
-            drop(answer.send(outcome));
-        }
-    }
-
-    /// Carries a command out and waits until that is stored: whoever was told so finds it so after a restart.
-    pub(crate) async fn obey(&mut self, command: Command) -> Result<String, String> {
-        let done = self.carry_out(command).await?;
-        while !self.is_stored() {
-            let report = self.parts.reports.recv().await.ok_or("headwater stops")?;
-            self.note(report).map_err(|error| crate::error::chain(&error))?;
-        }
-        Ok(done)
-    }
-
-    /// The error is for who asked.
-    async fn carry_out(&mut self, command: Command) -> Result<String, String> {
-        let state = self.job.as_ref().map(|job| job.state);
-        let change =
-            |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));
-        match (command, state) {
-            (Command::Start { id, tables, filters }, _) => {
-                let id = id.unwrap_or_else(|| format!("ad-hoc-{}", self.parts.epoch));
-                let count = self.begin_job(JobKind::AdHoc, id, &tables, &filters).await?;
-                Ok(format!("copying {count} tables beside the stream"))
-            }
-            (Command::Pause, Some(JobState::Running)) => {
-                change(self, JobState::Paused)?;
-                Ok("paused after the chunk that is under way".to_owned())
-            }
-            (Command::Resume, Some(JobState::Paused)) => {
-                change(self, JobState::Running)?;
-                Ok("going on".to_owned())
-            }
-            (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) if tables.is_empty() => {
-                change(self, JobState::Cancelled)?;
-                Ok("cancelled; what was written stays".to_owned())
-            }
-            (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) => {
-                let matching =
-                    |name: &str| tables.iter().any(|pattern| headwater_avro::glob_matches(pattern, name));
-                let chosen: Vec<usize> =
-                    (0..self.tables.len()).filter(|at| matching(&self.tables[*at].name())).collect();
-                for at in &chosen {
-                    self.set_table(*at, TableState::Failed, Some("cancelled".to_owned()))
-                        .map_err(|error| crate::error::chain(&error))?;
-                }
-                Ok(format!("{} tables are not copied further", chosen.len()))
-            }
-            (Command::Pause, _) => Err("no snapshot is running".to_owned()),
-            (Command::Resume, _) => Err("no snapshot is paused".to_owned()),
-            (Command::Cancel { .. }, _) => Err("no snapshot is under way".to_owned()),
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use headwater_pgoutput::Lsn;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
+use super::again::Again;
 use super::control::{SnapshotControl, SnapshotStatus, TableStatus};
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
 use super::{CopyInput, Input, Report};
@@ -79,7 +80,7 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) fn new(mut parts: CoordinatorParts) -> Coordinator {
-        let StoredSnapshot { job, tables } = std::mem::take(&mut parts.stored);
+        let StoredSnapshot { job, tables, .. } = std::mem::take(&mut parts.stored);
         Coordinator {
             parts,
             client: None,
@@ -101,6 +102,7 @@ impl Coordinator {
         self.tell_job(None);
         self.tell_settled()?;
         self.give_up_if_unwanted()?;
+        self.watch_on()?;
         let began_with_one = self.is_running();
         if began_with_one {
             match self.parts.keeper.take() {
@@ -300,7 +302,9 @@ impl Coordinator {
             state: TableState::Waiting,
             filter,
             pages_done: Vec::new(),
+            key_columns: Vec::new(),
             after_key: None,
+            again: Again::default(),
             settled: None,
             rows: 0,
             bytes: 0,
@@ -347,8 +351,10 @@ impl Coordinator {
                 table
             }
             Pending::Key { table, after, bytes } => {
-                self.tables[table].after_key = after.or_else(|| self.tables[table].after_key.take());
-                self.tables[table].bytes += bytes;
+                let record = &mut self.tables[table];
+                record.after_key = after.or_else(|| record.after_key.take());
+                record.again.acknowledged(chunk);
+                record.bytes += bytes;
                 table
             }
         };
@@ -442,7 +448,7 @@ impl Coordinator {
         self.send(CopyInput::Store { key, value })
     }
 
-    fn store_table(&mut self, at: usize) -> Result<(), StageError> {
+    pub(crate) fn store_table(&mut self, at: usize) -> Result<(), StageError> {
         let record = &self.tables[at];
         let value = serde_json::to_vec(record).expect("a record is plain data");
         let key = record.key(&self.parts.checkpoint_key);

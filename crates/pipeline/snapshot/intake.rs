@@ -9,9 +9,10 @@ use std::sync::Arc;
 use headwater_avro::{EncodeError, SnapshotMark, TableDescription};
 use headwater_pg::CopyRows;
 use headwater_pg::transaction_snapshot::TransactionSnapshot;
-use headwater_pgoutput::{Column, CopyTextError, Lsn, OldTuple, RelationId, Tuple, read_copy_row};
+use headwater_pgoutput::{Column, CopyTextError, Lsn, OldTuple, RelationId, read_copy_row};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::row_key::{read_key, write_key, write_texts};
 use super::touched::{ChunkVerdict, RowVerdict, Touched};
 use super::{BesideChunk, Chunk, CopyInput, Report};
 use crate::error::StageError;
@@ -98,7 +99,8 @@ impl Intake {
         writer: &mut Writer,
     ) -> Result<(), StageError> {
         match input {
-            CopyInput::Watch { relation, key } => self.touched.watch(relation, key, open),
+            CopyInput::Watch(relation, watch) => self.touched.watch(relation, watch, open),
+            CopyInput::Rest(relation) => self.touched.rest(relation),
             CopyInput::Unwatch(relation) => self.touched.unwatch(relation),
             CopyInput::Settled { relation, snapshot } => drop(self.settled.insert(relation, snapshot)),
             CopyInput::Rows { chunk, rows, permit } => {
@@ -113,6 +115,8 @@ impl Intake {
                 writer.out.offer_staged()?;
             }
             CopyInput::Beside(beside) => {
+                // What it was told with the last chunk it has stored before this one.
+                self.touched.heard_of_moved(beside.chunk.relation());
                 let key = self.key_places(&beside.chunk);
                 let writing =
                     Writing { beside, key, batch: 0, row: 0, written: 0, overtaken: 0, again: Vec::new() };
@@ -132,6 +136,15 @@ impl Intake {
         };
         writer.out.tracker.take_notes().for_each(|(chunk, rows)| tell(Report::Acknowledged { chunk, rows }));
         (0..writer.out.take_stored_progress()).for_each(|_| tell(Report::Stored));
+    }
+
+    /// A transaction has been read to its end.
+    pub(crate) fn passed(&mut self, xid: u32, writer: &mut Writer) -> Result<(), StageError> {
+        self.touched.passed(xid);
+        for (key, value) in self.touched.take_moved_records() {
+            writer.out.store_note(&key, &value)?;
+        }
+        Ok(())
     }
 
     /// Whether a change of the stream is in a copy that was written before it.
@@ -304,12 +317,26 @@ impl Intake {
             return Ok(true);
         }
         writer.out.offer_staged()?;
+        writing.again.extend(self.not_there_yet(&writing.beside));
         self.touched.forget_seen(&writing.beside.snapshot);
-        let again = self.touched.take_again(chunk.relation());
-        let again = writing.again.into_iter().chain(again.iter().map(|key| read_key(key))).collect();
-        let overtaken = writing.overtaken;
-        drop(self.reports.send(Report::Written { chunk: chunk.number, overtaken, again }));
+        let moved = self.touched.tell_moved(chunk.relation());
+        let (overtaken, again) = (writing.overtaken, writing.again);
+        drop(self.reports.send(Report::Written { chunk: chunk.number, overtaken, again, moved }));
         Ok(false)
+    }
+
+    /// Keys whose row the chunk's snapshot does not see where the stream has it: its transaction is in WAL, and not yet
+    /// visible.
+    fn not_there_yet(&mut self, beside: &BesideChunk) -> Vec<Vec<String>> {
+        let mut keys = Vec::new();
+        for key in &beside.asked {
+            write_texts(key, &mut self.key_text);
+            let verdict = self.touched.judge(beside.chunk.relation(), &self.key_text, &beside.snapshot);
+            if verdict == RowVerdict::OvertakenInPart {
+                keys.push(key.clone());
+            }
+        }
+        keys
     }
 
     fn begin_beside(
@@ -510,33 +537,4 @@ fn copied_transaction(chunk: &Chunk) -> Transaction {
 
 fn copy_error(plan: &TablePlan, chunk: &Chunk, source: CopyTextError) -> StageError {
     StageError::CopyRow { table: plan.name.clone(), lsn: chunk.lsn, source }
-}
-
-/// The key of a row, as what has passed is remembered by: each column's length and text. NULL, which no key holds,
-/// has no length.
-pub(crate) fn write_key(columns: &[usize], row: &Tuple<'_>, old: Option<&Tuple<'_>>, out: &mut Vec<u8>) {
-    out.clear();
-    for at in columns {
-        let column = match row.column(*at) {
-            Some(Column::Unchanged) => old.and_then(|old| old.column(*at)),
-            column => column,
-        };
-        if let Some(Column::Text(text)) = column {
-            out.extend_from_slice(&(text.len() as u32).to_be_bytes());
-            out.extend_from_slice(text);
-        } else {
-            out.extend_from_slice(&u32::MAX.to_be_bytes());
-        }
-    }
-}
-
-/// The texts of such a key.
-fn read_key(mut key: &[u8]) -> Vec<String> {
-    let mut texts = Vec::new();
-    while let Some((length, rest)) = key.split_first_chunk::<4>() {
-        let (text, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).unwrap_or((&[], rest));
-        texts.push(String::from_utf8_lossy(text).into_owned());
-        key = rest;
-    }
-    texts
 }

@@ -10,14 +10,20 @@
 //! The first is quicker and dies with its connection; what it leaves undone is done in the second way.
 //! `coordinator.rs` decides which, keeps the progress (`progress.rs`), and owns neither records nor positions.
 
+mod again;
 mod beside;
 mod chunker;
+mod commands;
 pub mod control;
 pub(crate) mod coordinator;
 mod copier;
 pub(crate) mod intake;
 mod keyless;
+pub(crate) mod moved;
 pub mod progress;
+mod row_key;
+#[cfg(test)]
+mod simulation;
 mod touched;
 mod under;
 
@@ -28,6 +34,8 @@ use headwater_pg::transaction_snapshot::TransactionSnapshot;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::moved::MovedKeys;
+use self::touched::Watch;
 use crate::pump::SourceBatch;
 
 /// What the pump takes in, in one order.
@@ -59,8 +67,10 @@ impl Chunk {
 
 /// What the coordinator sends to the pump.
 pub(crate) enum CopyInput {
-    /// From here on the table's changes are remembered, by these columns.
-    Watch { relation: RelationId, key: Vec<String> },
+    /// From here on the table's changes are remembered.
+    Watch(RelationId, Watch),
+    /// It is not copied for a while.
+    Rest(RelationId),
     /// Its copy is over.
     Unwatch(RelationId),
     /// A table without a key was copied: its changes by what this snapshot sees are in the copy.
@@ -82,13 +92,15 @@ pub(crate) struct BesideChunk {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) snapshot: TransactionSnapshot,
     pub(crate) rows: Vec<CopyRows>,
+    /// The keys that it was to have, if it was read for them only.
+    pub(crate) asked: Vec<Vec<String>>,
 }
 
 /// What the pump tells the coordinator.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// The rows of a chunk beside the stream are on their way, but for those that the stream overtook.
-    Written { chunk: u32, overtaken: u64, again: Vec<Vec<String>> },
+    Written { chunk: u32, overtaken: u64, again: Vec<Vec<String>>, moved: MovedKeys },
     /// It has to be read again once these transactions are over.
     ReadAgain { chunk: u32, after: Vec<u64> },
     /// Every row of a chunk is acknowledged.

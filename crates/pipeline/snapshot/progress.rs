@@ -12,7 +12,9 @@ use std::ops::Range;
 use headwater_pgoutput::RelationId;
 use serde::{Deserialize, Serialize};
 
+use super::again::Again;
 use super::keyless::Settled;
+use super::moved::{MovedKeys, MovedRecord};
 
 /// Version of the values.
 pub(crate) const VERSION: u32 = 1;
@@ -94,9 +96,15 @@ pub(crate) struct TableRecord {
     /// Pages that are copied: of which storage, and which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) pages_done: Vec<PagesDone>,
+    /// The columns of the key by which it is copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) key_columns: Vec<String>,
     /// The key up to which it is copied, as texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after_key: Option<Vec<String>>,
+    /// Up to there, all but the rows of these keys.
+    #[serde(default, skip_serializing_if = "Again::is_empty")]
+    pub(crate) again: Again,
     /// Of a table without a key that was copied as a whole: what the copy has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settled: Option<Settled>,
@@ -123,6 +131,28 @@ impl TableRecord {
     /// The key under which it is stored, after the checkpoint's own key.
     pub(crate) fn key(&self, checkpoint_key: &str) -> String {
         format!("{checkpoint_key}{TABLE_PART}{}", self.name())
+    }
+
+    /// Copied up to its end or up to a key, it is not to be begun anew.
+    pub(crate) fn is_copied_by_key(&self) -> bool {
+        self.state == TableState::Copying && !self.key_columns.is_empty()
+    }
+
+    /// Rows that came to these keys without all of their values are read there. True if there were too many of them,
+    /// and the copy begins anew.
+    pub(crate) fn moved(&mut self, moved: MovedKeys) -> bool {
+        if moved.too_many {
+            self.begin_anew();
+        }
+        self.again.add(moved.keys);
+        moved.too_many
+    }
+
+    /// Nothing of it counts as copied.
+    pub(crate) fn begin_anew(&mut self) {
+        self.pages_done.clear();
+        self.after_key = None;
+        self.again.clear();
     }
 
     /// These pages are copied.
@@ -176,13 +206,20 @@ pub(crate) const TABLE_PART: &str = "/snapshot/";
 pub(crate) struct StoredSnapshot {
     pub(crate) job: Option<JobRecord>,
     pub(crate) tables: Vec<TableRecord>,
+    pub(crate) moved: Vec<MovedRecord>,
 }
 
 impl StoredSnapshot {
-    /// What is left of jobs before this one says nothing.
-    pub(crate) fn forget_other_jobs(&mut self) {
+    /// What is left of jobs before this one says nothing; and what the pump stored for a table belongs to its record.
+    pub(crate) fn put_together(&mut self) {
         let job = self.job.as_ref().map(|job| job.token.as_str());
         self.tables.retain(|table| Some(table.job.as_str()) == job);
+        for moved in self.moved.drain(..).filter(|moved| Some(moved.job.as_str()) == job) {
+            if let Some(table) = self.tables.iter_mut().find(|table| table.name() == moved.table) {
+                let MovedRecord { keys, too_many, .. } = moved;
+                table.moved(MovedKeys { keys, too_many });
+            }
+        }
     }
 }
 
@@ -201,7 +238,9 @@ mod tests {
             state: TableState::Copying,
             filter: None,
             pages_done: Vec::new(),
+            key_columns: Vec::new(),
             after_key: None,
+            again: Again::default(),
             settled: None,
             rows: 0,
             bytes: 0,

@@ -13,6 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use headwater_pg::transaction_snapshot::TransactionSnapshot;
 use headwater_pgoutput::RelationId;
 
+use super::moved::{Moved, MovedKeys};
+use super::row_key::read_key;
+
 /// Ids of transactions that are kept apart: 2 MiB of bits. What is older counts as unknown.
 const SEEN_WORDS_MAX: usize = 16 * 1024 * 1024 / 64;
 
@@ -30,12 +33,14 @@ const TOUCHED_OVERHEAD_BYTES: usize = 64;
 pub(crate) struct SeenTransactions {
     base: u32,
     bits: VecDeque<u64>,
+    /// Of all before it nothing is known; it may lie within the first word.
+    known_from: u32,
 }
 
 impl SeenTransactions {
     /// `next` is the id that the server gives next: of all before it nothing is known.
     pub(crate) fn new(next: u32) -> SeenTransactions {
-        SeenTransactions { base: next & !63, bits: VecDeque::new() }
+        SeenTransactions { base: next & !63, bits: VecDeque::new(), known_from: next }
     }
 
     pub(crate) fn insert(&mut self, xid: u32) {
@@ -54,6 +59,9 @@ impl SeenTransactions {
     /// Whether it has passed; None if it is too old for an answer.
     pub(crate) fn contains(&self, xid: u32) -> Option<bool> {
         let offset = self.offset(xid)?;
+        if (xid.wrapping_sub(self.known_from) as i32) < 0 {
+            return None;
+        }
         Some(self.bits.get(offset / 64).is_some_and(|word| word & 1 << (offset % 64) != 0))
     }
 
@@ -86,6 +94,8 @@ struct Touch {
 /// What has happened to a table since it is watched.
 #[derive(Debug)]
 struct WatchedTable {
+    /// Its chunks are being read. Asleep, as while a snapshot is paused, only moved rows are remembered.
+    awake: bool,
     /// The columns of its key.
     key: Vec<String>,
     keys: HashMap<Box<[u8]>, Touch>,
@@ -97,8 +107,7 @@ struct WatchedTable {
     before: SeenTransactions,
     /// Keys were forgotten since the last chunk.
     overflowed: bool,
-    /// Keys that got a new row whose TOAST values the stream left out: to be read again.
-    again: Vec<Box<[u8]>>,
+    moved: Moved,
 }
 
 /// Whether a chunk can be written.
@@ -127,12 +136,27 @@ pub(crate) struct Touched {
     seen: SeenTransactions,
     tables: HashMap<RelationId, WatchedTable>,
     bytes: usize,
+    /// A row came to another key without all of its values since that was asked last.
+    any_moved: bool,
+}
+
+/// How a table is watched.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// The columns of its key.
+    pub(crate) key: Vec<String>,
+    /// The job's token.
+    pub(crate) job: String,
+    /// `schema.table`
+    pub(crate) table: String,
+    /// Whether chunks of it are read from here on.
+    pub(crate) awake: bool,
 }
 
 impl Touched {
     /// `next_xid` is the id that the server gave next when this session began.
     pub(crate) fn new(next_xid: u32) -> Touched {
-        Touched { seen: SeenTransactions::new(next_xid), tables: HashMap::new(), bytes: 0 }
+        Touched { seen: SeenTransactions::new(next_xid), tables: HashMap::new(), bytes: 0, any_moved: false }
     }
 
     /// Whether any table is watched: the one question that every change asks.
@@ -142,26 +166,44 @@ impl Touched {
     }
 
     /// From here on the table's changes are remembered. `open` is the transaction whose rows are being read.
-    pub(crate) fn watch(&mut self, relation: RelationId, key: Vec<String>, open: Option<u32>) {
+    pub(crate) fn watch(&mut self, relation: RelationId, watch: Watch, open: Option<u32>) {
         let mut before = self.seen.clone();
         if let Some(open) = open {
             before.insert(open);
         }
-        self.tables.entry(relation).or_insert_with(|| WatchedTable {
-            key,
+        let moved = match self.forget(relation) {
+            Some(asleep) => asleep.moved,
+            None => Moved::new(watch.job, watch.table),
+        };
+        let watched = WatchedTable {
+            awake: watch.awake,
+            key: watch.key,
             keys: HashMap::new(),
             truncated: None,
             announced: None,
             before,
             overflowed: false,
-            again: Vec::new(),
-        });
+            moved,
+        };
+        self.tables.insert(relation, watched);
     }
 
     pub(crate) fn unwatch(&mut self, relation: RelationId) {
-        if let Some(table) = self.tables.remove(&relation) {
-            self.bytes -= table.keys.keys().map(|key| cost(key)).sum::<usize>();
+        drop(self.forget(relation));
+    }
+
+    /// Its chunks are not read for a while.
+    pub(crate) fn rest(&mut self, relation: RelationId) {
+        if let Some(mut table) = self.forget(relation) {
+            (table.awake, table.keys) = (false, HashMap::new());
+            self.tables.insert(relation, table);
         }
+    }
+
+    fn forget(&mut self, relation: RelationId) -> Option<WatchedTable> {
+        let table = self.tables.remove(&relation)?;
+        self.bytes -= table.keys.keys().map(|key| cost(key)).sum::<usize>();
+        Some(table)
     }
 
     /// The columns by which a watched table's rows are told apart.
@@ -174,7 +216,11 @@ impl Touched {
     pub(crate) fn touch(&mut self, relation: RelationId, key: &[u8], xid: u32, unchanged: bool, moved: bool) {
         let Some(table) = self.tables.get_mut(&relation) else { return };
         if unchanged && moved {
-            table.again.push(key.into());
+            table.moved.add(read_key(key));
+            self.any_moved = true;
+        }
+        if !table.awake {
+            return;
         }
         if let Some(touch) = table.keys.get_mut(key) {
             *touch = Touch { xid, unchanged: unchanged || (touch.unchanged && touch.xid == xid) };
@@ -228,7 +274,7 @@ impl Touched {
             table.before.contains(xid) != Some(false)
         };
         let after: Vec<u64> = snapshot.in_progress.iter().filter(unsafe_to_ignore).copied().collect();
-        if std::mem::take(&mut table.overflowed) || !after.is_empty() {
+        if std::mem::take(&mut table.overflowed) || !table.awake || !after.is_empty() {
             return ChunkVerdict::ReadAgain { after };
         }
         ChunkVerdict::Write
@@ -284,12 +330,63 @@ impl Touched {
         self.seen.forget_before(snapshot.xmin as u32);
     }
 
-    /// Keys whose row the stream has said only in part, since this was asked last.
-    pub(crate) fn take_again(&mut self, relation: RelationId) -> Vec<Box<[u8]>> {
-        self.tables.get_mut(&relation).map(|table| std::mem::take(&mut table.again)).unwrap_or_default()
+    /// Rows that came to another key without all of their values, since this was asked last.
+    pub(crate) fn tell_moved(&mut self, relation: RelationId) -> MovedKeys {
+        self.tables.get_mut(&relation).map(|table| table.moved.tell()).unwrap_or_default()
+    }
+
+    /// The coordinator has stored what it was told.
+    pub(crate) fn heard_of_moved(&mut self, relation: RelationId) {
+        if let Some(table) = self.tables.get_mut(&relation) {
+            table.moved.heard();
+        }
+    }
+
+    /// What is to be stored of moved rows before the checkpoint passes them: the ends of keys, and values.
+    #[inline]
+    pub(crate) fn take_moved_records(&mut self) -> Vec<(String, Vec<u8>)> {
+        if !std::mem::take(&mut self.any_moved) {
+            return Vec::new();
+        }
+        self.tables.values_mut().filter_map(|table| table.moved.take_record()).collect()
     }
 }
 
 fn cost(key: &[u8]) -> usize {
     key.len() + TOUCHED_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passed_is_known_from_the_first_id_on() {
+        for first in [100u32, 64, u32::MAX - 10] {
+            let mut seen = SeenTransactions::new(first);
+            for (after, expected) in [(0, Some(false)), (5, Some(true)), (6, Some(false)), (70, Some(true))] {
+                let xid = first.wrapping_add(after);
+                if expected == Some(true) {
+                    seen.insert(xid);
+                }
+                assert_eq!(seen.contains(xid), expected, "{first} + {after}");
+            }
+            assert_eq!(
+                seen.contains(first.wrapping_sub(1)),
+                None,
+                "it may have passed in an earlier session"
+            );
+            seen.forget_before(first.wrapping_add(70));
+            assert_eq!(seen.contains(first.wrapping_add(70)), Some(true));
+            assert_eq!(seen.contains(first.wrapping_sub(60)), None);
+        }
+    }
+
+    #[test]
+    fn what_is_too_old_is_unknown() {
+        let mut seen = SeenTransactions::new(100);
+        seen.insert(101);
+        seen.insert(101 + (SEEN_WORDS_MAX as u32) * 64 * 2);
+        assert_eq!(seen.contains(101), None);
+    }
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::cell::Cell;
 use super::checker::{Kind, Report};
-use super::evidence::{Cells, Evidence, Operation, Row, TableSpec};
+use super::evidence::{Cells, Evidence, Operation, Record, Row, TableSpec};
 use super::expected::{field_name, topic_of};
 
 /// Folds every table with a key; a table that was truncated has no records of that and is left out.
-pub fn check(evidence: &Evidence, report: &mut Report) {
+pub fn check(evidence: &Evidence, records: &[&Record], report: &mut Report) {
     for (name, spec) in &evidence.tables {
         let truncated =
             evidence.audit.iter().any(|row| row.operation == Operation::Truncate && row.relation == *name);
@@ -16,14 +16,20 @@ pub fn check(evidence: &Evidence, report: &mut Report) {
             continue;
         }
         let last = evidence.last.get(name).map_or(&[][..], Vec::as_slice);
-        table(name, spec, evidence, last, report);
+        table(name, spec, evidence, (records, last), report);
     }
 }
 
-fn table(name: &str, spec: &TableSpec, evidence: &Evidence, last: &[Row], report: &mut Report) {
+fn table(
+    name: &str,
+    spec: &TableSpec,
+    evidence: &Evidence,
+    (records, last): (&[&Record], &[Row]),
+    report: &mut Report,
+) {
     let topic = topic_of(&evidence.prefix, spec);
     let mut states: HashMap<String, Option<Cells>> = HashMap::new();
-    for record in evidence.records.iter().filter(|record| record.topic == topic) {
+    for record in records.iter().filter(|record| record.topic == topic) {
         let Some(key) = &record.key else { continue };
         let state = states.entry(key_text(key)).or_default();
         let after = record.change.as_ref().and_then(|change| change.after.clone());

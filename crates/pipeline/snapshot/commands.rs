@@ -1,0 +1,74 @@
+//! What a running instance is asked to do about its snapshots, carried out between two chunks.
+
+use tokio::sync::mpsc;
+
+use super::CopyInput;
+use super::control::{Asked, Command};
+use super::coordinator::Coordinator;
+use super::progress::{JobKind, JobState, TableState};
+
+impl Coordinator {
+    /// Commands that came meanwhile.
+    pub(crate) async fn obey_waiting(&mut self, asked: &mut mpsc::Receiver<Asked>) {
+        while let Ok((command, answer)) = asked.try_recv() {
+            let outcome = self.obey(command).await;
+            drop(answer.send(outcome));
+        }
+    }
+
+    /// Carries a command out and waits until that is stored: whoever was told so finds it so after a restart.
+    pub(crate) async fn obey(&mut self, command: Command) -> Result<String, String> {
+        let done = self.carry_out(command).await?;
+        while !self.is_stored() {
+            let report = self.parts.reports.recv().await.ok_or("headwater stops")?;
+            self.note(report).map_err(|error| crate::error::chain(&error))?;
+        }
+        Ok(done)
+    }
+
+    fn unwatch(&self, at: usize) -> Result<(), String> {
+        self.send(CopyInput::Unwatch(self.tables[at].relation)).map_err(|error| crate::error::chain(&error))
+    }
+
+    /// The error is for who asked.
+    async fn carry_out(&mut self, command: Command) -> Result<String, String> {
+        let state = self.job.as_ref().map(|job| job.state);
+        let change =
+            |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));
+        match (command, state) {
+            (Command::Start { id, tables, filters }, _) => {
+                let id = id.unwrap_or_else(|| format!("ad-hoc-{}", self.parts.epoch));
+                let count = self.begin_job(JobKind::AdHoc, id, &tables, &filters).await?;
+                Ok(format!("copying {count} tables beside the stream"))
+            }
+            (Command::Pause, Some(JobState::Running)) => {
+                change(self, JobState::Paused)?;
+                Ok("paused after the chunk that is under way".to_owned())
+            }
+            (Command::Resume, Some(JobState::Paused)) => {
+                change(self, JobState::Running)?;
+                Ok("going on".to_owned())
+            }
+            (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) if tables.is_empty() => {
+                change(self, JobState::Cancelled)?;
+                (0..self.tables.len()).try_for_each(|at| self.unwatch(at))?;
+                Ok("cancelled; what was written stays".to_owned())
+            }
+            (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) => {
+                let matching =
+                    |name: &str| tables.iter().any(|pattern| headwater_avro::glob_matches(pattern, name));
+                let chosen: Vec<usize> =
+                    (0..self.tables.len()).filter(|at| matching(&self.tables[*at].name())).collect();
+                for at in &chosen {
+                    self.set_table(*at, TableState::Failed, Some("cancelled".to_owned()))
+                        .map_err(|error| crate::error::chain(&error))?;
+                    self.unwatch(*at)?;
+                }
+                Ok(format!("{} tables are not copied further", chosen.len()))
+            }
+            (Command::Pause, _) => Err("no snapshot is running".to_owned()),
+            (Command::Resume, _) => Err("no snapshot is paused".to_owned()),
+            (Command::Cancel { .. }, _) => Err("no snapshot is under way".to_owned()),
+        }
+    }
+}
