@@ -10,7 +10,7 @@ use headwater_kafka::Fetched;
 use crate::batch::{Batch, Partition};
 use crate::fold::Change;
 use crate::halt::Refusal;
-use crate::layout::Layouts;
+use crate::layout::{Known, Layouts};
 use crate::position::Position;
 
 /// The header with a record's identity.
@@ -76,7 +76,9 @@ pub(crate) fn take(
         Err(error) => return refused(error),
     };
     let value_id = value.map(|(id, _)| id);
-    let Some((target, key_layout, row_layout)) = layouts.known(record.topic(), key_id, value_id) else {
+    let Some(Known { target, key: key_layout, row: row_layout }) =
+        layouts.known(record.topic(), key_id, value_id)
+    else {
         return Taken::Resolve { key: key_id, value: value_id };
     };
     let Scratch { key: key_text, line, unchanged } = scratch;

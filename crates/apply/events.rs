@@ -58,11 +58,11 @@ pub(crate) fn read(
     let text = |name: &str| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
     let key = match text_of(record.key(), &schema_of) {
         Ok(key) => key,
-        Err(outcome) => return outcome,
+        Err(unread) => return unread.into(),
     };
     let payload = match text_of(record.value(), &schema_of) {
         Ok(payload) => payload,
-        Err(outcome) => return outcome,
+        Err(unread) => return unread.into(),
     };
     let place = format!("{}/{}/{}", record.topic(), record.partition(), record.offset());
     let id = text("id").or_else(|| text("headwater.id")).unwrap_or(place);
@@ -90,16 +90,31 @@ pub(crate) fn read(
     })
 }
 
+/// Why there is no text.
+enum Unread {
+    Fetch(SchemaId),
+    Refused(Refusal),
+}
+
+impl From<Unread> for ReadEvent {
+    fn from(unread: Unread) -> ReadEvent {
+        match unread {
+            Unread::Fetch(id) => ReadEvent::Fetch(id),
+            Unread::Refused(refusal) => ReadEvent::Refused(refusal),
+        }
+    }
+}
+
 /// Text behind a schema's id, or text as it is (`payload = "raw"`), which never begins with a zero byte.
 fn text_of(
     bytes: Option<&[u8]>,
     schema_of: &impl Fn(SchemaId) -> Option<std::sync::Arc<str>>,
-) -> Result<Option<String>, ReadEvent> {
-    let refused = |reason: String| ReadEvent::Refused(Refusal { stage: "decode", table: None, reason });
+) -> Result<Option<String>, Unread> {
+    let refused = |reason: String| Unread::Refused(Refusal { stage: "decode", table: None, reason });
     let Some(bytes) = bytes else { return Ok(None) };
     match confluent_parts(bytes) {
         Ok((id, body)) => {
-            let Some(schema) = schema_of(id) else { return Err(ReadEvent::Fetch(id)) };
+            let Some(schema) = schema_of(id) else { return Err(Unread::Fetch(id)) };
             let reader = PayloadReader::parse(&schema).map_err(|why| refused(why.to_string()))?;
             reader.read(body).map_err(|error| refused(error.to_string()))
         }

@@ -119,7 +119,7 @@ impl TableBatch {
     fn state(&mut self, change: &Change<'_>) -> State {
         match change {
             Change::Delete => State::Deleted,
-            Change::Row { line, unchanged } if unchanged.is_empty() => State::Row(self.append(line)),
+            Change::Row { line, unchanged: [] } => State::Row(self.append(line)),
             Change::Row { line, unchanged } => State::Partial(self.append(line), unchanged.to_vec()),
         }
     }

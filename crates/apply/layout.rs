@@ -37,6 +37,15 @@ pub(crate) struct ValueLayout {
     pub(crate) plan: EnvelopePlan,
 }
 
+/// How one record is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) target: &'a TargetName,
+    pub(crate) key: &'a Arc<KeyLayout>,
+    /// None for a tombstone.
+    pub(crate) row: Option<&'a Arc<ValueLayout>>,
+}
+
 /// What is known of a topic.
 #[derive(Debug)]
 pub(crate) struct TopicLayouts {
@@ -78,19 +87,14 @@ impl Layouts {
     }
 
     /// What is resolved already.
-    pub(crate) fn known(
-        &self,
-        topic: &str,
-        key: SchemaId,
-        value: Option<SchemaId>,
-    ) -> Option<(&TargetName, &Arc<KeyLayout>, Option<&Arc<ValueLayout>>)> {
+    pub(crate) fn known(&self, topic: &str, key: SchemaId, value: Option<SchemaId>) -> Option<Known<'_>> {
         let layouts = self.topics.get(topic)?;
         let of_key = layouts.keys.get(&key)?;
         let of_value = match value {
             None => None,
             Some(value) => Some(layouts.values.get(&(key, value))?),
         };
-        Some((&layouts.rule.target, of_key, of_value))
+        Some(Known { target: &layouts.rule.target, key: of_key, row: of_value })
     }
 
     /// The text of a schema, if it was asked for before.
