@@ -45,16 +45,18 @@ fn columns(offered: &[OfferedColumn]) -> Vec<Option<PgColumnType>> {
 /// COPY's escapes taken back.
 fn plain(field: &str) -> String {
     let mut text = String::new();
-    let mut escaped = false;
-    for c in field.chars() {
-        match (escaped, c) {
-            (false, '\\') => escaped = true,
-            (true, 't') => text.push('\t'),
-            (true, 'n') => text.push('\n'),
-            (true, 'r') => text.push('\r'),
-            (_, c) => text.push(c),
-        }
-        escaped = !escaped && c == '\\';
+    let mut chars = field.chars();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            '\\' => match chars.next() {
+                Some('t') => '\t',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some(c) => c,
+                None => panic!("a field ends in a backslash"),
+            },
+            c => c,
+        });
     }
     text
 }
