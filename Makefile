@@ -4,10 +4,10 @@ CARGO ?= cargo
 export KEEP
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench stack-up stack-down check-deploy
+.PHONY: help build test demo bench bench-snapshots stack-up stack-down check-deploy
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the release binary, target/release/headwater
 	@deploy/local/bootstrap build
@@ -21,6 +21,9 @@ demo: ## real servers, `headwater run`, a visible load, its records as they arri
 
 bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROWS=, ROUNDS=; AGAINST=revision)
 	@deploy/local/bench
+
+bench-snapshots: ## copies of a table beside psql's COPY, and latency during one; Markdown on stdout (ROWS=, ROUNDS=)
+	@deploy/local/bench-snapshots
 
 stack-up: ## the servers alone: Kafka, registry, PostgreSQL 16
 	@deploy/local/stack up kafka registry pg 16

@@ -166,7 +166,7 @@ const NULL: u8 = 0;
 const VALUE: u8 = 2;
 
 /// More than all that isn't columns usually takes, so that a row's buffer grows at most once.
-const ENVELOPE_BYTES: usize = 256;
+pub(crate) const ENVELOPE_BYTES: usize = 256;
 
 impl ValuePlan {
     /// Appends the change, Avro in the registry's wire format under this id.
@@ -222,7 +222,7 @@ impl ValuePlan {
     }
 
     #[inline]
-    fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    pub(crate) fn write_rows(&self, change: &Change<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match change.before {
             Some(before) if change.op != Op::Create => {
                 out.push(VALUE);
@@ -306,7 +306,7 @@ impl ValuePlan {
 
 impl Constants {
     #[inline]
-    fn write_envelope(&self, change: &Change<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn write_envelope(&self, change: &Change<'_>, out: &mut Vec<u8>) {
         let source = change.source;
         let times = Times::new(source.commit_unix_micros);
         out.extend_from_slice(&self.before_ts_ms);

@@ -26,6 +26,7 @@ mod encode;
 mod flat;
 mod mask;
 mod plan;
+mod read_rows;
 mod row_filter;
 mod schema;
 mod source_type;
@@ -37,6 +38,7 @@ mod json;
 mod json_form;
 mod json_schema;
 mod logical_message;
+mod notification;
 mod part_form;
 mod plain;
 pub mod registry;
@@ -63,6 +65,10 @@ pub use logical_message::{
     write_message_key,
 };
 pub use name_adjustment::{field_name, namespace, topic_name};
+pub use notification::{
+    NOTIFICATION_KEY_JSON, NOTIFICATION_VALUE_JSON, Notification, write_json_notification,
+    write_notification, write_notification_key,
+};
 pub use part_form::PartForm;
 pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json, string_schema_json};
 pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use headwater_pipeline::snapshot::control::{Command, SnapshotControl};
+use headwater_pipeline::snapshot::control::{Command, SnapshotControl, TablePattern};
 use headwater_pipeline::status::Readiness;
 use headwater_pipeline::{ExitCode, Halt, Status};
 use prometheus::{Registry, TextEncoder};
@@ -149,10 +149,14 @@ async fn command(
         "start" if tables.is_empty() => {
             return (StatusCode::BAD_REQUEST, "name the tables to copy\n").into_response();
         }
-        "start" => Command::Start { id, tables, filters },
+        "start" => Command::Start {
+            id,
+            tables: TablePattern::globs(tables),
+            filters: filters.into_iter().map(|(table, filter)| (TablePattern::Glob(table), filter)).collect(),
+        },
         "pause" => Command::Pause,
         "resume" => Command::Resume,
-        "cancel" => Command::Cancel { tables },
+        "cancel" => Command::Cancel { tables: TablePattern::globs(tables) },
         _ => return (StatusCode::NOT_FOUND, "there are start, pause, resume and cancel\n").into_response(),
     };
     match sources.snapshots.ask(command).await {

@@ -7,6 +7,7 @@ mod apply_http;
 mod commands;
 mod config;
 mod http;
+mod snapshot_text;
 mod telemetry;
 
 use std::error::Error;

@@ -7,6 +7,8 @@ use std::io::IsTerminal;
 use headwater_pipeline::{ExitCode, Halt};
 use tracing_subscriber::EnvFilter;
 
+use crate::snapshot_text::AboveBars;
+
 /// Starts logging with a filter such as `info` or `headwater_pg=trace,info`. Called once per process.
 pub fn start(filter: &str) -> Result<(), Halt> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| {
@@ -16,11 +18,16 @@ pub fn start(filter: &str) -> Result<(), Halt> {
             "write a level (error, warn, info, debug, trace) or module=level pairs with commas between them",
         )
     })?;
-    let to_stderr = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
     if std::io::stderr().is_terminal() {
-        to_stderr.with_target(false).init();
+        log.with_writer(|| AboveBars).with_target(false).init();
     } else {
-        to_stderr.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        log.with_writer(std::io::stderr)
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod backlog;
 mod bench;
 mod consumer;
+mod copies;
 mod database;
 mod display;
 mod latency;
@@ -85,6 +86,8 @@ enum Command {
     },
     /// Throughput beside pg_recvlogical, then latency; a Markdown report on stdout.
     Bench(bench::Settings),
+    /// Copies of a table beside psql's, and latency during one; a Markdown report on stdout.
+    BenchSnapshots(copies::Settings),
 }
 
 /// Where everything is.
@@ -154,5 +157,6 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Bench(settings) => bench::run(&settings).await,
+        Command::BenchSnapshots(settings) => copies::run(&settings).await,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What comes in: [`Settings`] and records with a partition and a token. What goes out: one [`Delivery`] per
 //! accepted record, topics made or described by [`Admin`], a small topic read from its beginning by
-//! [`read_topic_to_end`], and the records of a group's member ([`GroupConsumer`]). The invariant: one producer keeps the order in which records were offered, per
+//! [`read_topic_to_end`], one that is followed by [`TopicFollower`], and the records of a group's member
+//! ([`GroupConsumer`]). The invariant: one producer keeps the order in which records were offered, per
 //! partition, or it ends with an error; no record is ever dropped in silence.
 //!
 //! Everything blocks with a time limit; nothing here needs an async runtime.
@@ -19,6 +20,8 @@ mod admin;
 
 mod consumer;
 
+mod follower;
+
 mod group_consumer;
 
 mod connection;
@@ -30,6 +33,7 @@ mod error;
 pub use admin::{Admin, CreateOutcome, NewTopic, TopicState};
 pub use consumer::{TopicRecord, read_topic_to_end};
 pub use error::{Class, Error, ErrorKind};
+pub use follower::{Bounds, TopicFollower};
 pub use group_consumer::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
 pub use partition::{murmur2, partition_for_key};
 pub use producer::{Delivery, OfferError, Producer, ProducerRecord, RECORD_OVERHEAD_BYTES};

@@ -25,12 +25,18 @@ use crate::transport::Transport;
 pub struct Client {
     inner: tokio_postgres::Client,
     server_version: u32,
+    backend_pid: i32,
 }
 
 impl Client {
     /// The server's version as `server_version_num` has it: 150018.
     pub fn server_version(&self) -> u32 {
         self.server_version
+    }
+
+    /// The process that serves this connection.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
     }
 }
 
@@ -47,6 +53,7 @@ pub async fn connect(settings: &ConnectSettings) -> Result<Client, Error> {
     let established = establish(settings, Purpose::Sql).await?;
     let server_version =
         version_number(established.parameters.get("server_version").map_or("", String::as_str));
+    let backend_pid = established.backend.pid;
     let stream = LoggedIn::new(established);
     let mut config = tokio_postgres::Config::new();
     config.user(&settings.user).ssl_mode(tokio_postgres::config::SslMode::Disable);
@@ -57,7 +64,7 @@ pub async fn connect(settings: &ConnectSettings) -> Result<Client, Error> {
             tracing::debug!(%error, "a sql connection to postgres ended");
         }
     });
-    Ok(Client { inner, server_version })
+    Ok(Client { inner, server_version, backend_pid })
 }
 
 /// A connection that is logged in, dressed up as one that is about to.

@@ -150,8 +150,10 @@ fn startup_parameters(settings: &ConnectSettings, purpose: Purpose) -> Vec<(&str
 }
 
 /// A copy takes as long as it takes, must not be thinned out in silence, and shall cost the server one process.
-const COPY_PARAMETERS: [(&str, &str); 8] = [
+const COPY_PARAMETERS: [(&str, &str); 9] = [
     ("row_security", "off"),
+    // Who waits for a lock makes those wait that come after.
+    ("lock_timeout", "10s"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),

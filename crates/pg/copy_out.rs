@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fallible_iterator::FallibleIterator;
@@ -23,6 +24,7 @@ use crate::cancel::CancelOnDrop;
 use crate::connect::{Backend, Established, Purpose, establish, version_number};
 use crate::copy_rows::{CopyRows, Run, Stop};
 use crate::error::{Error, ErrorKind, ServerError};
+use crate::receive_low_water::set_receive_low_water;
 use crate::replication::DEFAULT_MAX_FRAME_BYTES;
 use crate::settings::ConnectSettings;
 use crate::wire::Wire;
@@ -31,13 +33,21 @@ use crate::wire::Wire;
 const TEXT_FORMAT: u8 = 0;
 
 /// A SQL connection for COPY. Values look as they do in the stream, row-level security is an error where it would
-/// leave out rows, and no timeout of role or database ends it.
+/// leave out rows, and no timeout of role or database ends it: its own are set with [`CopySession::set_timeouts`].
 pub struct CopySession {
     wire: Wire,
     parameters: BTreeMap<String, String>,
     backend: Backend,
     state: State,
+    /// What the socket's mark was set to; `None` where it has no effect.
+    low_water_bytes: Option<u32>,
 }
+
+/// A server sends a COPY in pieces of 8 KiB, and each wakes a reader that waits for it, and whom that wakes in turn.
+/// Once this much has come of a COPY, a read waits for as much again, or for [`READ_PATIENCE`].
+const LOW_WATER_BYTES: u32 = 64 << 10;
+/// What the end of a COPY may come later by.
+const READ_PATIENCE: Duration = Duration::from_millis(2);
 
 enum State {
     /// The server waits for a query.
@@ -45,7 +55,7 @@ enum State {
     /// The server answers a query; left behind by a future that was dropped.
     Busy,
     /// Rows come, once the server has said that it copies. After an error only the end of the answer does.
-    Copying { cancel: CancelOnDrop, begun: bool, failed: Option<Error> },
+    Copying { cancel: CancelOnDrop, begun: bool, failed: Option<Error>, read_bytes: u64 },
 }
 
 impl CopySession {
@@ -53,7 +63,8 @@ impl CopySession {
     pub async fn connect(settings: &ConnectSettings) -> Result<CopySession, Error> {
         let Established { mut wire, parameters, backend } = establish(settings, Purpose::Copy).await?;
         wire.frames.set_max_frame_bytes(DEFAULT_MAX_FRAME_BYTES);
-        let mut session = CopySession { wire, parameters, backend, state: State::Ready };
+        let low_water_bytes = wire.transport.tcp_socket().map(|_| 1);
+        let mut session = CopySession { wire, parameters, backend, state: State::Ready, low_water_bytes };
         if session.server_version() >= 170_000 {
             // As a startup parameter it would keep older servers from letting us in.
             session.query("SET transaction_timeout = 0").await?;
@@ -69,6 +80,13 @@ impl CopySession {
     /// The server's version as `server_version_num` has it: 150018.
     pub fn server_version(&self) -> u32 {
         version_number(self.parameters.get("server_version").map_or("", String::as_str))
+    }
+
+    /// Limits how long a statement may wait for a lock, 10 s without this, and how long it may take, which is for ever
+    /// without this; zero is no limit. A COPY's time runs on while nobody reads it.
+    pub async fn set_timeouts(&mut self, lock: Duration, statement: Duration) -> Result<(), Error> {
+        let (lock, statement) = (milliseconds(lock), milliseconds(statement));
+        self.query(&format!("SET lock_timeout = {lock}; SET statement_timeout = {statement}")).await.map(drop)
     }
 
     /// Sets the length above which a row is refused with [`ErrorKind::FrameTooLarge`], after which the session is of
@@ -90,7 +108,7 @@ impl CopySession {
     /// it. (The server says that it begins to copy only along with the first rows.)
     pub async fn copy_out(&mut self, sql: &str) -> Result<(), Error> {
         let cancel = self.begin(sql).await?;
-        self.state = State::Copying { cancel, begun: false, failed: None };
+        self.state = State::Copying { cancel, begun: false, failed: None, read_bytes: 0 };
         Ok(())
     }
 
@@ -124,9 +142,44 @@ impl CopySession {
                         return Ok(None);
                     }
                 }
-                None => drop(self.wire.frames.fill(&mut self.wire.transport).await?),
+                None => self.read().await?,
             }
         }
+    }
+
+    /// Reads once, and much at a time when much has come already. Cancel-safe.
+    async fn read(&mut self) -> Result<(), Error> {
+        let State::Copying { read_bytes, .. } = &self.state else { return Ok(()) };
+        let is_large = *read_bytes >= u64::from(LOW_WATER_BYTES) && self.low_water_bytes.is_some();
+        let mut read = None;
+        if is_large {
+            self.set_low_water(LOW_WATER_BYTES)?;
+            let fill = self.wire.frames.fill(&mut self.wire.transport);
+            read = tokio::time::timeout(READ_PATIENCE, fill).await.ok();
+        }
+        let read = match read {
+            Some(read) => read?,
+            None => {
+                // The kernel now says at once that there is something, if there is.
+                self.set_low_water(1)?;
+                self.wire.frames.fill(&mut self.wire.transport).await?
+            }
+        };
+        if let State::Copying { read_bytes, .. } = &mut self.state {
+            *read_bytes += read as u64;
+        }
+        Ok(())
+    }
+
+    fn set_low_water(&mut self, bytes: u32) -> Result<(), Error> {
+        if let Some(current) = &mut self.low_water_bytes
+            && *current != bytes
+            && let Some(socket) = self.wire.transport.tcp_socket()
+        {
+            set_receive_low_water(socket, bytes).map_err(Error::io)?;
+            *current = bytes;
+        }
+        Ok(())
     }
 
     /// What the server says beside rows; true at the end of its answer.
@@ -170,6 +223,8 @@ impl CopySession {
         if !matches!(self.state, State::Ready) {
             return Err(Error::protocol("the session has not read the answer to its last statement"));
         }
+        // Answers are short.
+        self.set_low_water(1)?;
         self.state = State::Busy;
         let cancel = CancelOnDrop::new(self.backend.clone());
         match self.wire.send(|out| frontend::query(sql, out)).await {
@@ -220,6 +275,11 @@ impl CopySession {
             cancel.disarm();
         }
     }
+}
+
+/// As the server takes it: whole milliseconds of 31 bits, where 0 would be no limit.
+fn milliseconds(timeout: Duration) -> u128 {
+    if timeout.is_zero() { 0 } else { timeout.as_millis().clamp(1, i32::MAX as u128) }
 }
 
 /// After FATAL no ReadyForQuery comes.

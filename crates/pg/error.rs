@@ -81,7 +81,8 @@ impl Error {
         Error::because(cause.kind(), phrase, cause)
     }
 
-    pub(crate) fn protocol(phrase: impl Into<String>) -> Error {
+    /// The server said something that can't be understood.
+    pub fn protocol(phrase: impl Into<String>) -> Error {
         Error::new(ErrorKind::Protocol, phrase)
     }
 

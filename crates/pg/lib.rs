@@ -63,6 +63,8 @@ pub mod snapshot_tables;
 
 mod copy_statements;
 
+pub mod lock_wait;
+
 pub mod slot;
 
 pub mod publication;

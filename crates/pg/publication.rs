@@ -125,3 +125,56 @@ fn publication(row: &Row) -> Result<PublicationState, Error> {
         tables: Vec::new(),
     })
 }
+
+/// A published table, and what makes it one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// `pg_class.oid`.
+    pub relation: u32,
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The entries of `pg_publication_rel` and `pg_publication_namespace` for it, its schema and what it is a partition
+    /// of. One that is taken out and put back has another; none of FOR ALL TABLES.
+    pub members: Vec<u32>,
+}
+
+/// The tables of these publications, by schema and name.
+pub async fn memberships(client: &Client, names: &[String]) -> Result<Vec<Membership>, Error> {
+    // Publications of whole schemas came with Postgres 15.
+    let of_schemas = if client.server_version() >= 150_000 {
+        "UNION SELECT s.oid FROM pg_catalog.pg_publication_namespace s
+          JOIN pg_catalog.pg_publication p ON p.oid = s.pnpubid
+         WHERE p.pubname = ANY ($1::text[]) AND s.pnnspid IN (
+               SELECT a.relnamespace FROM pg_catalog.pg_class a
+                WHERE a.oid = c.oid OR a.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))"
+    } else {
+        ""
+    };
+    let query = format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text,
+                ARRAY(SELECT r.oid FROM pg_catalog.pg_publication_rel r
+                        JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+                       WHERE p.pubname = ANY ($1::text[])
+                         AND (r.prrelid = c.oid
+                              OR r.prrelid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))
+                      {of_schemas}
+                      ORDER BY 1)
+           FROM (SELECT DISTINCT t.schemaname, t.tablename FROM pg_catalog.pg_publication_tables t
+                  WHERE t.pubname = ANY ($1::text[])) t
+           JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+          ORDER BY 2, 3"
+    );
+    let rows = client.query(&query, &[&names]).await?;
+    let table = |row: &Row| {
+        Ok(Membership {
+            relation: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            table: row.try_get(2)?,
+            members: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(table).collect()
+}

@@ -4,6 +4,7 @@
 //! older than what the stream has sent before the copy's [`Watermark::high`]; only [`TransactionSnapshot::sees`] tells.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use headwater_pgoutput::Lsn;
 
@@ -86,10 +87,9 @@ pub struct Watermark {
     pub high: Lsn,
     /// When the transaction began, by the server's clock, in microseconds since 1970.
     pub unix_micros: i64,
+    /// A standby said so: whatever it has streamed is visible, though `snapshot` does not see all of it.
+    pub is_standby: bool,
 }
-
-/// Who waits for a lock makes those wait that come after.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// The first statement of a transaction takes its snapshot before anything of it is evaluated, so the position asked
 /// for in it is not before any commit that the snapshot sees.
@@ -114,7 +114,7 @@ const PRESENT: &str = "
 pub async fn begin_at_present(session: &mut CopySession, tables: &[String]) -> Result<Watermark, Error> {
     let lock = match tables {
         [] => String::new(),
-        tables => format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE;", tables.join(", ")),
+        tables => format!("LOCK TABLE {} IN ACCESS SHARE MODE;", tables.join(", ")),
     };
     let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {lock} {PRESENT}");
     let rows = session.query(&sql).await?;
@@ -130,7 +130,8 @@ fn watermark(row: &[Option<String>]) -> Option<Watermark> {
         return None;
     };
     let mut snapshot: TransactionSnapshot = snapshot.parse().ok()?;
-    if is_standby == "true" {
+    let is_standby = is_standby == "true";
+    if is_standby {
         // The server does not list what is in progress on its primary: all of it must count as unseen.
         snapshot = TransactionSnapshot { xmin: snapshot.xmin, xmax: snapshot.xmin, in_progress: Vec::new() };
     }
@@ -139,6 +140,7 @@ fn watermark(row: &[Option<String>]) -> Option<Watermark> {
         snapshot,
         high: pages.without_header(position.parse().ok()?)?,
         unix_micros: unix_micros.parse().ok()?,
+        is_standby,
     })
 }
 
@@ -161,6 +163,23 @@ impl WalPages {
         let in_segment = position.0.checked_rem(self.segment_bytes)?;
         let header = if in_segment < self.page_bytes { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
         Some(if in_page <= header { Lsn(position.0 - in_page) } else { position })
+    }
+}
+
+/// Locks tables, quoted and qualified, against DDL until the end of the open transaction. One that can't be had within
+/// the session's lock timeout is an error that leaves the transaction, and the locks that it had, as they were.
+pub async fn lock_tables(session: &mut CopySession, names: &[String]) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let lock = format!("SAVEPOINT before_locks; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+    match session.query(&lock).await {
+        Ok(_) => session.query("RELEASE SAVEPOINT before_locks").await.map(drop),
+        Err(error) if error.sqlstate().is_some() => {
+            session.query("ROLLBACK TO SAVEPOINT before_locks; RELEASE SAVEPOINT before_locks").await?;
+            Err(error)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -211,17 +230,26 @@ impl SnapshotKeeper {
         self.unix_micros
     }
 
+    /// The process that holds it.
+    pub fn backend_pid(&self) -> i32 {
+        self.session.backend_pid()
+    }
+
+    /// Limits how long one of its statements waits for a lock.
+    pub async fn set_lock_timeout(&mut self, timeout: Duration) -> Result<(), Error> {
+        self.session.set_timeouts(timeout, Duration::ZERO).await
+    }
+
     /// Locks tables (relation id; name, quoted and qualified) against DDL for as long as this lives, and says of which
-    /// the storage is another one than the snapshot saw: those were rewritten in between.
+    /// the storage is another one than the snapshot saw: those were rewritten in between. After a lock timeout it can
+    /// be tried again.
     pub async fn lock(&mut self, tables: &[(u32, String)]) -> Result<Vec<u32>, Error> {
         if tables.is_empty() {
             return Ok(Vec::new());
         }
-        let names: Vec<&str> = tables.iter().map(|(_, name)| name.as_str()).collect();
+        let names: Vec<String> = tables.iter().map(|(_, name)| name.clone()).collect();
         let oids: Vec<String> = tables.iter().map(|(oid, _)| oid.to_string()).collect();
-        self.session
-            .query(&format!("{LOCK_TIMEOUT}; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))
-            .await?;
+        lock_tables(&mut self.session, &names).await?;
         // A query sees the catalog as the snapshot does; the function sees it as it is.
         let sql = format!(
             "SELECT w.oid::text FROM unnest(ARRAY[{}]::oid[]) w (oid)

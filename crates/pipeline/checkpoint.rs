@@ -24,6 +24,7 @@ use crate::halt::{ExitCode, Halt};
 use crate::history::HistoryRecord;
 use crate::snapshot::moved::MOVED_PART;
 use crate::snapshot::progress::{JOB_PART, StoredSnapshot, TABLE_PART};
+use crate::snapshot::requests::{REQUESTS_PART, RequestsRecord};
 
 /// Version of the values. A reader accepts this one and the one before it, and refuses newer ones.
 const VERSION: u32 = 1;
@@ -100,6 +101,8 @@ pub(crate) struct Stored {
     pub(crate) history: Vec<HistoryRecord>,
     /// The last snapshot of this slot.
     pub(crate) snapshot: StoredSnapshot,
+    /// What is asked of snapshots and not done; none before anything was stored of it.
+    pub(crate) requests: Option<RequestsRecord>,
 }
 
 impl Stored {
@@ -140,6 +143,7 @@ pub(crate) fn read<'a>(
     let own_key = identity.key();
     let history_prefix = format!("{own_key}/schema/");
     let job_key = format!("{own_key}{JOB_PART}");
+    let requests_key = format!("{own_key}{REQUESTS_PART}");
     let table_prefix = format!("{own_key}{TABLE_PART}");
     let moved_prefix = format!("{own_key}{MOVED_PART}");
     let mut stored = Stored::default();
@@ -148,6 +152,10 @@ pub(crate) fn read<'a>(
             check_version(value, key, place)?;
             let job = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
             stored.snapshot.job = Some(job);
+        } else if key == requests_key {
+            check_version(value, key, place)?;
+            let requests = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
+            stored.requests = Some(requests);
         } else if key.starts_with(&table_prefix) {
             check_version(value, key, place)?;
             let table = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_pg::publication::PublicationState;
+use headwater_pg::lock_wait::telling_locks;
+use headwater_pg::publication::{PublicationState, memberships};
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, Session, slot};
 use headwater_pgoutput::Lsn;
@@ -17,7 +18,9 @@ use crate::halt::{ExitCode, Halt};
 use crate::records::{PublishedColumns, RecordRules};
 use crate::route::Routes;
 use crate::settings::{Settings, SnapshotMode};
+use crate::snapshot::choice::{chosen_tables, readable};
 use crate::snapshot::progress::JobRecord;
+use crate::snapshot::seen::tell_lock_of_start;
 use crate::start::may_create;
 use crate::status::{Readiness, Status};
 use crate::store::CheckpointStore;
@@ -103,9 +106,23 @@ pub(crate) async fn create(
             "the slot is gone: creating it anew and copying all tables; rows that were deleted since the checkpoint stay in their topics"
         );
     }
-    publications_exist(settings, client).await?;
+    publications_exist(settings, client, status).await?;
+    // Of the last owner: a record of an earlier one counts as late and is not read.
+    let identity = &Identity { epoch: stored.epoch(), ..identity.clone() };
     let copies = settings.snapshot.mode != SnapshotMode::Never;
+    if copies {
+        // Afterwards there is a slot that keeps WAL, and nobody who reads it.
+        let tell = tell_lock_of_start(status, "looking for the tables of the snapshot");
+        readable(settings, &chosen_tables(client, settings, &[], tell).await?)?;
+    }
     store.store(identity, Progress::Creating).await?;
+    // A transaction that is open when a table is added before this is over when the slot is there; one that is added
+    // later is new.
+    let tables = memberships(client, &settings.publications)
+        .await
+        .map_err(StageError::postgres("looking at the published tables"))?;
+    let requests = stored.requests.clone().unwrap_or_default().before_slot(stored.epoch(), &tables);
+    store.store_requests(identity, &requests).await?;
     if copies {
         store.store_job(identity, &JobRecord::initial(stored.epoch())).await?;
     }
@@ -161,7 +178,18 @@ async fn warn_of_names_without_effect(settings: &Settings, client: &Client) -> R
 }
 
 /// A publication must exist before the slot's start point (design, fact 11): later is too late for this slot.
-pub(crate) async fn publications_exist(settings: &Settings, client: &Client) -> Result<(), StageError> {
+pub(crate) async fn publications_exist(
+    settings: &Settings,
+    client: &Client,
+    status: &Status,
+) -> Result<(), StageError> {
+    // What a publication has is not to be asked while one of its tables is locked by ACCESS EXCLUSIVE.
+    let tell = tell_lock_of_start(status, "looking for the publication");
+    let looking = look_at_publications(settings, client);
+    telling_locks(&settings.postgres, &[client.backend_pid()], tell, looking).await
+}
+
+async fn look_at_publications(settings: &Settings, client: &Client) -> Result<(), StageError> {
     let existing = headwater_pg::publication::publications(client, &settings.publications)
         .await
         .map_err(StageError::postgres("looking for the publication"))?;
@@ -220,7 +248,8 @@ async fn report_blockers(client: &Client, slot_name: &str, status: &Status) -> R
     if blockers.is_empty() {
         tracing::warn!(
             slot = slot_name,
-            "creating the slot takes long, and no open transaction is to be seen"
+            "creating the slot takes long, and no open transaction is to be seen; on a standby it waits for its primary: \
+             SELECT pg_log_standby_snapshot() there"
         );
     }
     for blocker in blockers {

@@ -62,6 +62,8 @@ pub enum ExitCode {
     StatementRefused = 48,
     /// Kafka refused for a reason that repeating will not mend: rights, configuration.
     KafkaRefused = 50,
+    /// A table was added to the publication, and `snapshot.on_new_table` is `halt`.
+    NewTable = 53,
     /// A topic is missing and may not be created, or has an unsuitable configuration.
     TopicUnsuitable = 51,
     /// The broker refuses a record as too large.

@@ -35,6 +35,8 @@ pub mod present;
 
 mod row_writer;
 
+mod copied_run;
+
 mod reselect;
 
 mod held_wal;

@@ -3,8 +3,8 @@
 //! Labels are tables, topics, operations and classes: never values of rows.
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 
 /// Typed handles of all metrics, registered once.
@@ -30,8 +30,24 @@ pub struct Metrics {
     pub snapshot_bytes: IntCounterVec,
     /// Chunks of snapshots that were acknowledged, by table.
     pub snapshot_chunks: IntCounterVec,
+    /// Rows that the present snapshot has read, by table.
+    pub snapshot_rows_read: IntGaugeVec,
+    /// Rows that it expects, by table.
+    pub snapshot_rows_estimated: IntGaugeVec,
+    /// Time spent on each of its tables.
+    pub snapshot_seconds: GaugeVec,
+    /// 1 for the present state of each of its tables.
+    pub snapshot_table_state: IntGaugeVec,
+    /// Age of the transaction that it copies under.
+    pub snapshot_transaction_age_seconds: Gauge,
     /// Tables of the present snapshot that are not copied yet.
     pub snapshot_tables_left: IntGauge,
+    /// Tables that were added to the publication and wait for open transactions.
+    pub snapshot_new_tables_waiting: IntGauge,
+    /// Signals, by channel and outcome.
+    pub signals: IntCounterVec,
+    /// Notifications written, by type.
+    pub notifications: IntCounterVec,
     /// Rows read back for unchanged TOAST values, by table and outcome.
     pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
@@ -126,9 +142,55 @@ impl Metrics {
                 "Chunks of snapshots that were acknowledged, by table",
                 &["table"],
             ),
+            snapshot_rows_read: gauges(
+                "headwater_snapshot_rows_read",
+                "Rows that the present or last snapshot has read, acknowledged or not, by table",
+                &["table"],
+            ),
+            snapshot_rows_estimated: gauges(
+                "headwater_snapshot_rows_estimated",
+                "Rows that the present or last snapshot expects, by table; corrected as it goes",
+                &["table"],
+            ),
+            snapshot_seconds: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "headwater_snapshot_seconds",
+                        "Seconds that this process spent on the present or last snapshot, by table",
+                    ),
+                    &["table"],
+                ),
+            ),
+            snapshot_table_state: gauges(
+                "headwater_snapshot_table_state",
+                "1 for the state of each table of the present or last snapshot (waiting, copying, done, failed)",
+                &["table", "state"],
+            ),
+            snapshot_transaction_age_seconds: register(
+                registry,
+                Gauge::new(
+                    "headwater_snapshot_transaction_age_seconds",
+                    "Age of the transaction that the first copy runs under, which keeps the server from cleaning up; 0 without one",
+                ),
+            ),
             snapshot_tables_left: gauge(
                 "headwater_snapshot_tables_left",
                 "Tables of the present snapshot that are not copied yet",
+            ),
+            snapshot_new_tables_waiting: gauge(
+                "headwater_snapshot_new_tables_waiting",
+                "Tables that were added to the publication and are copied once the transactions that were open then are over",
+            ),
+            signals: counters(
+                "headwater_signals_total",
+                "Signals that came, by channel (table, topic) and outcome (taken, refused, repeated after a crash, other: not for this instance)",
+                &["channel", "outcome"],
+            ),
+            notifications: counters(
+                "headwater_notifications_total",
+                "Notifications written to notifications.topic, by type",
+                &["type"],
             ),
             reselected: counters(
                 "headwater_reselected_rows_total",
@@ -197,7 +259,7 @@ impl Metrics {
             ),
             errors: counters(
                 "headwater_errors_total",
-                "Errors, by class (restart, halt, registry, sink)",
+                "Errors, by class (restart, halt, registry, sink, heartbeat, snapshot, signal)",
                 &["class"],
             ),
             role: gauges(

@@ -93,6 +93,10 @@ pub(crate) struct Outlet {
     history_on_its_way: bool,
     /// Records of a snapshot's progress that were acknowledged and not told yet.
     stored_progress: u32,
+    /// The same of records of requests,
+    stored_requests: u32,
+    /// and of notifications.
+    noted: u32,
     in_flight_bytes: u64,
     in_flight_records: u64,
     offers_since_poll: u32,
@@ -117,6 +121,8 @@ impl Outlet {
             last_store: Instant::now(),
             history_on_its_way: false,
             stored_progress: 0,
+            stored_requests: 0,
+            noted: 0,
             in_flight_bytes: 0,
             in_flight_records: 0,
             offers_since_poll: 0,
@@ -240,18 +246,53 @@ impl Outlet {
         std::mem::take(&mut self.stored_progress)
     }
 
+    /// Stores a record of requests; [`Outlet::take_stored_requests`] tells when it is acknowledged.
+    pub(crate) fn store_requests(&mut self, key: &str, value: &[u8]) -> Result<(), StageError> {
+        if let Store::File(file) = &mut self.parts.store {
+            self.stored_requests += 1;
+            return file.store(key, value);
+        }
+        self.offer_to_store(key, value, Token::REQUESTS)
+    }
+
+    /// How many such records were acknowledged since this was asked last.
+    pub(crate) fn take_stored_requests(&mut self) -> u32 {
+        std::mem::take(&mut self.stored_requests)
+    }
+
+    /// Offers a notification; [`Outlet::take_noted`] tells when it is acknowledged.
+    pub(crate) fn offer_note(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> Result<(), StageError> {
+        self.offer_apart(topic, partition, key, value, Token::NOTIFICATION)
+    }
+
+    /// How many notifications were acknowledged since this was asked last.
+    pub(crate) fn take_noted(&mut self) -> u32 {
+        std::mem::take(&mut self.noted)
+    }
+
     fn offer_to_store(&mut self, key: &str, value: &[u8], token: Token) -> Result<(), StageError> {
         let Store::Topic(topic) = &self.parts.store else { unreachable!("a file is written in place") };
         let topic = topic.clone();
-        let record = Record {
-            topic: &topic,
-            partition: 0,
-            key: Some(key.as_bytes()),
-            value: Some(value),
-            headers: &[],
-            timestamp_ms: None,
-            token,
-        };
+        self.offer_apart(&topic, 0, Some(key.as_bytes()), value, token)
+    }
+
+    /// Offers a record that is no part of the stream.
+    fn offer_apart(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: &[u8],
+        token: Token,
+    ) -> Result<(), StageError> {
+        let record =
+            Record { topic, partition, key, value: Some(value), headers: &[], timestamp_ms: None, token };
         while self.parts.sink.offer(&record)? == Offered::Full {
             self.parts.sink.poll(WAIT, &mut self.delivered)?;
             self.take_deliveries();
@@ -291,6 +332,8 @@ impl Outlet {
                     stored = self.storing.take();
                 }
                 None if token == Token::PROGRESS => self.stored_progress += 1,
+                None if token == Token::REQUESTS => self.stored_requests += 1,
+                None if token == Token::NOTIFICATION => self.noted += 1,
                 None if token == Token::NOTE => {}
                 None => self.history_on_its_way = false,
             }

@@ -4,13 +4,15 @@
 //! It waits for nothing but the sink, the budget and, when a new version of a table appears, the resolver; and while it
 //! waits it serves delivery reports.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use headwater_avro::{EncodeError, TruncateHandling};
 use headwater_pg::{Frame, WalBatch};
-use headwater_pgoutput::{Logical, Lsn, RelationId};
+use headwater_pgoutput::{Logical, Lsn, RelationId, TableSchema, Tuple};
+use tokio::sync::Notify;
 
 use crate::error::StageError;
 use crate::event::{self, Origin};
@@ -21,8 +23,11 @@ use crate::outlet::Outlet;
 use crate::release::Holding;
 use crate::row_writer::{Row, Writer};
 use crate::settings::Settings;
-use crate::snapshot::Input;
 use crate::snapshot::intake::Intake;
+use crate::snapshot::ledger::{Ledger, LedgerEntry};
+use crate::snapshot::session::PumpSide;
+use crate::snapshot::signal_rows::SignalRows;
+use crate::snapshot::{CopyInput, Input};
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
@@ -67,6 +72,11 @@ pub(crate) enum PumpEnd {
 pub(crate) struct Pump {
     inputs: Receiver<Input>,
     pub(crate) intake: Intake,
+    ledger: Ledger,
+    /// Where a table of signals is configured.
+    signals: Option<SignalRows>,
+    /// Somebody looks for new tables.
+    look: Arc<Notify>,
     /// Every transaction that ends here or before has been read.
     passed: Lsn,
     pub(crate) reader: TransactionReader,
@@ -86,12 +96,15 @@ impl Pump {
         versions: Versions,
         holding: Holding,
         inputs: Receiver<Input>,
-        intake: Intake,
+        side: PumpSide,
         out: Outlet,
     ) -> Pump {
         Pump {
             inputs,
-            intake,
+            intake: side.intake,
+            ledger: Ledger::new(settings),
+            signals: side.signals,
+            look: side.look,
             passed: checkpoint,
             reader: TransactionReader::new(checkpoint),
             message_events: EventPlan::for_messages(
@@ -144,6 +157,15 @@ impl Pump {
                     self.writer.out.offer_staged()?;
                     self.writer.out.budget().release(batch.charged);
                 }
+                // In one order with all that is stored beside the checkpoint.
+                Ok(Input::Copy(CopyInput::Store { key, value })) => {
+                    self.writer.out.still_alive()?;
+                    self.ledger.take(LedgerEntry::Progress { key, value }, &mut self.writer)?;
+                }
+                Ok(Input::Ledger(entry)) => {
+                    self.writer.out.still_alive()?;
+                    self.ledger.take(entry, &mut self.writer)?;
+                }
                 Ok(Input::Copy(input)) => {
                     self.writer.out.still_alive()?;
                     let open = self.reader.open().map(|open| open.xid);
@@ -156,6 +178,7 @@ impl Pump {
                 }
             }
             self.writer.out.serve(Duration::ZERO)?;
+            self.ledger.serve(&mut self.writer)?;
             self.intake.tell(&mut self.writer);
             self.count_tables();
         }
@@ -232,6 +255,7 @@ impl Pump {
                 if let Some(open) = self.reader.open().filter(|_| !self.intake.touched.is_idle()) {
                     self.intake.touched.announced(table.id, open.xid);
                 }
+                self.announced(&table);
                 let commit_lsn = self.reader.open().map_or(lsn, |open| open.commit_lsn);
                 if let Some(mut plan) =
                     self.versions.tables.announce(table, (commit_lsn, self.writer.ordinal))
@@ -240,6 +264,7 @@ impl Pump {
                 }
             }
             Step::Insert(insert) => {
+                self.take_signal(insert.relation, &insert.new);
                 self.change(lsn, insert.relation, &Row::Inserted(insert.new)).map(drop)?
             }
             Step::Update(update) => {
@@ -254,6 +279,26 @@ impl Pump {
             Step::Nothing => {}
         }
         Ok(())
+    }
+
+    /// A Relation message may be the first that is heard of a table, or be that of signals.
+    fn announced(&mut self, table: &TableSchema) {
+        if self.versions.tables.schema_of(table.id).is_none() {
+            self.look.notify_one();
+        }
+        if let Some(signals) = &mut self.signals {
+            signals.announced(table);
+        }
+    }
+
+    /// A row that was inserted may be a signal: its transaction is not confirmed before what it asks for is stored.
+    fn take_signal(&mut self, relation: RelationId, new: &Tuple<'_>) {
+        let Some(signals) = self.signals.as_mut().filter(|signals| signals.is_table(relation)) else {
+            return;
+        };
+        if let Some(open) = self.reader.open().filter(|open| !open.skipped) {
+            signals.take(open.commit_lsn, self.writer.hold_open(), new);
+        }
     }
 
     fn truncate(&mut self, lsn: Lsn, relations: impl Iterator<Item = RelationId>) -> Result<(), StageError> {

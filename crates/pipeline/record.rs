@@ -20,6 +20,10 @@ impl Token {
     pub(crate) const PROGRESS: Token = Token(3 << 32);
     /// What only a later start asks for; nobody waits for it.
     pub(crate) const NOTE: Token = Token(4 << 32);
+    /// A record of what is asked of snapshots.
+    pub(crate) const REQUESTS: Token = Token(5 << 32);
+    /// What somebody is told.
+    pub(crate) const NOTIFICATION: Token = Token(6 << 32);
 
     pub(crate) fn row(sequence: u32, charged_bytes: u32) -> Token {
         debug_assert!(charged_bytes > 0);
@@ -64,9 +68,9 @@ pub(crate) fn write_record_id(out: &mut Vec<u8>, commit_lsn: Lsn, ordinal: u64) 
     push_decimal(out, ordinal);
 }
 
-/// Writes `<LSN>/r<epoch>.<chunk>/<row>`: the identity of a row that a snapshot read.
-pub(crate) fn write_copied_id(out: &mut Vec<u8>, lsn: Lsn, (epoch, chunk): (u64, u32), row: u64) {
-    out.clear();
+/// Writes `<LSN>/r<epoch>.<chunk>/`; behind it stands the row's number in its chunk: the identity of a row that a
+/// snapshot read.
+pub(crate) fn write_copied_id_prefix(out: &mut Vec<u8>, lsn: Lsn, (epoch, chunk): (u64, u32)) {
     push_hex(out, (lsn.0 >> 32) as u32);
     out.push(b'/');
     push_hex(out, lsn.0 as u32);
@@ -75,7 +79,6 @@ pub(crate) fn write_copied_id(out: &mut Vec<u8>, lsn: Lsn, (epoch, chunk): (u64,
     out.push(b'.');
     push_decimal(out, u64::from(chunk));
     out.push(b'/');
-    push_decimal(out, row);
 }
 
 /// Upper-case hexadecimal without leading zeros, as Postgres prints the halves of an LSN.
@@ -86,7 +89,7 @@ fn push_hex(out: &mut Vec<u8>, value: u32) {
     }
 }
 
-fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {
@@ -116,7 +119,9 @@ mod tests {
     #[test]
     fn ids_of_copied_rows_say_which_chunk() {
         let mut out = Vec::new();
-        write_copied_id(&mut out, Lsn(0x1_0000_00AB), (3, 12), 499);
+        out.clear();
+        write_copied_id_prefix(&mut out, Lsn(0x1_0000_00AB), (3, 12));
+        push_decimal(&mut out, 499);
         assert_eq!(out, b"1/AB/r3.12/499");
     }
 
@@ -127,6 +132,8 @@ mod tests {
         assert_eq!(Token::CHECKPOINT.as_row(), None);
         assert_eq!(Token::HISTORY.as_row(), None);
         assert_eq!(Token::PROGRESS.as_row(), None);
+        assert_eq!(Token::REQUESTS.as_row(), None);
+        assert_eq!(Token::NOTIFICATION.as_row(), None);
         assert_eq!(Token::NOTE.as_row(), None);
     }
 }

@@ -306,6 +306,8 @@ pub(crate) mod tests {
             },
             transactions: TransactionSettings { metadata: false, topic: "t".to_owned() },
             snapshot: SnapshotSettings::default(),
+            signals: Default::default(),
+            notifications: Default::default(),
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use headwater_avro::registry::{Registry, RegistryError};
 use headwater_avro::{OnIncompatible, SchemaId, Subject, TableDescription};
 use headwater_kafka::{Admin, Class, NewTopic};
-use headwater_pg::Client;
+use headwater_pg::lock_wait::{LockWait, telling_locks};
+use headwater_pg::{Client, ConnectSettings};
 use headwater_pgoutput::TableSchema;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -62,6 +63,8 @@ struct Partitions {
 /// Answers the pump's questions, one at a time.
 pub(crate) struct Resolver {
     pub(crate) client: Client,
+    /// To look why that one stands still.
+    pub(crate) postgres: ConnectSettings,
     pub(crate) destination: Option<Destination>,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
@@ -123,7 +126,17 @@ impl Resolver {
 
     async fn describe(&self, table: &TableSchema) -> Result<TableDescription, StageError> {
         let reading = "reading the catalog for a table's description";
-        describe_now(&self.client, table).await.map_err(StageError::postgres(reading))
+        let tell = |wait: Option<&LockWait>| match wait {
+            Some(wait) => {
+                let reason = format!("{reading} waits for {wait}");
+                tracing::warn!("the stream is held up: {reason}");
+                self.status.set(Readiness::Waiting { reason });
+            }
+            None => self.status.resume(),
+        };
+        let described = describe_now(&self.client, table);
+        let described = telling_locks(&self.postgres, &[self.client.backend_pid()], tell, described).await;
+        described.map_err(StageError::postgres(reading))
     }
 
     async fn topic(&self, name: &str) -> Result<i32, StageError> {
@@ -140,7 +153,8 @@ impl Resolver {
         schema_json: &str,
         mut on_incompatible: OnIncompatible,
     ) -> Result<SchemaId, StageError> {
-        let destination = self.destination.as_ref().expect("only a Kafka sink registers schemas");
+        // What is thrown away is read by nobody.
+        let Some(destination) = &self.destination else { return Ok(SchemaId(1)) };
         let Some(registry) = &destination.registry else {
             return Err(StageError::Halt(Halt::new(
                 ExitCode::RegistryRefused,

@@ -11,9 +11,10 @@ use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use tokio::sync::mpsc;
 
+use crate::copied_run::CopiedRun;
 use crate::error::StageError;
 use crate::outlet::Outlet;
-use crate::record::{ID_HEADER, Record, Token, write_copied_id, write_record_id};
+use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::reselect::Marks;
 use crate::resolver::Question;
 use crate::settings::Settings;
@@ -32,6 +33,7 @@ pub(crate) struct Scratch {
     pub(crate) old_key_json: Vec<u8>,
     pub(crate) topic: String,
     partition_text: Vec<u8>,
+    copied_run: CopiedRun,
 }
 
 /// What happened to a row. An update carries its old tuple only where the replica identity says so.
@@ -127,6 +129,13 @@ impl Writer {
     /// The records of one row of the open transaction.
     pub(crate) fn row<'a>(&'a mut self, lsn: Lsn, transaction: &'a Transaction) -> RowWriter<'a> {
         RowWriter { lsn, transaction, copied: None, writer: self }
+    }
+
+    /// Something of the open transaction is done elsewhere: it is not confirmed before the ack tracker is told so, under
+    /// the number that this gives.
+    pub(crate) fn hold_open(&mut self) -> u32 {
+        self.out.tracker.offered();
+        self.sequence
     }
 
     /// A part of a chunk of a snapshot begins: a unit of its own in the ack tracker, between transactions.
@@ -409,16 +418,25 @@ impl<'a> RowWriter<'a> {
 
     /// Whether there is a key.
     fn encode(
-        &self,
+        &mut self,
         plan: &TablePlan,
         change: &Change<'_>,
         key: &mut Vec<u8>,
         value: &mut Vec<u8>,
     ) -> Result<bool, StageError> {
-        let failed = |source| self.encode_error(plan, source);
         match &plan.form {
             Form::Record { key: key_plan, value: value_plan, value_id, .. } => {
-                value_plan.encode_into(*value_id, change, value).map_err(failed)?;
+                let run = &mut self.writer.scratch.copied_run;
+                let tail =
+                    self.copied.and_then(|copied| run.tail(copied, value_plan, *value_id, change.source));
+                let written = match (tail, change.after) {
+                    (Some(tail), Some(row)) => {
+                        value_plan.encode_read_into(*value_id, row, change.source, tail, value)
+                    }
+                    _ => value_plan.encode_into(*value_id, change, value),
+                };
+                let failed = |source| self.encode_error(plan, source);
+                written.map_err(failed)?;
                 let Some((key_plan, key_id)) = key_plan else { return Ok(false) };
                 let Some(keyed_by) = change.after.or(change.before) else { return Ok(false) };
                 key_plan.encode_with_old_into(*key_id, keyed_by, change.before, key).map_err(failed)?;
@@ -540,13 +558,16 @@ impl<'a> RowWriter<'a> {
         value: Option<&[u8]>,
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
-        let mut id = std::mem::take(&mut self.writer.scratch.id);
         let (lsn, ordinal) = (self.transaction.commit_lsn, self.writer.ordinal);
-        match self.copied {
-            None => write_record_id(&mut id, lsn, ordinal),
-            Some(Copied { epoch, chunk, .. }) => write_copied_id(&mut id, lsn, (epoch, chunk), ordinal),
-        }
         self.writer.ordinal += 1;
+        if let Some(copied) = self.copied {
+            let id = std::mem::take(self.writer.scratch.copied_run.id(copied, lsn, ordinal));
+            let result = self.offer_as(&id, topic, partition, key, value, more);
+            self.writer.scratch.copied_run.keep_id(id);
+            return result;
+        }
+        let mut id = std::mem::take(&mut self.writer.scratch.id);
+        write_record_id(&mut id, lsn, ordinal);
         let result = self.offer_as(&id, topic, partition, key, value, more);
         self.writer.scratch.id = id;
         result

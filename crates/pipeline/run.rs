@@ -23,12 +23,13 @@ use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
 use crate::settings::{Settings, SinkSettings};
-use crate::sink::{Sink, kafka::KafkaSink, lines::LineSink};
+use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
 use crate::sink_watch::{self, SinkAnswers};
 use crate::slot_watch::SlotWatch;
 use crate::snapshot::control::SnapshotControl;
-use crate::snapshot::coordinator::{Coordinator, CoordinatorParts, SnapshotEnd};
+use crate::snapshot::coordinator::{CoordinatorParts, SnapshotEnd};
 use crate::snapshot::intake::Intake;
+use crate::snapshot::session::Asking;
 use crate::source::Source;
 use crate::status::{Readiness, Status};
 use crate::versions::Versions;
@@ -169,7 +170,8 @@ async fn stream(
     let (inputs, input_receiver) = std::sync::mpsc::channel();
     let (reports, report_receiver) = mpsc::unbounded_channel();
     // A new slot's tables are copied first, and of others the coordinator knows what comes before the stream.
-    let (held, held_receiver) = watch::channel(owned.keeper.is_some() || owned.stored.snapshot.job.is_some());
+    let waits = owned.keeper.is_some() || owned.stored.snapshot.job.is_some();
+    let (held, held_receiver) = watch::channel(waits);
     let ask = Arc::new(Notify::new());
     // One question at a time; one more may be left by a pump that was abandoned.
     let (questions, question_receiver) = mpsc::channel(2);
@@ -195,8 +197,17 @@ async fn stream(
     // As with questions.
     let (readings, reading_receiver) = mpsc::channel(2);
     let holding = Holding::new(settings, readings);
-    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, intake, out);
-    let coordinator = Coordinator::new(CoordinatorParts {
+    let begun = owned.stored.snapshot.job.as_ref().map_or(0, |job| job.request);
+    let (asking, pump_side) = Asking::new(
+        settings,
+        metrics,
+        owned.stored.requests.unwrap_or_default(),
+        (&owned.identity.key(), owned.identity.epoch, begun),
+        intake,
+        &inputs,
+    );
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
+    let coordinator = CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
         checkpoint_key: owned.identity.key(),
@@ -210,9 +221,12 @@ async fn stream(
         ask: ask.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
-    });
+        requests: asking.requests.clone(),
+        notifier: asking.notifier.clone(),
+    };
     let resolver = Resolver {
         client: owned.client,
+        postgres: settings.postgres.clone(),
         destination: destination.clone(),
         status: status.clone(),
         metrics: metrics.clone(),
@@ -229,7 +243,9 @@ async fn stream(
         metrics: metrics.clone(),
     };
     tracing::info!(slot = settings.slot, checkpoint = %owned.checkpoint, "streaming");
-    status.set(Readiness::Streaming);
+    if !waits {
+        status.set(Readiness::Streaming);
+    }
     let source = tokio::spawn(source.run());
     let mut helpers = vec![
         tokio::spawn(resolver.run(question_receiver)),
@@ -239,8 +255,13 @@ async fn stream(
     if let Some(Destination { admin, .. }) = destination {
         helpers.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
-    let running =
-        Running { source, pump: start_pump(pump), copying: tokio::spawn(coordinator.run()), stop, finish };
+    let running = Running {
+        source,
+        pump: start_pump(pump),
+        copying: tokio::spawn(asking.run(coordinator)),
+        stop,
+        finish,
+    };
     let result = running.supervise(settings, status, shutdown).await;
     for helper in helpers {
         helper.abort();
@@ -405,6 +426,10 @@ fn open_sink(settings: &Settings) -> Result<Box<dyn Sink>, StageError> {
     Ok(match &settings.sink {
         SinkSettings::Kafka { kafka, .. } => Box::new(KafkaSink::new(&producer_settings(settings, kafka))?),
         SinkSettings::Stdout => Box::new(LineSink::stdout()),
+        SinkSettings::Discard => {
+            tracing::warn!("sink.type = \"discard\": what the slot sends is thrown away");
+            Box::new(DiscardSink::default())
+        }
         SinkSettings::File { path } => Box::new(LineSink::file(path)?),
     })
 }

@@ -56,6 +56,10 @@ pub struct Settings {
     pub transactions: TransactionSettings,
     /// What is copied of the rows that are there already.
     pub snapshot: SnapshotSettings,
+    /// Who may ask for snapshots beside the administrator.
+    pub signals: SignalSettings,
+    /// Who is told of them.
+    pub notifications: NotificationSettings,
     /// Where records go.
     pub sink: SinkSettings,
     /// Write a tombstone after each delete (default true).
@@ -188,6 +192,70 @@ pub struct SnapshotSettings {
     pub max_transaction_age: Duration,
     /// Bytes of a chunk that is copied beside the stream, as an aim.
     pub chunk_bytes: u64,
+    /// Rows that are read in a second, by all workers together; 0 is no limit.
+    pub max_rows_per_second: u64,
+    /// Bytes that are read in a second, by all workers together; 0 is no limit.
+    pub max_bytes_per_second: u64,
+    /// How long a copy waits for a lock before it lets go and tries again; zero is no limit.
+    pub lock_timeout: Duration,
+    /// How long a chunk beside the stream may take on the server; zero is no limit.
+    pub statement_timeout: Duration,
+    /// What becomes of the rows that a table has when it is added to a publication.
+    pub on_new_table: OnNewTable,
+}
+
+/// What becomes of the rows that a table has when it is added to a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNewTable {
+    /// They are copied, beside the stream.
+    Snapshot,
+    /// They are not.
+    StreamOnly,
+    /// Somebody has to decide.
+    Halt,
+}
+
+impl OnNewTable {
+    /// As configurations write them.
+    pub const WORDS: &[(&str, OnNewTable)] = &[
+        ("snapshot", OnNewTable::Snapshot),
+        ("stream_only", OnNewTable::StreamOnly),
+        ("halt", OnNewTable::Halt),
+    ];
+}
+
+/// Where commands come from, beside the administrative interface.
+#[derive(Clone, Debug, Default)]
+pub struct SignalSettings {
+    /// A published table, schema and name, whose inserted rows are commands.
+    pub table: Option<(String, String)>,
+    /// A topic whose records are.
+    pub topic: Option<String>,
+    /// Whether they may carry conditions, which are SQL.
+    pub allow_filters: bool,
+}
+
+impl SignalSettings {
+    /// Whether this is the table of signals.
+    pub fn is_table(&self, schema: &str, table: &str) -> bool {
+        self.table.as_ref().is_some_and(|(of, name)| of == schema && name == table)
+    }
+}
+
+/// Who is told how snapshots go.
+#[derive(Clone, Debug, Default)]
+pub struct NotificationSettings {
+    /// The topic; none are written without.
+    pub topic: Option<String>,
+    /// Whether they are also lines of the log.
+    pub log: bool,
+}
+
+impl NotificationSettings {
+    /// Whether anybody is told.
+    pub fn is_on(&self) -> bool {
+        self.log || self.topic.is_some()
+    }
 }
 
 impl Default for SnapshotSettings {
@@ -200,6 +268,11 @@ impl Default for SnapshotSettings {
             workers: 2,
             max_transaction_age: Duration::from_secs(30 * 60),
             chunk_bytes: 1 << 20,
+            max_rows_per_second: 0,
+            max_bytes_per_second: 0,
+            lock_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(300),
+            on_new_table: OnNewTable::Snapshot,
         }
     }
 }
@@ -257,6 +330,8 @@ pub enum SinkSettings {
     },
     /// Lines of JSON on the standard output.
     Stdout,
+    /// Nowhere: records are made as for Kafka, in Avro with made-up schema ids, and thrown away.
+    Discard,
     /// Lines of JSON appended to a file.
     File {
         /// The file, created if it does not exist.
@@ -334,6 +409,16 @@ impl Settings {
                     "'{prefix}' has a meaning of its own; choose a prefix that begins with neither headwater. nor outbox."
                 ),
             );
+        }
+        for (key, topic) in
+            [("signals.topic", &self.signals.topic), ("notifications.topic", &self.notifications.topic)]
+        {
+            if topic.as_ref().is_some_and(|topic| topic.is_empty() || !topic.chars().all(legal_in_topic)) {
+                problem(key, "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
+            }
+        }
+        if self.signals.topic.is_some() && !matches!(self.sink, SinkSettings::Kafka { .. }) {
+            problem("signals.topic", "needs the Kafka sink, whose brokers it is read from".to_owned());
         }
         if matches!(self.sink, SinkSettings::Kafka { .. })
             && !self.checkpoint.topic.chars().all(legal_in_topic)

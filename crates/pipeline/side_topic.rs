@@ -48,8 +48,12 @@ impl Place {
 impl SideTopic {
     /// It stands beside all tables, so what becomes of a refused schema is what becomes of theirs.
     pub(crate) fn new(prefix: &str, name: &str, of_all: &RecordSettings) -> SideTopic {
-        let on_incompatible = of_all.on_incompatible;
-        SideTopic { name: format!("{prefix}.{name}"), on_incompatible, place: None }
+        SideTopic::named(&format!("{prefix}.{name}"), of_all)
+    }
+
+    /// One whose whole name is configured.
+    pub(crate) fn named(name: &str, of_all: &RecordSettings) -> SideTopic {
+        SideTopic { name: name.to_owned(), on_incompatible: of_all.on_incompatible, place: None }
     }
 
     /// What [`SideTopic::place`] found in this session.

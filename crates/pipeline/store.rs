@@ -13,6 +13,7 @@ use crate::outlet::Store;
 use crate::resolver::ensure_checkpoint_topic;
 use crate::settings::{Settings, SinkSettings};
 use crate::snapshot::progress::{JOB_PART, JobRecord};
+use crate::snapshot::requests::{REQUESTS_PART, RequestsRecord};
 use crate::status::{Readiness, Status};
 
 /// How long one reading of the checkpoint topic may take before it is tried again.
@@ -77,6 +78,15 @@ impl CheckpointStore {
         let key = format!("{}{JOB_PART}", identity.key());
         let value = serde_json::to_vec(job).expect("a record is plain data");
         self.store_value(key, value).await
+    }
+
+    /// Stores what is asked of snapshots and what is known, and waits for its acknowledgement.
+    pub(crate) async fn store_requests(
+        &mut self,
+        identity: &Identity,
+        requests: &RequestsRecord,
+    ) -> Result<(), StageError> {
+        self.store_value(format!("{}{REQUESTS_PART}", identity.key()), requests.to_bytes()).await
     }
 
     /// For the pump.

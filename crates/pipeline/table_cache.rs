@@ -4,6 +4,7 @@
 //! table that only stands in skipped transactions. `Ready` has a plan whose history record is acknowledged.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
@@ -97,7 +98,7 @@ struct Owner {
 /// Plans by relation; owned by the pump.
 #[derive(Debug, Default)]
 pub(crate) struct TableCache {
-    entries: HashMap<RelationId, Entry>,
+    entries: HashMap<RelationId, Entry, BuildHasherDefault<ById>>,
     /// Which table writes to a topic: two of them would mix two tables' rows, unless both were told so.
     topics: HashMap<String, Owner>,
     /// What was announced last of each.
@@ -128,6 +129,7 @@ impl TableCache {
     }
 
     /// The plan for a relation whose announcement was resolved; None when no Relation message ever came.
+    #[inline]
     pub(crate) fn plan_for(&mut self, relation: RelationId) -> Option<&mut TablePlan> {
         match self.entries.get_mut(&relation) {
             Some(Entry::Ready(plan)) => Some(plan),
@@ -167,5 +169,25 @@ impl TableCache {
             Entry::Announced(table, _) => Some((&table.namespace, &table.name)),
             Entry::Ready(plan) => Some((&plan.description.schema, &plan.description.table)),
         }
+    }
+}
+
+/// Looked up for every row. Relation ids are given by the server in ascending order: nobody chooses them to collide.
+#[derive(Default)]
+struct ById(u64);
+
+impl Hasher for ById {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 divided by the golden ratio: all bits of the product depend on those of the number below them.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }

@@ -75,14 +75,14 @@ async fn take(
     let before = slot::slot_state(&client, &settings.slot).await.map_err(StageError::postgres(looking))?;
     let before = before.ok_or_else(|| StageError::Halt(missing(&settings.slot)))?;
     suitable(&before, &identity.database).map_err(StageError::Halt)?;
-    publications_exist(settings, &client).await?;
+    let status = Arc::new(Status::new(&settings.slot));
+    publications_exist(settings, &client, &status).await?;
     // Held until the checkpoint is stored: what is read of the slot below stays true.
     let lease = lease(settings, session).await?;
     let state = slot::slot_state(&client, &settings.slot).await.map_err(StageError::postgres(looking))?;
     let confirmed = state.and_then(|state| state.confirmed_flush_lsn).unwrap_or_default();
     let wal_end = server_wal_end(&client).await.map_err(StageError::postgres("asking where the WAL ends"))?;
     let checkpoint = position(&settings.slot, confirmed, wal_end, handover).map_err(StageError::Halt)?;
-    let status = Arc::new(Status::new(&settings.slot));
     let mut store = CheckpointStore::open(settings, &status).await?;
     let stored = store.read(&identity).await?;
     may_store(&identity, &stored, checkpoint, options.replace).map_err(StageError::Halt)?;

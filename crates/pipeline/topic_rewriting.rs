@@ -26,9 +26,7 @@ impl Rewriting {
     /// What is wrong with the expression, which groups the replacement lacks, or that either is meant for Java only.
     pub fn new(expression: &str, replacement: &str) -> Result<Rewriting, String> {
         let first = compile(expression)?;
-        // A line feed ends the comment that an expression with (?x) may end with.
-        let whole = compile(&format!(r"\A(?:{expression})\z"))
-            .or_else(|_| compile(&format!("\\A(?:{expression}\n)\\z")))?;
+        let whole = compile_whole(expression)?;
         let replacement = read_replacement(replacement, &first)?;
         Ok(Rewriting { whole, first, replacement })
     }
@@ -65,6 +63,13 @@ impl Rewriting {
         rewritten.push_str(&name[matched.end()..]);
         Some(rewritten)
     }
+}
+
+/// What matches a whole text, as Java's `Matcher.matches` does.
+pub(crate) fn compile_whole(expression: &str) -> Result<Regex, String> {
+    compile(expression)?;
+    // A line feed ends the comment that an expression with (?x) may end with.
+    compile(&format!(r"\A(?:{expression})\z")).or_else(|_| compile(&format!("\\A(?:{expression}\n)\\z")))
 }
 
 fn compile(expression: &str) -> Result<Regex, String> {

@@ -443,9 +443,9 @@ fn left_out(table: TableSchema) -> TablePlan {
     }
 }
 
-/// Only Kafka has records; the local sinks write lines.
+/// Only Kafka has records, and what is thrown away is made as for it; the local sinks write lines.
 pub(crate) fn writes_avro(settings: &Settings) -> bool {
-    matches!(settings.sink, SinkSettings::Kafka { .. })
+    matches!(settings.sink, SinkSettings::Kafka { .. } | SinkSettings::Discard)
 }
 
 /// The same key has other bytes under another schema id, and a partitioner sees bytes.

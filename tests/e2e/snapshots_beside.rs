@@ -1,70 +1,27 @@
 //! Copies beside the stream, asked for by `headwater snapshot`, while writers change the same rows.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value as Json;
+use anyhow::{Result, ensure};
 
 use crate::harness::fixture::{Fixture, on_shared};
-use crate::harness::headwater::{Config, Headwater};
-use crate::harness::joined::{self, CHURNED};
+use crate::harness::joined;
+use crate::harness::snapshots::{ROWS, beside, command, prepare, state};
 use crate::harness::traffic::Traffic;
-use crate::harness::until;
 
-const ROWS: &str = "select id, version, body, big from items";
 const WRITERS: u64 = 3;
-
-/// Rows that are there before the slot is, and that nobody copied.
-async fn prepare(test: &mut Fixture, rows: u64) -> Result<()> {
-    test.database.execute(CHURNED).await?;
-    joined::fill(&test.database, rows).await?;
-    test.database.execute("create publication captured for table items").await
-}
-
-/// Small chunks, so that there are many.
-fn config(test: &Fixture) -> Config {
-    test.config().set("snapshot.chunk_bytes", "64KiB")
-}
-
-/// Runs `headwater snapshot …` and gives what it prints.
-fn snapshot(
-    test: &Fixture,
-    headwater: &Headwater,
-    config: &Config,
-    arguments: &[&str],
-) -> Result<(bool, String)> {
-    let instance = headwater.address();
-    let all: Vec<&str> =
-        ["snapshot"].iter().chain(arguments).copied().chain(["--instance", &instance]).collect();
-    let output = test.command(&all, config)?;
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    Ok((output.status.success(), text))
-}
-
-fn status(headwater: &Headwater) -> Result<Json> {
-    let (_, body) = headwater.get("/snapshot").context("no answer")?;
-    Ok(serde_json::from_str(&body)?)
-}
-
-async fn state(headwater: &Headwater, wanted: &str) -> Result<()> {
-    let wait = std::time::Duration::from_secs(120);
-    until(wait, &format!("the snapshot to be {wanted}"), async || Ok(status(headwater)?["state"] == wanted))
-        .await
-        .with_context(|| headwater.log_tail())
-}
 
 async fn under_load(test: &mut Fixture) -> Result<()> {
     prepare(test, 20_000).await?;
-    let config = config(test);
+    let config = beside(test);
     let mut headwater = test.start(config.clone()).await?;
     let traffic = Traffic::start(&test.database, WRITERS, &["select churn(20000)"]);
     traffic.commits(20).await?;
-    let (ok, text) = snapshot(test, &headwater, &config, &["start", "public.*"])?;
+    let (ok, text) = command(test, &headwater, &config, &["start", "public.*"])?;
     ensure!(ok && text.contains("copying 1 tables"), "{text}");
     state(&headwater, "done").await?;
     traffic.commits(50).await?;
     traffic.finish().await;
     test.settle().await?;
-    let (ok, text) = snapshot(test, &headwater, &config, &["status"])?;
+    let (ok, text) = command(test, &headwater, &config, &["status"])?;
     ensure!(ok && text.contains("public.items  done"), "{text}");
     headwater.stop().await?;
     let found = joined::check(test, &test.topic("public.items"), ROWS).await?;
@@ -76,19 +33,19 @@ async fn under_load(test: &mut Fixture) -> Result<()> {
 /// It stops, stays stopped over a restart, and goes on where it was.
 async fn paused_over_a_restart(test: &mut Fixture) -> Result<()> {
     prepare(test, 20_000).await?;
-    let config = config(test);
+    let config = beside(test);
     let mut headwater = test.start(config.clone()).await?;
     let traffic = Traffic::start(&test.database, WRITERS, &["select churn(20000)"]);
-    snapshot(test, &headwater, &config, &["start", "public.items"])?;
-    let (ok, text) = snapshot(test, &headwater, &config, &["pause"])?;
+    command(test, &headwater, &config, &["start", "public.items"])?;
+    let (ok, text) = command(test, &headwater, &config, &["pause"])?;
     ensure!(ok, "{text}");
     state(&headwater, "paused").await?;
     headwater.stop().await?;
     headwater = test.start(config.clone()).await?;
     state(&headwater, "paused").await?;
-    let (ok, text) = snapshot(test, &headwater, &config, &["start", "public.items"])?;
+    let (ok, text) = command(test, &headwater, &config, &["start", "public.items"])?;
     ensure!(!ok && text.contains("a snapshot is under way"), "{text}");
-    let (ok, text) = snapshot(test, &headwater, &config, &["resume"])?;
+    let (ok, text) = command(test, &headwater, &config, &["resume"])?;
     ensure!(ok, "{text}");
     state(&headwater, "done").await?;
     traffic.finish().await;
@@ -104,7 +61,7 @@ async fn refusals(test: &mut Fixture) -> Result<()> {
     test.database
         .execute("create table keyless (n int); alter publication captured add table keyless")
         .await?;
-    let config = config(test);
+    let config = beside(test);
     let mut headwater = test.start(config.clone()).await?;
     for (arguments, words) in [
         (&["start", "public.keyless"][..], "neither a primary key"),
@@ -112,7 +69,7 @@ async fn refusals(test: &mut Fixture) -> Result<()> {
         (&["pause"], "no snapshot is running"),
         (&["cancel"], "no snapshot is under way"),
     ] {
-        let (ok, text) = snapshot(test, &headwater, &config, arguments)?;
+        let (ok, text) = command(test, &headwater, &config, arguments)?;
         ensure!(!ok && text.contains(words), "{arguments:?}: {text}");
     }
     test.database.execute("update items set version = version + 1").await?;
@@ -124,9 +81,9 @@ async fn refusals(test: &mut Fixture) -> Result<()> {
 /// Only the rows that were asked for.
 async fn with_a_condition(test: &mut Fixture) -> Result<()> {
     prepare(test, 1000).await?;
-    let config = config(test);
+    let config = beside(test);
     let mut headwater = test.start(config.clone()).await?;
-    let (ok, text) = snapshot(
+    let (ok, text) = command(
         test,
         &headwater,
         &config,

@@ -59,6 +59,15 @@ fn encoded(
     let change = Change { op: Op::Read, before: None, before_is_full: false, after: Some(&after), source };
     let mut out = Vec::new();
     plan.encode_into(SCHEMA_ID, &change, &mut out).expect("a row");
+    let is_avro_envelope =
+        records.envelope != Envelope::Flat && records.value_encoding == RecordEncoding::Avro;
+    let tail = plan.tail_of_reads(source);
+    assert_eq!(tail.is_some(), is_avro_envelope, "{records:?}");
+    if let Some(tail) = tail {
+        let mut read = Vec::new();
+        plan.encode_read_into(SCHEMA_ID, &after, source, &tail, &mut read).expect("a row");
+        assert_eq!(read, out, "with the tail that was made once: {:?}", source.snapshot);
+    }
     (plan, out)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
+use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::snapshot::control::SnapshotControl;
 use headwater_pipeline::{ExitCode, Halt, Metrics, ShutdownStage, Status};
 use prometheus::Registry;
@@ -15,6 +16,7 @@ use super::schema;
 use crate::Shared;
 use crate::config::Config;
 use crate::http::{self, Sources};
+use crate::snapshot_text::{clear_bars, show_bars};
 
 /// What is said of one start only, and so is no setting.
 #[derive(Args)]
@@ -52,14 +54,26 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         publications = config.settings.publications.join(","),
         "starting"
     );
+    let bars = may_show_bars(&config).then(|| tokio::spawn(show_bars(Arc::clone(&snapshots))));
     let shutdown = watch_signals("finishing the open transaction; a second signal exits at once")?;
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
-    match headwater_pipeline::run(config.settings, metrics, status, snapshots, shutdown).await {
+    let ended = headwater_pipeline::run(config.settings, metrics, status, snapshots, shutdown).await;
+    if let Some(bars) = bars {
+        bars.abort();
+        clear_bars();
+    }
+    match ended {
         Ok(()) => Ok(ExitCode::Success),
         Err(halt) => halted(halt),
     }
+}
+
+/// Lines of the stdout sink on the same terminal would garble them.
+fn may_show_bars(config: &Config) -> bool {
+    let is_ours = !matches!(config.settings.sink, SinkSettings::Stdout) || !std::io::stdout().is_terminal();
+    std::io::stderr().is_terminal() && is_ours
 }
 
 /// A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.

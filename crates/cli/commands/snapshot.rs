@@ -1,6 +1,6 @@
 //! `headwater snapshot`: asks the running instance to copy tables while it streams, and shows how that goes.
 
-use std::io::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use headwater_pipeline::ExitCode;
 use serde_json::{Value, json};
 
-use super::check::human_bytes;
 use super::status::{instance_of, request};
 use crate::Shared;
+use crate::snapshot_text::table_text;
 
 /// Whom to ask, and for what.
 #[derive(Args)]
@@ -51,11 +51,17 @@ enum Action {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        /// Show it again every second until it is over; with `--json`, a line each time.
+        #[arg(long)]
+        watch: bool,
     },
 }
 
 /// An answer may wait for the chunk that is under way.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time between two looks of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Asks, and prints the answer; fails when it is a refusal.
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -63,6 +69,9 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(instance) = instance_of(arguments.instance.as_deref(), config.listen) else {
         bail!("the configuration has no [http] listen, so a running instance can't be asked");
     };
+    if let Action::Status { json, watch: true } = arguments.action {
+        return super::block_on(watch(&instance, json));
+    }
     let (method, path, body) = match &arguments.action {
         Action::Start { tables, conditions, id } => {
             let filters =
@@ -75,22 +84,51 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Action::Status { .. } => ("GET", "/snapshot", Value::Null),
     };
     let body = (!body.is_null()).then_some(&body);
-    let (code, answer) = super::block_on(async {
-        request(&instance, method, path, body, ANSWER_TIMEOUT)
-            .await
-            .with_context(|| format!("no instance of headwater answers at {instance}"))
-    })?;
-    if code != 200 {
-        bail!("{}", answer.trim());
-    }
+    let answer = super::block_on(ask(&instance, method, path, body))?;
     let text = match &arguments.action {
-        Action::Status { json: false } => {
+        Action::Status { json: false, .. } => {
             table_text(&serde_json::from_str(&answer).context("read the answer")?)
         }
         _ => answer,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::Success)
+}
+
+/// The answer, which is no refusal.
+async fn ask(instance: &str, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<String> {
+    let (code, answer) = request(instance, method, path, body, ANSWER_TIMEOUT)
+        .await
+        .with_context(|| format!("no instance of headwater answers at {instance}"))?;
+    if code != 200 {
+        bail!("{}", answer.trim());
+    }
+    Ok(answer)
+}
+
+/// Shows the status again and again until there is nothing more to see. On a terminal each takes the place of the one
+/// before.
+async fn watch(instance: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let in_place = std::io::stdout().is_terminal() && !json;
+    let mut lines_before = 0;
+    loop {
+        let answer = ask(instance, "GET", "/snapshot", None).await?;
+        let status: Value = serde_json::from_str(&answer).context("read the answer")?;
+        let text = if json { format!("{status}\n") } else { table_text(&status) };
+        let mut out = std::io::stdout().lock();
+        if in_place && lines_before > 0 {
+            // Cursor to the first line of the last one, and what is below it away (ECMA-48: CPL, ED).
+            write!(out, "\x1b[{lines_before}F\x1b[J")?;
+        }
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        drop(out);
+        lines_before = text.lines().count();
+        if !matches!(status["state"].as_str(), Some("running" | "paused")) {
+            return Ok(ExitCode::Success);
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
 }
 
 /// `schema.table=condition`.
@@ -101,35 +139,6 @@ fn condition(text: &str) -> anyhow::Result<(&str, &str)> {
     Ok((table.trim(), condition.trim()))
 }
 
-fn table_text(status: &Value) -> String {
-    let Some(tables) = status["tables"].as_object() else { return "no snapshot was made yet\n".to_owned() };
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut text =
-        format!("snapshot {}, {}, {}\n", word(&status["id"]), word(&status["kind"]), word(&status["state"]));
-    if let Some(waiting) = status["waiting"].as_str() {
-        text.push_str(&format!("waiting: {waiting}\n"));
-    }
-    if let Some(age) = status["transaction_age_seconds"].as_f64() {
-        text.push_str(&format!("its transaction is {age:.0} s old\n"));
-    }
-    let width = tables.keys().map(String::len).max().unwrap_or(0).max(5);
-    text.push_str(&format!(
-        "{:width$}  {:8}  {:>12}  {:>12}  {:>9}\n",
-        "table", "state", "rows", "of about", "bytes"
-    ));
-    for (name, table) in tables {
-        let number = |key: &str| table[key].as_u64().unwrap_or(0);
-        let (rows, estimated) = (number("rows"), number("rows_estimated"));
-        let bytes = human_bytes(number("bytes"));
-        let state = word(&table["state"]);
-        text.push_str(&format!("{name:width$}  {state:8}  {rows:>12}  {estimated:>12}  {bytes:>9}\n"));
-        if let Some(error) = table["error"].as_str() {
-            text.push_str(&format!("  {error}\n"));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,18 +147,5 @@ mod tests {
     fn conditions_are_split_at_the_first_sign() {
         assert_eq!(condition("public.t = a = 1").unwrap(), ("public.t", "a = 1"));
         assert!(condition("a > 1").unwrap_err().to_string().contains("TABLE=CONDITION"));
-    }
-
-    #[test]
-    fn a_status_is_a_table() {
-        let status = json!({
-            "id": "initial", "kind": "initial", "state": "running", "waiting": null,
-            "transaction_age_seconds": 3.2,
-            "tables": { "public.orders": { "state": "copying", "rows": 5, "rows_estimated": 10, "bytes": 2048, "error": null } },
-        });
-        let text = table_text(&status);
-        assert!(text.contains("snapshot initial, initial, running"), "{text}");
-        assert!(text.lines().last().unwrap().starts_with("public.orders  copying"), "{text}");
-        assert_eq!(table_text(&Value::Null), "no snapshot was made yet\n");
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use headwater_avro::SubjectStrategy;
 use headwater_pg::Secret;
-use headwater_pipeline::settings::SnapshotMode;
+use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
 
 use super::layers::{Entry, Node, Table};
 use super::problem::{Origin, Problems, did_you_mean};
@@ -315,6 +315,44 @@ sections! {
         max_transaction_age: Duration = "30m",
         /// How much is copied at a time beside the stream.
         chunk_bytes: Size = "1MiB",
+        /// Rows that all workers together may read in a second, also beside the stream; 0 is no limit.
+        max_rows_per_second: i32 = "0",
+        /// Bytes, as COPY sends them, that all workers together may read in a second, also beside the stream;
+        /// `0MiB` is no limit.
+        max_bytes_per_second: Size = "0MiB",
+        /// How long a copy waits for a table's lock (ACCESS SHARE) before it lets go, so that those who stand behind
+        /// it get their turn, and tries again; `0s` waits on.
+        lock_timeout: Duration = "10s",
+        /// How long one chunk may take on the server beside the stream before it is tried again with half the rows;
+        /// `0s` is no limit. Under the slot's snapshot a copy may take as long as Kafka makes it wait.
+        statement_timeout: Duration = "5m",
+        /// What becomes of the rows that a table has when it is added to the publication, while Headwater runs or while
+        /// it does not: `snapshot` copies them beside the stream, once the transactions that were open then are over;
+        /// `stream_only` leaves them; `halt` stops, for somebody to decide. Default: `snapshot`, but `stream_only` with
+        /// `mode = "never"` and `mode = "only"`: who does not want the rows of the first tables does not want those of
+        /// the next one.
+        on_new_table: OnNewTable,
+    }
+
+    /// Commands from a table or a topic, in Debezium's form: `execute-snapshot` (incremental), `stop-snapshot`,
+    /// `pause-snapshot`, `resume-snapshot` and `log`. Whoever may write there may have tables copied.
+    "signals" => pub struct Signals {
+        /// The table of signals, `schema.table`: columns for an id, a verb and its data, in this order. It must be in
+        /// the publication. Its rows are records too, unless `topics.exclude_tables` names it; no snapshot has them.
+        table: String,
+        /// The topic of signals, with one partition; records need `topics.prefix` as their key.
+        topic: String,
+        /// Whether signals may have conditions on rows (`additional-conditions`). They are SQL that runs with the
+        /// rights of Headwater's role, so whoever may send signals can read what that role can read.
+        allow_filters: bool = "false",
+    }
+
+    /// What is told of snapshots and signals, in Debezium's form.
+    "notifications" => pub struct Notifications {
+        /// The topic, by its whole name. Without it none are written.
+        topic: String,
+        /// Whether they are also lines of the log.
+        log: bool = "false",
     }
 
     /// Where the position is kept that was reached for certain.
@@ -355,7 +393,8 @@ sections! {
 
     /// Where the records go.
     "sink" => pub struct Sink {
-        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file.
+        /// `kafka`; `stdout` for lines of JSON; `file` for the same in a file; `discard` to throw away what is made
+        /// for Kafka, to measure everything before it.
         kind as "type": SinkType = "kafka",
         /// The file that `type = "file"` appends to.
         path: PathBuf,
@@ -385,6 +424,8 @@ pub struct AsWritten {
     pub messages: Messages,
     pub transactions: Transactions,
     pub snapshot: Snapshot,
+    pub signals: Signals,
+    pub notifications: Notifications,
     pub checkpoint: Checkpoint,
     pub pipeline: Pipeline,
     pub sink: Sink,
@@ -406,6 +447,8 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Messages>(),
     section::<Transactions>(),
     section::<Snapshot>(),
+    section::<Signals>(),
+    section::<Notifications>(),
     section::<Checkpoint>(),
     section::<Pipeline>(),
     section::<Sink>(),
@@ -448,6 +491,8 @@ impl AsWritten {
             messages: read_section(&mut tree, problems),
             transactions: read_section(&mut tree, problems),
             snapshot: read_section(&mut tree, problems),
+            signals: read_section(&mut tree, problems),
+            notifications: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),

@@ -14,8 +14,9 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
-    CheckpointSettings, MessageSettings, OutboxRoute, OutboxTable, PayloadFormat, ReselectSettings,
-    SinkSettings, SnapshotSettings, TopicSettings, TransactionSettings,
+    CheckpointSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxRoute, OutboxTable,
+    PayloadFormat, ReselectSettings, SignalSettings, SinkSettings, SnapshotMode, SnapshotSettings,
+    TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -61,6 +62,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         messages,
         transactions,
         snapshot,
+        signals,
+        notifications,
         checkpoint,
         pipeline,
         sink,
@@ -76,6 +79,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let messages = make_messages(messages);
     let transactions = make_transactions(transactions);
     let snapshot = make_snapshot(snapshot, findings);
+    let signals = make_signals(signals, findings);
+    let notifications = make_notifications(notifications);
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
@@ -108,6 +113,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             messages: messages?,
             transactions: transactions?,
             snapshot: snapshot?,
+            signals: signals?,
+            notifications: notifications?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -298,6 +305,11 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers,
         max_transaction_age,
         chunk_bytes,
+        max_rows_per_second,
+        max_bytes_per_second,
+        lock_timeout,
+        statement_timeout,
+        on_new_table,
     } = written;
     let names = |field: Field<Names>| field.value().unwrap_or_default().0;
     let origin = workers.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
@@ -306,15 +318,65 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         let message = format!("{workers} is not between 1 and 64");
         return findings.wrong(&origin, "snapshot.workers", message);
     }
+    let origin = max_rows_per_second.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let Ok(max_rows_per_second) = u64::try_from(max_rows_per_second.value()?) else {
+        return findings.wrong(
+            &origin,
+            "snapshot.max_rows_per_second",
+            "is negative; 0 is no limit".to_owned(),
+        );
+    };
+    let mode = mode.value()?;
+    let on_new_table = match (on_new_table, mode) {
+        (Field::Bad, _) => return None,
+        (Field::Set(on_new_table, _), _) => on_new_table,
+        (Field::Missing, SnapshotMode::Never | SnapshotMode::Only) => OnNewTable::StreamOnly,
+        (Field::Missing, SnapshotMode::Initial | SnapshotMode::Always | SnapshotMode::WhenNeeded) => {
+            OnNewTable::Snapshot
+        }
+    };
     Some(SnapshotSettings {
-        mode: mode.value()?,
+        mode,
         tables: TableChoice { include: names(include_tables), exclude: names(exclude_tables) },
         order: names(order),
         filters: plain(filters).into_iter().collect(),
         workers: workers as usize,
         max_transaction_age: max_transaction_age.value()?,
         chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
+        max_rows_per_second,
+        max_bytes_per_second: max_bytes_per_second.value()?.0,
+        lock_timeout: lock_timeout.value()?,
+        statement_timeout: statement_timeout.value()?,
+        on_new_table,
     })
+}
+
+fn make_signals(written: as_written::Signals, findings: &mut Findings) -> Option<SignalSettings> {
+    let as_written::Signals { table, topic, allow_filters } = written;
+    if let Field::Bad = topic {
+        return None;
+    }
+    let table = match table {
+        Field::Bad => return None,
+        Field::Missing => None,
+        Field::Set(text, origin) => match qualified_name(&text) {
+            Some(table) => Some(table),
+            None => {
+                let message =
+                    format!("\"{text}\" is not schema.table; write for example \"public.debezium_signal\"");
+                return findings.wrong(&origin, "signals.table", message);
+            }
+        },
+    };
+    Some(SignalSettings { table, topic: topic.value(), allow_filters: allow_filters.value()? })
+}
+
+fn make_notifications(written: as_written::Notifications) -> Option<NotificationSettings> {
+    let as_written::Notifications { topic, log } = written;
+    if let Field::Bad = topic {
+        return None;
+    }
+    Some(NotificationSettings { topic: topic.value(), log: log.value()? })
 }
 
 fn make_route(
@@ -405,11 +467,12 @@ fn make_sink(
 ) -> Option<SinkSettings> {
     let as_written::Sink { kind, path } = written;
     let kind = kind.value()?;
-    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout) = (&path, kind) {
+    if let (Field::Set(_, origin), SinkType::Kafka | SinkType::Stdout | SinkType::Discard) = (&path, kind) {
         findings.problems.add(origin, "sink.path", "has a meaning only with type = \"file\"");
     }
     match kind {
         SinkType::Stdout => Some(SinkSettings::Stdout),
+        SinkType::Discard => Some(SinkSettings::Discard),
         SinkType::File => Some(SinkSettings::File {
             path: findings.require(path, "sink.path", "path = \"changes.jsonl\"")?,
         }),

@@ -14,7 +14,7 @@ use headwater_avro::{
     SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_pg::Secret;
-use headwater_pipeline::settings::SnapshotMode;
+use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -318,6 +318,8 @@ words! {
         Stdout = "stdout",
         /// Lines of JSON in a file.
         File = "file",
+        /// Nowhere.
+        Discard = "discard",
     }
     /// What becomes of an outbox row's payload.
     PayloadFormat {
@@ -363,6 +365,7 @@ words_of! {
     SchemaNames,
     SharedTopic,
     SnapshotMode,
+    OnNewTable,
     TimePrecision,
     TypeStyle,
     UnchangedToast,

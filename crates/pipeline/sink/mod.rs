@@ -1,7 +1,8 @@
-//! Where records go: Kafka, the standard output or a file.
+//! Where records go: Kafka, the standard output, a file, or nowhere.
 //!
 //! A sink takes records in order and reports each as delivered, in any order, when it can no longer be lost.
 
+pub(crate) mod discard;
 pub(crate) mod kafka;
 pub(crate) mod lines;
 

@@ -9,17 +9,21 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
-use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::lock_wait::telling_locks;
+use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
 use super::again::OF_ONE_CHUNK_MAX;
+use super::changed::has_key_of;
 use super::chunker::{self, ChunkRead, ChunkSize, Next, Reached};
 use super::control::Asked;
 use super::coordinator::{Coordinator, Pending};
 use super::copier::name_of;
 use super::moved::MovedKeys;
 use super::progress::{JobKind, JobState, TableState};
+use super::seen::tell_lock;
+use super::table_pattern::Matcher;
 use super::touched::Watch;
 use super::{BesideChunk, Chunk, CopyInput, Report};
 use crate::backoff::Backoff;
@@ -38,6 +42,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long they may take before that is said.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 
+/// SQLSTATE of a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
+
 /// What became of a chunk.
 enum Handed {
     /// It is on its way.
@@ -49,6 +56,9 @@ enum Handed {
     /// It has to be read again when these transactions are over.
     After(Vec<u64>),
 }
+
+/// The server's word for a statement that took longer than its timeout.
+const QUERY_CANCELED: &str = "57014";
 
 /// Why a table's copy stopped.
 enum Stopped {
@@ -124,12 +134,12 @@ impl Coordinator {
         let mut table = self.present(at).await?;
         self.begin_by_key(at, &table)?;
         let mut places = self.places(at, &table);
-        let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes);
+        let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes, &self.pace);
         let mut session = None;
         let mut signature = None;
         let mut in_a_row = false;
         loop {
-            self.obey_waiting(asked).await;
+            self.obey_waiting(asked).await?;
             if !self.is_running() || self.tables[at].state != TableState::Copying {
                 return Ok(Stopped::ByCommand);
             }
@@ -145,22 +155,27 @@ impl Coordinator {
                 (None, None) => return Ok(Stopped::AtItsEnd),
             };
             in_a_row = matches!(next, Next::Again(_));
-            let began = Instant::now();
             let read = self.read(at, &mut session, &mut table, &mut signature, &next, &mut size).await?;
+            let Some(read) = read else {
+                places = self.places(at, &table);
+                continue;
+            };
             let reached = read.reached.clone();
+            let (rows, bytes) = (read.rows.iter().map(|rows| rows.len() as u64).sum(), read.bytes);
             match self.hand_over(at, &table, read, next).await? {
                 Handed::Written => advance(&mut places, reached),
                 Handed::Anew => places = self.places(at, &table),
                 Handed::TooMuch => size.halve(),
                 Handed::After(transactions) => self.wait_for(&transactions).await?,
             }
-            self.spent(at, began.elapsed());
+            self.pace.read(rows, bytes).await;
         }
     }
 
     /// From here on it is copied by key.
     fn begin_by_key(&mut self, at: usize, table: &SnapshotTable) -> Result<(), StageError> {
         let key: Vec<String> = table.key.iter().map(|column| column.name.clone()).collect();
+        self.begin_anew_if_other(at, table);
         let record = &mut self.tables[at];
         record.relation = table.table.id;
         if record.key_columns != key {
@@ -190,9 +205,7 @@ impl Coordinator {
 
     /// The table as it is now.
     async fn present(&mut self, at: usize) -> Result<SnapshotTable, StageError> {
-        let publications = self.parts.settings.publications.clone();
-        let looking = StageError::postgres("looking for a table of the snapshot");
-        let published = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
+        let published = self.choose(&[Matcher::Glob("*".to_owned())]).await?;
         let record = &self.tables[at];
         let name = record.name();
         let found = published
@@ -234,7 +247,7 @@ impl Coordinator {
         places
     }
 
-    /// Reads a chunk, over a new connection if the old one is gone.
+    /// Reads a chunk, over a new connection if the old one is gone. None when what is left has to be found anew.
     async fn read(
         &mut self,
         at: usize,
@@ -243,23 +256,25 @@ impl Coordinator {
         signature: &mut Option<Vec<Vec<Option<String>>>>,
         next: &Next,
         size: &mut ChunkSize,
-    ) -> Result<ChunkRead, StageError> {
+    ) -> Result<Option<ChunkRead>, StageError> {
         let mut backoff = Backoff::new();
         loop {
             let outcome = self.try_read(at, session, table, signature, next, size).await;
             match outcome {
-                Ok(Some(read)) => {
+                Ok(read) => {
                     if backoff.used() {
                         tracing::info!(table = self.tables[at].name(), "chunks can be read again");
                         self.tell_waiting(None);
                     }
                     return Ok(read);
                 }
-                Ok(None) => {}
                 Err(StageError::Copy { source, .. } | StageError::Postgres { source, .. })
-                    if source.is_transient() || source.sqlstate() == Some("55P03") =>
+                    if source.is_transient() =>
                 {
                     *session = None;
+                    if source.sqlstate() == Some(QUERY_CANCELED) {
+                        size.halve();
+                    }
                     let pause = backoff.next();
                     let reason = crate::error::chain(&source);
                     if backoff.is_first() {
@@ -292,21 +307,43 @@ impl Coordinator {
             None => {
                 let mut open = CopySession::connect(&self.parts.settings.postgres).await.map_err(failed)?;
                 open.set_max_frame_bytes(self.parts.settings.max_row_bytes);
+                let limits = &self.parts.settings.snapshot;
+                open.set_timeouts(limits.lock_timeout, limits.statement_timeout).await.map_err(failed)?;
                 session.insert(open)
             }
         };
-        let opened = chunker::open(open, &table.sql_name(), table.table.id).await.map_err(failed)?;
+        let (doing, pids) = (format!("the copy of {}", name_of(table)), [open.backend_pid()]);
+        let tell = tell_lock(&self.parts.control, &doing);
+        let sql_name = table.sql_name();
+        let opening = chunker::open(open, &sql_name, table.table.id);
+        let opened = telling_locks(&self.parts.settings.postgres, &pids, tell, opening).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(source) => {
+                if source.sqlstate() == Some(UNDEFINED_TABLE) {
+                    // It may have another name now: what is published says so.
+                    self.present(at).await?;
+                }
+                return Err(failed(source));
+            }
+        };
         if signature.as_ref() != Some(&opened.signature) {
             // Locked as it is, nobody changes it while it is looked up.
             let now = self.present(at).await?;
-            if now.table.id != table.table.id || now.key != table.key {
+            if now.table.id != table.table.id || !has_key_of(&now, table) {
                 return Err(refused(
                     format!("{} was made anew, or its key was changed, while it was copied", name_of(table)),
                     "begin its copy anew: headwater snapshot start",
                 ));
             }
+            let moved = self.was_moved(at, table, &now);
             *signature = Some(opened.signature.clone());
             *table = now;
+            if moved {
+                let ending = open.query("ROLLBACK").await;
+                ending.map_err(|source| StageError::Copy { table: name_of(table), source })?;
+                return Ok(None);
+            }
         }
         let filter = self.tables[at].filter.as_deref();
         let read = chunker::read(open, opened, table, filter, next, size).await?;
@@ -344,8 +381,8 @@ impl Coordinator {
             lsn: read.watermark.high,
             unix_micros: read.watermark.unix_micros,
         });
-        let (snapshot, rows) = (read.watermark.snapshot, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, rows, asked }))?;
+        let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
+        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows, asked }))?;
         let mut asked: u32 = 0;
         loop {
             tokio::select! {
@@ -430,12 +467,15 @@ impl Coordinator {
         let began = Instant::now();
         let mut told = false;
         let looking = "looking for transactions that a chunk waits for";
+        let ids: Vec<String> = after.iter().map(u64::to_string).collect();
         loop {
-            let sql = "SELECT x::text FROM pg_snapshot_xip(pg_current_snapshot()) x";
-            let rows = self.client().await?.query(sql, &[]).await;
-            let rows = rows.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
-            let running = |xid: &&u64| rows.iter().any(|row| row.get::<_, &str>(0) == xid.to_string());
-            let Some(xid) = after.iter().find(running) else { break };
+            // Also one that no list of running transactions names, because none after it has ended.
+            let sql = "SELECT x FROM unnest($1::text[]) x
+                        WHERE NOT pg_catalog.pg_visible_in_snapshot(x::xid8, pg_catalog.pg_current_snapshot()) LIMIT 1";
+            let running = self.client().await?.query_opt(sql, &[&ids]).await;
+            let running =
+                running.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
+            let Some(xid) = running.map(|row| row.get::<_, String>(0)) else { break };
             if began.elapsed() > TOLD_AFTER {
                 let reason = format!(
                     "transaction {xid}, which was open when the copy of this table began, has to end first"
@@ -452,15 +492,6 @@ impl Coordinator {
         }
         self.tell_waiting(None);
         Ok(())
-    }
-
-    fn spent(&self, at: usize, time: Duration) {
-        let name = self.tables[at].name();
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                table.seconds += time.as_secs_f64();
-            }
-        });
     }
 }
 

@@ -12,6 +12,7 @@ use headwater_pg::{CopyRows, CopySession};
 use headwater_pgoutput::{Column, RelationId, read_copy_row};
 
 use super::copier::name_of;
+use super::pace::Pace;
 use crate::error::StageError;
 
 /// Rows of a table's first chunk; the next ones follow from the time and the bytes that it took.
@@ -70,11 +71,16 @@ pub(crate) struct ChunkSize {
     rows: u64,
     pages: u32,
     bytes_aim: u64,
+    rows_max: u64,
 }
 
 impl ChunkSize {
-    pub(crate) fn new(bytes_aim: u64) -> ChunkSize {
-        ChunkSize { rows: ROWS_FIRST, pages: PAGES_FIRST, bytes_aim }
+    /// A chunk that is to be no more than the pace allows at once takes no pause after which nothing moves.
+    pub(crate) fn new(chunk_bytes: u64, pace: &Pace) -> ChunkSize {
+        let rows_max = pace.rows_at_once().map_or(ROWS_MAX, |rows| rows.min(ROWS_MAX));
+        let bytes_aim = pace.bytes_at_once().map_or(chunk_bytes, |bytes| bytes.min(chunk_bytes));
+        let pages = if rows_max < ROWS_MAX || bytes_aim < chunk_bytes { 1 } else { PAGES_FIRST };
+        ChunkSize { rows: ROWS_FIRST.min(rows_max), pages, bytes_aim, rows_max }
     }
 
     /// The stream overtook too much of a chunk, or it was cut: the next is smaller.
@@ -83,11 +89,12 @@ impl ChunkSize {
         self.pages = (self.pages / 2).max(1);
     }
 
-    fn follow(&mut self, bytes: u64, took: Duration) {
+    fn follow(&mut self, rows: u64, bytes: u64, took: Duration) {
+        let by_rows = self.rows_max as f64 / rows.max(1) as f64;
         let by_bytes = self.bytes_aim as f64 / bytes.max(1) as f64;
         let by_time = TIME_AIM.as_secs_f64() / took.as_secs_f64().max(1e-4);
-        let factor = by_bytes.min(by_time).clamp(0.25, 2.0);
-        self.rows = ((self.rows as f64 * factor) as u64).clamp(1, ROWS_MAX);
+        let factor = by_bytes.min(by_time).min(by_rows).clamp(0.25, 2.0);
+        self.rows = ((self.rows as f64 * factor) as u64).clamp(1, self.rows_max);
         self.pages = ((f64::from(self.pages) * factor) as u32).clamp(1, 8192);
     }
 }
@@ -155,11 +162,11 @@ pub(crate) async fn read(
         None if count < limit && !cut => Reached::End,
         None => Reached::Key(last_key(table, &rows)?),
     };
-    size.follow(bytes, opened.began.elapsed());
+    size.follow(count, bytes, opened.began.elapsed());
     Ok(ChunkRead { watermark: opened.watermark, rows, bytes, reached, cut })
 }
 
-/// What the rows and the statements for them depend on. Under the snapshot of a transaction that has locked the table
+/// What the rows, their places and the statements for them depend on. Under the snapshot of a transaction that has locked the table
 /// it is the present.
 fn signature_sql(relation: RelationId, server_version: u32) -> String {
     let published =
@@ -173,7 +180,10 @@ fn signature_sql(relation: RelationId, server_version: u32) -> String {
                                    ORDER BY i.indexrelid)
                    FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid),
                 (SELECT string_agg({published}, ',' ORDER BY r.oid)
-                   FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid)
+                   FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid),
+                (SELECT string_agg(concat_ws(' ', l.oid, pg_catalog.pg_relation_filenode(l.oid)), ',' ORDER BY l.oid)
+                   FROM (SELECT c.oid UNION
+                         SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf) l)
            FROM pg_catalog.pg_class c WHERE c.oid = {}",
         relation.0
     )

@@ -5,15 +5,19 @@ use tokio::sync::mpsc;
 use super::CopyInput;
 use super::control::{Asked, Command};
 use super::coordinator::Coordinator;
-use super::progress::{JobKind, JobState, TableState};
+use super::progress::{JobKind, JobState, TableRecord, TableState};
+use super::requested::NewJob;
+use super::table_pattern::{Matcher, any_matches};
+use crate::error::StageError;
 
 impl Coordinator {
     /// Commands that came meanwhile.
-    pub(crate) async fn obey_waiting(&mut self, asked: &mut mpsc::Receiver<Asked>) {
+    pub(crate) async fn obey_waiting(&mut self, asked: &mut mpsc::Receiver<Asked>) -> Result<(), StageError> {
         while let Ok((command, answer)) = asked.try_recv() {
             let outcome = self.obey(command).await;
             drop(answer.send(outcome));
         }
+        self.take_requests().await
     }
 
     /// Carries a command out and waits until that is stored: whoever was told so finds it so after a restart.
@@ -31,14 +35,15 @@ impl Coordinator {
     }
 
     /// The error is for who asked.
-    async fn carry_out(&mut self, command: Command) -> Result<String, String> {
+    pub(crate) async fn carry_out(&mut self, command: Command) -> Result<String, String> {
         let state = self.job.as_ref().map(|job| job.state);
         let change =
             |this: &mut Coordinator, state| this.set_job(state).map_err(|error| crate::error::chain(&error));
         match (command, state) {
             (Command::Start { id, tables, filters }, _) => {
                 let id = id.unwrap_or_else(|| format!("ad-hoc-{}", self.parts.epoch));
-                let count = self.begin_job(JobKind::AdHoc, id, &tables, &filters).await?;
+                let new = NewJob { id, tables: &tables, filters: &filters, ..NewJob::default() };
+                let count = self.begin_job(JobKind::AdHoc, new).await.map_err(|why| why.text())?;
                 Ok(format!("copying {count} tables beside the stream"))
             }
             (Command::Pause, Some(JobState::Running)) => {
@@ -55,10 +60,12 @@ impl Coordinator {
                 Ok("cancelled; what was written stays".to_owned())
             }
             (Command::Cancel { tables }, Some(JobState::Running | JobState::Paused)) => {
-                let matching =
-                    |name: &str| tables.iter().any(|pattern| headwater_avro::glob_matches(pattern, name));
+                let matchers = Matcher::all(&tables);
+                let is_left = |table: &TableRecord| {
+                    !table.is_over() && any_matches(&matchers, &table.schema, &table.table)
+                };
                 let chosen: Vec<usize> =
-                    (0..self.tables.len()).filter(|at| matching(&self.tables[*at].name())).collect();
+                    (0..self.tables.len()).filter(|at| is_left(&self.tables[*at])).collect();
                 for at in &chosen {
                     self.set_table(*at, TableState::Failed, Some("cancelled".to_owned()))
                         .map_err(|error| crate::error::chain(&error))?;

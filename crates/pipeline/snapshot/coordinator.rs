@@ -11,15 +11,22 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use headwater_pg::Client;
-use headwater_pg::snapshot_tables::{SnapshotTable, snapshot_tables};
+use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pgoutput::Lsn;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Notify, watch};
 
 use super::again::Again;
-use super::control::{SnapshotControl, SnapshotStatus, TableStatus};
+use super::choice::{chosen_tables, readable};
+use super::control::SnapshotControl;
+use super::notifications::{JobStep, Notifier, PROGRESS_INTERVAL};
+use super::pace::Pace;
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
+use super::requested::{NewJob, NotBegun, no_table};
+use super::requests::Requests;
+use super::seen::{Estimate, tell_lock};
+use super::table_pattern::{Matcher, TablePattern, any_matches};
 use super::{CopyInput, Input, Report};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
@@ -58,6 +65,9 @@ pub(crate) struct CoordinatorParts {
     pub(crate) ask: Arc<Notify>,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What signals and new tables ask for.
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) notifier: Notifier,
 }
 
 /// See the module's documentation.
@@ -74,13 +84,21 @@ pub(crate) struct Coordinator {
     unstored: u64,
     next_chunk: u32,
     began: Instant,
-    /// When progress was logged last.
-    told: Instant,
+    /// When progress was logged last,
+    pub(crate) told: Instant,
+    /// when its metrics were set,
+    pub(crate) published: Instant,
+    /// and when a notification told of it.
+    notified: Instant,
+    /// How many rows the job's tables may have, by name.
+    pub(crate) estimates: HashMap<String, Estimate>,
+    pub(crate) pace: Arc<Pace>,
 }
 
 impl Coordinator {
     pub(crate) fn new(mut parts: CoordinatorParts) -> Coordinator {
         let StoredSnapshot { job, tables, .. } = std::mem::take(&mut parts.stored);
+        let pace = Arc::new(Pace::new(&parts.settings.snapshot));
         Coordinator {
             parts,
             client: None,
@@ -92,6 +110,10 @@ impl Coordinator {
             next_chunk: 0,
             began: Instant::now(),
             told: Instant::now(),
+            notified: Instant::now(),
+            published: Instant::now(),
+            estimates: HashMap::new(),
+            pace,
         }
     }
 
@@ -99,11 +121,14 @@ impl Coordinator {
     pub(crate) async fn run(mut self) -> Result<SnapshotEnd, StageError> {
         let control = self.parts.control.clone();
         let mut asked = control.asked.lock().await;
-        self.tell_job(None);
+        self.tell_job();
         self.tell_settled()?;
         self.give_up_if_unwanted()?;
         self.watch_on()?;
         let began_with_one = self.is_running();
+        if !self.is_under_way() {
+            self.parts.notifier.skipped(self.parts.epoch)?;
+        }
         if began_with_one {
             match self.parts.keeper.take() {
                 Some(keeper) => self.copy_under(keeper, &mut asked).await?,
@@ -112,13 +137,25 @@ impl Coordinator {
         }
         self.let_stream_begin()?;
         if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            self.begin_job(JobKind::AdHoc, "always".to_owned(), &[], &[])
-                .await
-                .map_err(|why| failed(&why))?;
+            let filters = self.parts.settings.snapshot.filters.iter();
+            let filters: Vec<_> =
+                filters.map(|(glob, filter)| (TablePattern::Glob(glob.clone()), filter.clone())).collect();
+            let new = NewJob { id: "always".to_owned(), filters: &filters, ..NewJob::default() };
+            self.begin_job(JobKind::AdHoc, new).await.map_err(|why| failed(&why.text()))?;
         }
         loop {
+            self.take_requests().await?;
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
+                // A crash may have come between the end of the last table and that of the job.
+                if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
+                    self.set_job(JobState::Done)?;
+                }
+                // What waited for the end of it comes next.
+                self.take_requests().await?;
+            }
+            if self.is_running() {
+                continue;
             }
             if self.parts.settings.snapshot.mode == SnapshotMode::Only && self.is_done() {
                 return Ok(SnapshotEnd::OnlySnapshot);
@@ -131,6 +168,7 @@ impl Coordinator {
                     drop(answer.send(outcome));
                 }
                 report = self.parts.reports.recv() => self.note(report.ok_or(StageError::Stopped)?)?,
+                () = self.parts.requests.changed() => {}
             }
         }
     }
@@ -172,54 +210,73 @@ impl Coordinator {
 
     /// Goes on with a job that a session before this one began.
     async fn take_up(&mut self) -> Result<(), StageError> {
+        let all = [Matcher::Glob("*".to_owned())];
+        let tables = self.choose(if self.tables.is_empty() { &[] } else { &all }).await?;
         if self.tables.is_empty() {
-            let tables = self.choose(&[]).await?;
             self.readable(&tables)?;
-            self.tables = tables.iter().map(|table| self.record(table, None)).collect();
+            self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
+            self.tell_step(JobStep::Started)?;
         }
         let left = self.tables.iter().filter(|table| table.state != TableState::Done).count();
         tracing::info!(tables = left, "going on with a snapshot, beside the stream");
-        self.tell_job(None);
+        self.estimate(&tables).await;
+        self.tell_job();
         self.store_all()?;
         self.copy_keyless().await
     }
 
-    /// Begins a job beside the stream. The error is for who asked.
-    pub(crate) async fn begin_job(
-        &mut self,
-        kind: JobKind,
-        id: String,
-        patterns: &[String],
-        filters: &[(String, String)],
-    ) -> Result<usize, String> {
-        if self.job.as_ref().is_some_and(|job| matches!(job.state, JobState::Running | JobState::Paused)) {
-            return Err("a snapshot is under way: wait for it, or headwater snapshot cancel".to_owned());
+    /// Begins a job beside the stream.
+    pub(crate) async fn begin_job(&mut self, kind: JobKind, new: NewJob<'_>) -> Result<usize, NotBegun> {
+        if self.is_under_way() {
+            let text = "a snapshot is under way: wait for it, or headwater snapshot cancel";
+            return Err(NotBegun::Refused(text.to_owned()));
         }
-        let tables = self.choose(patterns).await.map_err(|error| crate::error::chain(&error))?;
+        let mut tables = self.choose(&Matcher::all(new.tables)).await?;
+        let except = Matcher::all(new.except);
+        tables.retain(|table| !any_matches(&except, &table.table.namespace, &table.table.name));
         if tables.is_empty() {
-            return Err(format!("no published table matches {}", patterns.join(", ")));
+            return Err(no_table(new.tables));
         }
         if let Some(table) = tables.iter().find(|table| table.key.is_empty()) {
-            return Err(format!(
+            return Err(NotBegun::Refused(format!(
                 "{} has neither a primary key nor a replica identity index: beside the stream it can't be copied in order. \
                  Give it one, or leave it out",
                 super::copier::name_of(table)
-            ));
+            )));
         }
-        self.readable(&tables).map_err(|error| crate::error::chain(&error))?;
+        self.readable(&tables)?;
+        let filters: Vec<_> =
+            new.filters.iter().map(|(pattern, filter)| (Matcher::new(pattern), filter)).collect();
         let filter_of = |table: &SnapshotTable| {
-            let name = super::copier::name_of(table);
-            let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
-            matching.map(|(_, filter)| filter.clone()).next_back()
+            let (schema, name) = (&table.table.namespace, &table.table.name);
+            let matching = filters.iter().filter(|(matcher, _)| matcher.matches(schema, name));
+            matching.map(|(_, filter)| (*filter).clone()).next_back()
         };
-        let (state, epoch) = (JobState::Running, self.parts.epoch);
+        let tables: Vec<_> =
+            tables.into_iter().map(|table| (filter_of(&table), table)).map(|(f, t)| (t, f)).collect();
+        self.check_filters(&tables).await?;
+        let (state, epoch, id) = (JobState::Running, self.parts.epoch, new.id);
         let token = format!("{epoch} {}", self.number());
-        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, epoch });
-        self.tables = tables.iter().map(|table| self.record(table, filter_of(table))).collect();
+        let before = self.job.as_ref().map_or(0, |job| job.request);
+        let request = new.request.unwrap_or(before);
+        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, request, epoch });
+        self.tables = tables.iter().map(|(table, filter)| self.record(table, filter.clone())).collect();
+        let tables: Vec<SnapshotTable> = tables.into_iter().map(|(table, _)| table).collect();
         self.began = Instant::now();
-        self.tell_job(None);
-        self.store_all().map_err(|error| crate::error::chain(&error))?;
+        self.estimates.clear();
+        self.estimate(&tables).await;
+        self.tell_job();
+        self.tell_step(JobStep::Started)?;
+        self.store_all()?;
         Ok(self.tables.len())
+    }
+
+    /// Tells who wants to know that the job has come to a step.
+    pub(crate) fn tell_step(&self, step: JobStep) -> Result<(), StageError> {
+        match &self.job {
+            Some(job) => self.parts.notifier.job(job, &self.tables, step),
+            None => Ok(()),
+        }
     }
 
     /// The connection for the catalog, a new one if the last is gone.
@@ -233,61 +290,14 @@ impl Coordinator {
     }
 
     /// The published tables that are to be copied, in their order.
-    pub(crate) async fn choose(&mut self, patterns: &[String]) -> Result<Vec<SnapshotTable>, StageError> {
-        let publications = self.parts.settings.publications.clone();
-        let looking = StageError::postgres("looking for the tables of the snapshot");
-        let mut tables = snapshot_tables(self.client().await?, &publications).await.map_err(looking)?;
-        let settings = &self.parts.settings;
-        tables.retain(|table| {
-            let (schema, name) = (table.table.namespace.as_str(), table.table.name.as_str());
-            let full = format!("{schema}.{name}");
-            let asked = match patterns {
-                [] => settings.snapshot.tables.takes(schema, name),
-                patterns => patterns.iter().any(|pattern| headwater_avro::glob_matches(pattern, &full)),
-            };
-            let outbox =
-                settings.outbox.iter().find(|outbox| outbox.schema == schema && outbox.table == name);
-            asked && settings.takes_table(schema, name) && outbox.is_none_or(|outbox| outbox.snapshot)
-        });
-        let place = |table: &SnapshotTable| {
-            let name = super::copier::name_of(table);
-            let order = &settings.snapshot.order;
-            order
-                .iter()
-                .position(|pattern| headwater_avro::glob_matches(pattern, &name))
-                .unwrap_or(order.len())
-        };
-        tables.sort_by_key(place);
-        Ok(tables)
+    pub(crate) async fn choose(&mut self, asked: &[Matcher]) -> Result<Vec<SnapshotTable>, StageError> {
+        let (settings, control) = (self.parts.settings.clone(), self.parts.control.clone());
+        let tell = tell_lock(&control, "reading the catalog");
+        chosen_tables(self.client().await?, &settings, asked, tell).await
     }
 
-    /// All that this role can't read, at once.
     pub(crate) fn readable(&self, tables: &[SnapshotTable]) -> Result<(), StageError> {
-        let name = super::copier::name_of;
-        let user = &self.parts.settings.postgres.user;
-        let hidden: Vec<String> = tables.iter().filter(|table| !table.may_select).map(name).collect();
-        if !hidden.is_empty() {
-            return Err(StageError::Halt(Halt::new(
-                ExitCode::SnapshotRefused,
-                format!("the role {user} may not read {}, and a snapshot has to", hidden.join(", ")),
-                format!(
-                    "GRANT SELECT ON {} TO {user}; or snapshot.mode = \"never\", or leave them out with snapshot.exclude_tables",
-                    hidden.join(", ")
-                ),
-            )));
-        }
-        let guarded: Vec<String> = tables.iter().filter(|table| table.row_security).map(name).collect();
-        if !guarded.is_empty() {
-            return Err(StageError::Halt(Halt::new(
-                ExitCode::SnapshotRefused,
-                format!(
-                    "row-level security hides rows of {} from the role {user}: a snapshot would lack them, and the stream has them",
-                    guarded.join(", ")
-                ),
-                format!("ALTER ROLE {user} BYPASSRLS, or leave the tables out with snapshot.exclude_tables"),
-            )));
-        }
-        Ok(())
+        readable(&self.parts.settings, tables)
     }
 
     pub(crate) fn record(&self, table: &SnapshotTable, filter: Option<String>) -> TableRecord {
@@ -300,6 +310,7 @@ impl Coordinator {
             table: table.table.name.clone(),
             relation: table.table.id,
             state: TableState::Waiting,
+            partitions: super::changed::partitions_of(table),
             filter,
             pages_done: Vec::new(),
             key_columns: Vec::new(),
@@ -361,23 +372,14 @@ impl Coordinator {
         let record = &mut self.tables[at];
         record.rows += rows;
         record.epoch = self.parts.epoch;
-        let name = record.name();
-        let labels = [name.as_str()];
-        self.parts.metrics.snapshot_rows.with_label_values(&labels).inc_by(rows);
-        self.parts.metrics.snapshot_bytes.with_label_values(&labels).inc_by(record.bytes - bytes_before);
-        self.parts.metrics.snapshot_chunks.with_label_values(&labels).inc();
-        let (rows, bytes) = (record.rows, record.bytes);
-        if self.told.elapsed() > TOLD_INTERVAL {
-            self.told = Instant::now();
-            tracing::info!(table = name, rows, "copying");
+        let bytes = record.bytes - bytes_before;
+        self.tell_acknowledged(at, rows, bytes);
+        if self.notified.elapsed() > PROGRESS_INTERVAL
+            && let Some(job) = &self.job
+        {
+            self.notified = Instant::now();
+            self.parts.notifier.table_in_progress(job, &self.tables, at)?;
         }
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                (table.rows, table.bytes) = (rows, bytes);
-                table.chunks += 1;
-                table.rows_estimated = table.rows_estimated.max(rows);
-            }
-        });
         if done { self.set_table(at, TableState::Done, None) } else { self.store_table(at) }
     }
 
@@ -395,30 +397,20 @@ impl Coordinator {
         error: Option<String>,
     ) -> Result<(), StageError> {
         self.tables[at].state = state;
-        let name = self.tables[at].name();
-        let rows = self.tables[at].rows;
-        match state {
-            TableState::Done => tracing::info!(table = name, rows, "copied"),
-            TableState::Failed => {
-                self.parts.metrics.errors.with_label_values(&["snapshot"]).inc();
-                tracing::warn!(table = name, error, "giving up the copy of a table");
-            }
-            TableState::Waiting | TableState::Copying => {}
-        }
-        self.parts.control.change(|status| {
-            if let Some(table) = status.tables.get_mut(&name) {
-                table.state = state;
-                table.error = error;
-                if state == TableState::Done {
-                    table.rows_estimated = rows;
+        self.tell_table(at, state, error.clone());
+        if let Some(job) = &self.job {
+            match state {
+                TableState::Waiting => {}
+                TableState::Copying => self.parts.notifier.table_in_progress(job, &self.tables, at)?,
+                TableState::Done | TableState::Failed => {
+                    self.parts.notifier.table_over(job, &self.tables, at, error.as_deref())?
                 }
             }
-        });
+        }
         self.store_table(at)?;
-        let is_over = |table: &TableRecord| matches!(table.state, TableState::Done | TableState::Failed);
-        let left = self.tables.iter().filter(|table| !is_over(table)).count();
+        let left = self.tables.iter().filter(|table| !table.is_over()).count();
         self.parts.metrics.snapshot_tables_left.set(left as i64);
-        if self.is_running() && self.tables.iter().all(is_over) {
+        if self.is_running() && self.tables.iter().all(TableRecord::is_over) {
             let seconds = self.began.elapsed().as_secs_f64();
             let rows: u64 = self.tables.iter().map(|table| table.rows).sum();
             tracing::info!(tables = self.tables.len(), rows, seconds, "the snapshot is complete");
@@ -432,11 +424,13 @@ impl Coordinator {
             job.state = state;
             job.epoch = self.parts.epoch;
         }
-        self.parts.control.change(|status| {
-            status.state = state;
-            status.waiting = None;
-            status.transaction_age_seconds = None;
-        });
+        self.tell_job_state(state);
+        self.tell_step(match state {
+            JobState::Running => JobStep::Resumed,
+            JobState::Paused => JobStep::Paused,
+            JobState::Done => JobStep::Completed,
+            JobState::Cancelled => JobStep::Aborted,
+        })?;
         self.store_job()
     }
 
@@ -463,39 +457,6 @@ impl Coordinator {
         }
         self.store_job()
     }
-
-    /// Tells of the job and its tables anew.
-    pub(crate) fn tell_job(&self, estimates: Option<&[SnapshotTable]>) {
-        let Some(job) = &self.job else { return };
-        let status_of = |(at, record): (usize, &TableRecord)| {
-            let estimated = estimates
-                .and_then(|tables| tables.get(at))
-                .map_or(0, |table| table.leaves.iter().map(|leaf| leaf.estimated_rows).sum());
-            let status = TableStatus {
-                state: record.state,
-                rows: record.rows,
-                rows_estimated: record.rows.max(estimated),
-                bytes: record.bytes,
-                chunks: 0,
-                seconds: 0.0,
-                error: None,
-            };
-            (record.name(), status)
-        };
-        self.parts.control.set(SnapshotStatus {
-            id: job.id.clone(),
-            kind: job.kind,
-            state: job.state,
-            waiting: None,
-            transaction_age_seconds: None,
-            tables: self.tables.iter().enumerate().map(status_of).collect(),
-        });
-    }
-
-    /// Says what holds the job up, or that nothing does any more.
-    pub(crate) fn tell_waiting(&self, waiting: Option<String>) {
-        self.parts.control.change(|status| status.waiting = waiting);
-    }
 }
 
 pub(crate) fn failed(why: &str) -> StageError {
@@ -505,9 +466,6 @@ pub(crate) fn failed(why: &str) -> StageError {
         "correct it, or set snapshot.mode = \"never\"",
     ))
 }
-
-/// Time between two lines of the log about a copy.
-const TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two looks at what a snapshot holds back.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);

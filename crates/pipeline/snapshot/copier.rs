@@ -9,13 +9,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use headwater_pg::lock_wait::telling_locks;
 use headwater_pg::snapshot_tables::{Leaf, SnapshotTable};
-use headwater_pg::transaction_snapshot::begin_at_exported;
+use headwater_pg::transaction_snapshot::{begin_at_exported, lock_tables};
 use headwater_pg::{ConnectSettings, CopySession};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::control::SnapshotControl;
+use super::meter::TableMeter;
+use super::pace::Pace;
+use super::seen::tell_lock;
 use super::{Chunk, CopyInput, Input};
 use crate::error::StageError;
 
@@ -30,6 +36,9 @@ const RANGES_PER_WORKER: u32 = 4;
 
 /// Rows between the server and the pump, bytes.
 pub(crate) const COPY_IN_FLIGHT_BYTES: usize = 4 << 20;
+
+/// `lock_not_available`: a lock was not had within the session's timeout.
+pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// What one worker does at a time.
 #[derive(Clone, Debug)]
@@ -88,6 +97,11 @@ impl Parts {
         !self.stopped.is_empty()
     }
 
+    /// A part that could not be begun is the next one again.
+    fn give_back(&mut self, part: Part) {
+        self.waiting.push_front(part);
+    }
+
     pub(crate) fn take_stopped(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.stopped)
     }
@@ -103,6 +117,18 @@ pub(crate) struct Copier {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) inputs: Sender<Input>,
     pub(crate) max_row_bytes: u64,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) pace: Arc<Pace>,
+    /// One for each table.
+    pub(crate) meters: Vec<Arc<TableMeter>>,
+    pub(crate) control: Arc<SnapshotControl>,
+}
+
+/// Whether a part is copied.
+enum Outcome {
+    Copied,
+    /// Somebody waits to change the table, behind the keeper of the snapshot and before us.
+    Blocked(headwater_pg::Error),
 }
 
 impl Copier {
@@ -121,11 +147,16 @@ impl Copier {
         let mut session =
             CopySession::connect(&self.postgres).await.map_err(StageError::postgres(copying))?;
         session.set_max_frame_bytes(self.max_row_bytes);
-        begin_at_exported(&mut session, &self.snapshot_name)
+        let joining = "joining the slot's snapshot";
+        session
+            .set_timeouts(self.lock_timeout, Duration::ZERO)
             .await
-            .map_err(StageError::postgres("joining the slot's snapshot"))?;
+            .map_err(StageError::postgres(joining))?;
+        begin_at_exported(&mut session, &self.snapshot_name).await.map_err(StageError::postgres(joining))?;
         loop {
-            self.copy(&mut session, &part).await?;
+            if let Outcome::Blocked(error) = self.copy(&mut session, &part).await? {
+                self.give_way(part, error)?;
+            }
             match self.next() {
                 Some(next) => part = next,
                 None => return Ok(()),
@@ -133,21 +164,55 @@ impl Copier {
         }
     }
 
-    async fn copy(&self, session: &mut CopySession, part: &Part) -> Result<(), StageError> {
+    /// Whoever waits to change a table waits for the whole snapshot, and makes everybody wait who comes after: what is
+    /// under way is finished, and the rest is copied beside the stream.
+    fn give_way(&self, part: Part, source: headwater_pg::Error) -> Result<(), StageError> {
+        let table = &self.tables[part.table];
+        if table.key.is_empty() {
+            // The next session copies it as a whole.
+            return Err(StageError::Copy { table: name_of(table), source });
+        }
+        tracing::warn!(
+            table = name_of(table),
+            "a statement that changes the table waits for the snapshot: giving way to it, the rest is copied beside the stream"
+        );
+        let mut parts = self.parts();
+        parts.give_back(part);
+        parts.stop(|table| !self.tables[table].key.is_empty());
+        Ok(())
+    }
+
+    async fn copy(&self, session: &mut CopySession, part: &Part) -> Result<Outcome, StageError> {
         let table = &self.tables[part.table];
         let leaf: &Leaf = &table.leaves[part.leaf];
         let sql = table.copy_pages(leaf, part.pages.clone(), self.filters[part.table].as_deref());
         let failed = |source| StageError::Copy { table: name_of(table), source };
+        let doing = format!("the copy of {}", name_of(table));
+        let (pids, name) = ([session.backend_pid()], leaf.sql_name());
+        let lock = lock_tables(session, std::slice::from_ref(&name));
+        let locked = telling_locks(&self.postgres, &pids, tell_lock(&self.control, &doing), lock).await;
+        match locked {
+            Err(error) if error.sqlstate() == Some(LOCK_NOT_AVAILABLE) => {
+                return Ok(Outcome::Blocked(error));
+            }
+            locked => locked.map_err(failed)?,
+        }
+        let meter = &self.meters[part.table];
+        meter.start();
         session.copy_out(&sql).await.map_err(failed)?;
         while let Some(rows) = session.next_rows().await.map_err(failed)? {
             let bytes = rows.len_bytes();
             // A row larger than all permits passes when nothing else is under way.
             let wanted = bytes.min(COPY_IN_FLIGHT_BYTES) as u32;
             let permit = self.permits.clone().acquire_many_owned(wanted).await.expect("nobody closes it");
+            let count = rows.len() as u64;
             part.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            meter.add(count, bytes as u64);
             self.send(CopyInput::Rows { chunk: part.chunk.clone(), rows, permit })?;
+            self.pace.read(count, bytes as u64).await;
         }
-        self.end(part)
+        self.end(part)?;
+        Ok(Outcome::Copied)
     }
 
     fn next(&self) -> Option<Part> {

@@ -347,7 +347,11 @@ impl Intake {
         writer: &mut Writer,
     ) -> Result<ChunkVerdict, StageError> {
         let relation = beside.chunk.relation();
-        let verdict = self.touched.verdict(relation, &beside.snapshot);
+        let verdict = if beside.on_standby {
+            self.touched.verdict_on_standby(relation)
+        } else {
+            self.touched.verdict(relation, &beside.snapshot)
+        };
         if verdict != ChunkVerdict::Write {
             return Ok(verdict);
         }

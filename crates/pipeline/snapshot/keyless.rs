@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use headwater_pg::CopySession;
+use headwater_pg::lock_wait::telling_locks;
 use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pg::transaction_snapshot::{
     ParseSnapshotError, TransactionSnapshot, Watermark, begin_at_present,
@@ -19,6 +21,7 @@ use tokio::sync::Semaphore;
 use super::coordinator::{Coordinator, Pending};
 use super::copier::{COPY_IN_FLIGHT_BYTES, name_of};
 use super::progress::TableState;
+use super::seen::tell_lock;
 use super::{Chunk, CopyInput};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
@@ -91,7 +94,13 @@ impl Coordinator {
         let copying = |source| StageError::Postgres { doing: "copying tables without a key", source };
         let mut session = CopySession::connect(&self.parts.settings.postgres).await.map_err(copying)?;
         session.set_max_frame_bytes(self.parts.settings.max_row_bytes);
-        let watermark = begin_at_present(&mut session, &names).await.map_err(copying)?;
+        let limits = &self.parts.settings.snapshot;
+        session.set_timeouts(limits.lock_timeout, Duration::ZERO).await.map_err(copying)?;
+        let (doing, pids) = ("the copy of tables without a key", [session.backend_pid()]);
+        let tell = tell_lock(&self.parts.control, doing);
+        let begun = begin_at_present(&mut session, &names);
+        let begun = telling_locks(&self.parts.settings.postgres, &pids, tell, begun).await;
+        let watermark = begun.map_err(copying)?;
         self.undone = vec![0; self.tables.len()];
         for (at, table) in &tables {
             self.copy_whole(*at, table, &mut session, &watermark).await?;
@@ -115,6 +124,7 @@ impl Coordinator {
         self.send(CopyInput::Settled { relation, snapshot })?;
         let permits = Arc::new(Semaphore::new(COPY_IN_FLIGHT_BYTES));
         let filter = self.tables[at].filter.clone();
+        let meter = self.parts.control.meter(&name_of(table));
         self.undone[at] = table.leaves.len();
         for (n, leaf) in table.leaves.iter().enumerate() {
             let chunk = Arc::new(Chunk {
@@ -129,10 +139,13 @@ impl Coordinator {
             self.pending.insert(chunk.number, pending);
             session.copy_out(&table.copy_pages(leaf, None, filter.as_deref())).await.map_err(failed)?;
             while let Some(rows) = session.next_rows().await.map_err(failed)? {
-                bytes.fetch_add(rows.len_bytes() as u64, Ordering::Relaxed);
+                let (count, size) = (rows.len() as u64, rows.len_bytes() as u64);
+                bytes.fetch_add(size, Ordering::Relaxed);
+                meter.add(count, size);
                 let wanted = rows.len_bytes().min(COPY_IN_FLIGHT_BYTES) as u32;
                 let permit = permits.clone().acquire_many_owned(wanted).await.expect("nobody closes it");
                 self.send(CopyInput::Rows { chunk: chunk.clone(), rows, permit })?;
+                self.pace.read(count, size).await;
             }
             let last_of_table = n + 1 == table.leaves.len();
             self.send(CopyInput::End { chunk, last_of_table })?;
@@ -151,7 +164,8 @@ mod tests {
     #[test]
     fn what_is_settled_is_stored_as_postgres_writes_it() {
         let snapshot: TransactionSnapshot = "10:20:10,14".parse().unwrap();
-        let watermark = Watermark { snapshot: snapshot.clone(), high: Lsn(100), unix_micros: 0 };
+        let watermark =
+            Watermark { snapshot: snapshot.clone(), high: Lsn(100), unix_micros: 0, is_standby: false };
         let settled = Settled::new(&watermark);
         assert_eq!(settled.from(Lsn(99)).unwrap(), Some(snapshot));
         assert_eq!(settled.from(Lsn(100)).unwrap(), None, "the stream is past it");

@@ -8,10 +8,14 @@
 //!   that this snapshot sees has passed, without the rows that the stream has overtaken (`touched.rs`).
 //!
 //! The first is quicker and dies with its connection; what it leaves undone is done in the second way.
+//! Whoever asks for one is heard by `control.rs` (the administrator), `signal_reader.rs` (a table or a topic) or
+//! `new_tables.rs` (a publication), and what was asked for and is not done yet is kept in `requests.rs`.
 //! `coordinator.rs` decides which, keeps the progress (`progress.rs`), and owns neither records nor positions.
 
 mod again;
 mod beside;
+mod changed;
+pub(crate) mod choice;
 mod chunker;
 mod commands;
 pub mod control;
@@ -19,11 +23,25 @@ pub(crate) mod coordinator;
 mod copier;
 pub(crate) mod intake;
 mod keyless;
+pub(crate) mod ledger;
+mod meter;
 pub(crate) mod moved;
+mod new_tables;
+mod notifications;
+mod pace;
 pub mod progress;
+mod requested;
+pub(crate) mod requests;
 mod row_key;
+pub(crate) mod seen;
+pub(crate) mod session;
+mod signal_reader;
+pub(crate) mod signal_rows;
+mod signal_topic;
+mod signals;
 #[cfg(test)]
 mod simulation;
+pub mod table_pattern;
 mod touched;
 mod under;
 
@@ -44,6 +62,8 @@ pub(crate) enum Input {
     Wal(SourceBatch),
     /// Something of a snapshot.
     Copy(CopyInput),
+    /// What is stored beside the checkpoint, or told.
+    Ledger(ledger::LedgerEntry),
 }
 
 /// A part of a table that is copied as a whole or again.
@@ -91,6 +111,8 @@ pub(crate) enum CopyInput {
 pub(crate) struct BesideChunk {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) snapshot: TransactionSnapshot,
+    /// A standby has made visible what it has streamed, and its snapshots do not say so.
+    pub(crate) on_standby: bool,
     pub(crate) rows: Vec<CopyRows>,
     /// The keys that it was to have, if it was read for them only.
     pub(crate) asked: Vec<Vec<String>>,

@@ -53,6 +53,9 @@ pub(crate) struct JobRecord {
     pub(crate) id: String,
     pub(crate) kind: JobKind,
     pub(crate) state: JobState,
+    /// The last request that a job was begun for; 0 for none.
+    #[serde(default)]
+    pub(crate) request: u64,
     /// Which owner of the slot wrote this.
     pub(crate) epoch: u64,
 }
@@ -61,7 +64,7 @@ impl JobRecord {
     /// The one of a new slot.
     pub(crate) fn initial(epoch: u64) -> JobRecord {
         let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
-        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, epoch }
+        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, request: 0, epoch }
     }
 }
 
@@ -90,6 +93,9 @@ pub(crate) struct TableRecord {
     pub(crate) table: String,
     pub(crate) relation: RelationId,
     pub(crate) state: TableState,
+    /// Its partitions that hold rows, while it is copied: what is attached later is behind no place that was reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) partitions: Vec<u32>,
     /// Rows that were asked for only, as SQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
@@ -126,6 +132,11 @@ pub(crate) struct PagesDone {
 impl TableRecord {
     pub(crate) fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
+    }
+
+    /// Whether nothing more is done for it.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, TableState::Done | TableState::Failed)
     }
 
     /// The key under which it is stored, after the checkpoint's own key.
@@ -176,6 +187,16 @@ impl TableRecord {
             }
         }
         done.pages = merged;
+    }
+
+    /// How many of the first `pages` pages of a storage are left, whichever rewrite of it they are of.
+    pub(crate) fn pages_left_of(&self, relation: u32, pages: u32) -> u64 {
+        let filenode =
+            self.pages_done.iter().find(|done| done.relation == relation).map_or(0, |done| done.filenode);
+        self.pages_left(relation, filenode, pages)
+            .iter()
+            .map(|range| u64::from(range.end - range.start))
+            .sum()
     }
 
     /// What is left of `pages` pages of a storage.
@@ -236,6 +257,7 @@ mod tests {
             table: "orders".to_owned(),
             relation: RelationId(7),
             state: TableState::Copying,
+            partitions: Vec::new(),
             filter: None,
             pages_done: Vec::new(),
             key_columns: Vec::new(),

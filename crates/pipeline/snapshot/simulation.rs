@@ -36,6 +36,7 @@ struct Writer {
 #[derive(Default)]
 struct World {
     next_xid: u32,
+    newest_ended: u32,
     next_version: u32,
     /// What a new snapshot sees.
     visible: BTreeMap<u8, Stored>,
@@ -122,6 +123,7 @@ impl World {
     fn become_visible(&mut self, which: u8) {
         if !self.in_wal.is_empty() {
             let writer = self.in_wal.remove(usize::from(which) % self.in_wal.len());
+            self.newest_ended = self.newest_ended.max(writer.xid);
             for (key, row) in writer.rows {
                 match row {
                     Some(row) => drop(self.visible.insert(key, row)),
@@ -147,10 +149,11 @@ impl World {
     }
 
     fn read(&self, keys: Vec<u8>, is_again: bool) -> Read {
-        let mut in_progress: Vec<u64> =
-            self.open.iter().chain(&self.in_wal).map(|writer| u64::from(writer.xid)).collect();
+        // The list ends with the newest transaction that has ended; what runs behind it is not named.
+        let xmax = u64::from(self.newest_ended) + 1;
+        let running = self.open.iter().chain(&self.in_wal).map(|writer| u64::from(writer.xid));
+        let mut in_progress: Vec<u64> = running.filter(|xid| *xid < xmax).collect();
         in_progress.sort_unstable();
-        let xmax = u64::from(self.next_xid);
         let snapshot =
             TransactionSnapshot { xmin: in_progress.first().copied().unwrap_or(xmax), xmax, in_progress };
         let rows = self.visible.iter().filter(|(key, _)| keys.contains(key));
@@ -293,7 +296,7 @@ fn watch(awake: bool) -> Watch {
 }
 
 fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {
-    let mut world = World { next_xid: FIRST_XID, ..World::default() };
+    let mut world = World { next_xid: FIRST_XID, newest_ended: FIRST_XID - 1, ..World::default() };
     for key in (0..KEYS).step_by(2) {
         let version = world.version();
         world.visible.insert(key, (version, version));

@@ -19,6 +19,9 @@ use super::row_key::read_key;
 /// Ids of transactions that are kept apart: 2 MiB of bits. What is older counts as unknown.
 const SEEN_WORDS_MAX: usize = 16 * 1024 * 1024 / 64;
 
+/// Transactions that a chunk waits for at a time; what is left is found when it is read again.
+const PASSED_MAX: usize = 1000;
+
 /// Keys that are remembered for all tables together, bytes. Beyond it they are forgotten and the chunk is read again,
 /// smaller.
 const TOUCHED_BYTES_MAX: usize = 16 << 20;
@@ -63,6 +66,19 @@ impl SeenTransactions {
             return None;
         }
         Some(self.bits.get(offset / 64).is_some_and(|word| word & 1 << (offset % 64) != 0))
+    }
+
+    /// From this id on: what has passed, and what is too old for an answer.
+    fn perhaps_passed_from(&self, xid: u64) -> Vec<u64> {
+        let offset = |xid: u32| i64::from(xid.wrapping_sub(self.base) as i32);
+        let (from, known) = (offset(xid as u32), offset(self.known_from).max(0));
+        let words = self.bits.iter().enumerate().skip(from.max(known) as usize / 64);
+        let passed = words.flat_map(|(at, word)| {
+            let bits = (0..64).filter(move |bit| word & 1 << bit != 0);
+            bits.map(move |bit| (at * 64 + bit) as i64)
+        });
+        let offsets = (from..known).chain(passed.filter(|offset| *offset >= from.max(known)));
+        offsets.map(|offset| xid.saturating_add_signed(offset - from)).take(PASSED_MAX).collect()
     }
 
     /// All before this id are over: nobody will ask for them.
@@ -263,6 +279,8 @@ impl Touched {
     }
 
     /// Whether a chunk that was read under this snapshot can be written now that everything it sees has passed.
+    ///
+    /// The list of running transactions ends with the newest that has ended: from `xmax` on the snapshot names none.
     pub(crate) fn verdict(&mut self, relation: RelationId, snapshot: &TransactionSnapshot) -> ChunkVerdict {
         let Some(table) = self.tables.get_mut(&relation) else {
             return ChunkVerdict::ReadAgain { after: Vec::new() };
@@ -273,11 +291,22 @@ impl Touched {
             let xid = **xid as u32;
             table.before.contains(xid) != Some(false)
         };
-        let after: Vec<u64> = snapshot.in_progress.iter().filter(unsafe_to_ignore).copied().collect();
+        let mut after: Vec<u64> = snapshot.in_progress.iter().filter(unsafe_to_ignore).copied().collect();
+        after.extend(table.before.perhaps_passed_from(snapshot.xmax));
         if std::mem::take(&mut table.overflowed) || !table.awake || !after.is_empty() {
             return ChunkVerdict::ReadAgain { after };
         }
         ChunkVerdict::Write
+    }
+
+    /// The same on a standby: what has passed there is visible, so no chunk has the rows of before.
+    pub(crate) fn verdict_on_standby(&mut self, relation: RelationId) -> ChunkVerdict {
+        let again = |table: &mut WatchedTable| std::mem::take(&mut table.overflowed) || !table.awake;
+        if self.tables.get_mut(&relation).is_none_or(again) {
+            ChunkVerdict::ReadAgain { after: Vec::new() }
+        } else {
+            ChunkVerdict::Write
+        }
     }
 
     /// Whether the table's last Relation message came from a transaction that this snapshot does not see: the chunk
@@ -359,6 +388,38 @@ fn cost(key: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TABLE: RelationId = RelationId(7);
+
+    /// Whether a chunk under `snapshot` is written, or waits for these; `passed` had passed before the watch.
+    #[track_caller]
+    fn check(next: u32, passed: &[u32], snapshot: &str, waits_for: &[u64]) {
+        let mut touched = Touched::new(next);
+        passed.iter().for_each(|xid| touched.passed(*xid));
+        let (key, job, table) = (vec!["id".to_owned()], String::new(), String::new());
+        touched.watch(TABLE, Watch { key, job, table, awake: true }, None);
+        let verdict = touched.verdict(TABLE, &snapshot.parse().unwrap());
+        let expected = match waits_for {
+            [] => ChunkVerdict::Write,
+            after => ChunkVerdict::ReadAgain { after: after.to_vec() },
+        };
+        assert_eq!(verdict, expected, "{passed:?} {snapshot}");
+    }
+
+    #[test]
+    fn a_chunk_waits_for_what_passed_and_counts_as_running() {
+        check(640, &[700, 701], "702:702:", &[]);
+        check(640, &[700, 701], "700:702:700", &[700]);
+        check(640, &[701], "700:702:700", &[]);
+        // What was open at the start may have passed in the session before.
+        check(640, &[], "630:702:630,650", &[630]);
+        // The newest of all: no list names it, since none after it has ended.
+        check(640, &[700], "700:700:", &[700]);
+        check(640, &[700, 765], "690:699:690", &[700, 765]);
+        check(640, &[640], "637:638:637", &[637, 638, 639, 640]);
+        check(4, &[2, 5], "4294967300:4294967300:", &[4_294_967_301]);
+        check(650, &[], "645:645:", &[645, 646, 647, 648, 649]);
+    }
 
     #[test]
     fn what_passed_is_known_from_the_first_id_on() {

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use headwater_pg::lock_wait::telling_locks;
 use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use tokio::sync::{Semaphore, mpsc};
@@ -12,9 +13,17 @@ use tokio::task::JoinSet;
 use super::Chunk;
 use super::control::Asked;
 use super::coordinator::{Coordinator, LOOK_INTERVAL, Pending};
-use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, Part, Parts, name_of, ranges};
+use super::copier::{COPY_IN_FLIGHT_BYTES, Copier, LOCK_NOT_AVAILABLE, Part, Parts, name_of, ranges};
+use super::notifications::JobStep;
+use super::seen::tell_lock;
 use crate::error::StageError;
 use crate::status::Readiness;
+
+/// Time between two attempts to lock tables: those who stood behind the last one have their turn.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Time between two updates of metrics while nothing is acknowledged.
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// Copies what the keeper's snapshot sees. What it can't finish within its limits is left for beside the stream.
@@ -31,12 +40,15 @@ impl Coordinator {
             .iter()
             .flat_map(|table| table.leaves.iter().map(|leaf| (leaf.oid, leaf.sql_name())))
             .collect();
-        let rewritten = keeper
-            .lock(&names)
-            .await
-            .map_err(StageError::postgres("locking the tables of the snapshot against DDL"))?;
+        let began = Instant::now();
+        let limit = self.parts.settings.snapshot.max_transaction_age;
+        self.parts.control.set_transaction(Some((began, limit)));
+        let rewritten = self.lock_under(&mut keeper, &names, began).await?;
         self.tables = tables.iter().map(|table| self.record(table, self.filter_of(table))).collect();
-        self.tell_job(Some(&tables));
+        self.estimate(&tables).await;
+        self.tell_job();
+        self.parts.control.set_transaction(Some((began, limit)));
+        self.tell_step(JobStep::Started)?;
         self.store_all()?;
         let parts = self.parts_of(&tables, &rewritten, keeper.unix_micros());
         for leaf in tables.iter().flat_map(|table| &table.silent_leaves) {
@@ -64,10 +76,15 @@ impl Coordinator {
             permits: Arc::new(Semaphore::new(COPY_IN_FLIGHT_BYTES)),
             inputs: self.parts.inputs.clone(),
             max_row_bytes: self.parts.settings.max_row_bytes,
+            lock_timeout: self.parts.settings.snapshot.lock_timeout,
+            pace: self.pace.clone(),
+            meters: tables.iter().map(|table| self.parts.control.meter(&name_of(table))).collect(),
+            control: self.parts.control.clone(),
             tables,
         });
         let workers = copier.start(self.parts.settings.snapshot.workers);
-        self.attend(&copier, workers, &mut keeper, asked).await?;
+        self.attend(&copier, workers, (&mut keeper, began), asked).await?;
+        self.parts.control.set_transaction(None);
         // Acknowledgements still come in; what was not handed out goes on beside the stream.
         for chunk in copier.parts().take_stopped() {
             self.pending.remove(&chunk);
@@ -75,7 +92,37 @@ impl Coordinator {
         Ok(())
     }
 
-    fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
+    /// Locks the tables against DDL, however long that takes within the age that the transaction may have: waiting lets
+    /// go now and then, for those who stand behind us.
+    async fn lock_under(
+        &mut self,
+        keeper: &mut SnapshotKeeper,
+        names: &[(u32, String)],
+        began: Instant,
+    ) -> Result<Vec<u32>, StageError> {
+        let doing = "locking the tables of the snapshot against DDL";
+        let settings = &self.parts.settings;
+        let timeout = settings.snapshot.lock_timeout;
+        keeper.set_lock_timeout(timeout).await.map_err(StageError::postgres(doing))?;
+        let pids = [keeper.backend_pid()];
+        loop {
+            let tell = tell_lock(&self.parts.control, doing);
+            let locked = telling_locks(&settings.postgres, &pids, tell, keeper.lock(names)).await;
+            match locked {
+                Err(error)
+                    if error.sqlstate() == Some(LOCK_NOT_AVAILABLE)
+                        && began.elapsed() < settings.snapshot.max_transaction_age =>
+                {
+                    self.parts.status.progress();
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                locked => return locked.map_err(StageError::postgres(doing)),
+            }
+        }
+    }
+
+    /// The rows of a table that are wanted only, by the configuration.
+    pub(crate) fn filter_of(&self, table: &SnapshotTable) -> Option<String> {
         let name = name_of(table);
         let filters = &self.parts.settings.snapshot.filters;
         let matching = filters.iter().filter(|(pattern, _)| headwater_avro::glob_matches(pattern, &name));
@@ -130,12 +177,12 @@ impl Coordinator {
         &mut self,
         copier: &Copier,
         mut workers: JoinSet<Result<(), StageError>>,
-        keeper: &mut SnapshotKeeper,
+        (keeper, began): (&mut SnapshotKeeper, Instant),
         asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<(), StageError> {
-        let began = Instant::now();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        let mut stopped = false;
+        let mut shows = tokio::time::interval(SHOW_INTERVAL);
+        let mut told = false;
         loop {
             tokio::select! {
                 ended = workers.join_next() => match ended {
@@ -150,15 +197,17 @@ impl Coordinator {
                     // Who asked may be gone.
                     drop(answer.send(Err(why.to_owned())));
                 }
+                _ = shows.tick() => self.tell_progress(),
                 _ = looks.tick() => {
                     keeper.alive().await.map_err(StageError::postgres("holding the slot's snapshot"))?;
                     let age = began.elapsed();
-                    self.parts.control.change(|status| status.transaction_age_seconds = Some(age.as_secs_f64()));
                     self.parts.status.progress();
-                    if !stopped && let Some(why) = self.holds_too_much(age).await? {
-                        stopped = copier.parts().stop(|table| !copier.tables[table].key.is_empty());
-                        if stopped {
+                    if !told && let Some(why) = self.holds_too_much(age).await? {
+                        told = true;
+                        if copier.parts().stop(|table| !copier.tables[table].key.is_empty()) {
                             tracing::warn!("{why}: the stream begins now, and the rest is copied beside it");
+                        } else {
+                            tracing::warn!("{why}: nothing is left to begin, and what is under way is finished");
                         }
                     }
                 }

@@ -23,6 +23,7 @@ pub mod replica;
 pub mod sampler;
 pub mod samples;
 pub mod servers;
+pub mod snapshots;
 pub mod time_text;
 pub mod traffic;
 pub mod workload;

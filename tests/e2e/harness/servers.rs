@@ -181,6 +181,32 @@ impl PrivatePostgres {
         Ok(PrivatePostgres { stack, postgres: Postgres { port, version } })
     }
 
+    /// A physical standby of it, started; it is stopped for a moment to be copied.
+    pub fn standby(&self, name: &str) -> Result<PrivatePostgres> {
+        let standby = PrivatePostgres::start(name, self.postgres.version)?;
+        for server in [&standby, self] {
+            server.stop(Stop::Fast)?;
+        }
+        let (from, to) = (self.data()?, standby.data()?);
+        let copy = format!(
+            "rm -rf '{to}' && cp -a '{from}' '{to}' && cp -a '{to}/PG_VERSION' '{to}/standby.signal' &&
+             printf '%s\n' \"primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\" 'hot_standby_feedback = on' \
+               >>'{to}/postgresql.conf'",
+            self.postgres.port
+        );
+        let status = Command::new("sh").args(["-ec", &copy]).status()?;
+        ensure!(status.success(), "copying {from} to {to} failed");
+        self.start_again()?;
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    fn data(&self) -> Result<String> {
+        let log = self.stack.call(&["log", "pg", &self.postgres.version.to_string()])?;
+        let folder = log.trim().strip_suffix("/log").context("the path of a log")?;
+        Ok(format!("{folder}/data"))
+    }
+
     /// Stops it and waits until it is gone.
     pub fn stop(&self, how: Stop) -> Result<()> {
         let mode = match how {

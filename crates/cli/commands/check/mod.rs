@@ -97,7 +97,7 @@ fn human_duration(duration: Duration) -> String {
 }
 
 /// Bytes for people: `512 B`, `3.4 MiB`.
-pub(super) fn human_bytes(bytes: u64) -> String {
+pub fn human_bytes(bytes: u64) -> String {
     const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -40,7 +40,28 @@ pub async fn check_publications(
     for sentence in settings.records.without_effect(&PublishedColumns::all(columns)) {
         report.warning("records", sentence, "correct the name, or take it out of the configuration");
     }
+    check_signals(settings, &found, report);
     Ok(found)
+}
+
+/// Whether anybody would hear what is inserted into the table of signals.
+fn check_signals(settings: &Settings, publications: &[PublicationState], report: &mut Report) {
+    let Some((schema, table)) = &settings.signals.table else { return };
+    let mut published = publications.iter().flat_map(|publication| &publication.tables);
+    if published.any(|each| each.schema == *schema && each.name == *table) {
+        return report.ok("signals", format!("{schema}.{table} is published"));
+    }
+    let publication = settings.publications.first().map_or("", String::as_str);
+    report.warning(
+        "signals",
+        format!("{schema}.{table} is not published: no signal is heard from it"),
+        format!(
+            "ALTER PUBLICATION {} ADD TABLE {}.{};  -- the table: sql/signals.sql",
+            quote_identifier(publication),
+            quote_identifier(schema),
+            quote_identifier(table)
+        ),
+    );
 }
 
 fn check_publication(requirement: &str, publication: &PublicationState, report: &mut Report) {

@@ -14,6 +14,7 @@ mod combined;
 mod transforms;
 
 mod routers;
+mod signals;
 
 mod converters;
 

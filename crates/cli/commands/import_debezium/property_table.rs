@@ -7,6 +7,7 @@
 use super::combined;
 use super::report::Fate;
 use super::routers;
+use super::signals;
 use super::source::Given;
 use super::translate::Work;
 
@@ -58,8 +59,7 @@ const fn always(name: &'static str, default: &'static str, becomes: Becomes) -> 
 }
 
 const NO_SNAPSHOT: &str = "snapshots are made in another way here: see [snapshot] in docs/CONFIG.md";
-const NO_SIGNALS: &str = "this version takes no signals: headwater snapshot asks the running instance";
-const NO_NOTIFICATIONS: &str = "there are no notifications: /status, /metrics and the log tell what happens";
+const SIGNAL_CONSUMER: &str = "signals are read with the settings of [kafka], without a group: the position is kept beside the checkpoint";
 const BYTES: &str = "memory has one limit, pipeline.max_in_flight_bytes, and rows are not polled for";
 const RETRIES: &str =
     "a server that is away is waited for, with growing pauses and without an end; what can't pass halts";
@@ -468,15 +468,17 @@ const SNAPSHOTS: &[Property] = &[
     p("query.fetch.size", "0", Other(NO_SNAPSHOT)),
     p("streaming.delay.ms", "0", Other("streaming begins at once")),
     p("incremental.snapshot.*", "", Other(NO_SNAPSHOT)),
-    p("signal.data.collection", "", Not(NO_SIGNALS)),
-    p("signal.enabled.channels", "source", Other(NO_SIGNALS)),
-    p("signal.poll.interval.ms", "5000", Other(NO_SIGNALS)),
-    p("signal.emit.failure.*", "", Other(NO_SIGNALS)),
-    p("signal.kafka.*", "", Not(NO_SIGNALS)),
-    p("signal.consumer.*", "", Not(NO_SIGNALS)),
-    p("signal.file", "file-signals.txt", Not(NO_SIGNALS)),
-    p("notification.enabled.channels", "", Not(NO_NOTIFICATIONS)),
-    p("notification.*", "", Not(NO_NOTIFICATIONS)),
+    p("signal.data.collection", "", Special(signals::signal_table)),
+    p("signal.enabled.channels", "source", Special(signals::signal_channels)),
+    p("signal.poll.interval.ms", "5000", Other("signals are taken as they come")),
+    p("signal.emit.failure.*", "", Other("nothing is written to the table of signals")),
+    p("signal.kafka.topic", "", Special(signals::signal_topic)),
+    p("signal.kafka.*", "", Other(SIGNAL_CONSUMER)),
+    p("signal.consumer.*", "", Other(SIGNAL_CONSUMER)),
+    p("signal.file", "file-signals.txt", Special(signals::signal_file)),
+    p("notification.enabled.channels", "", Special(signals::notification_channels)),
+    p("notification.sink.topic.name", "", Special(signals::notification_topic)),
+    p("notification.*", "", Not("there are the channels sink and log")),
 ];
 
 const STREAMING: &[Property] = &[

@@ -258,6 +258,47 @@ fn debezium_server() {
     check(&translation, "quarkus.log.console.json", Fate::Other, "--log");
 }
 
+/// The sample with more properties.
+fn shop_with(properties: &[(&str, &str)]) -> Translation {
+    let mut connector = source::read(&format!("{FIXTURES}/shop.json"), None, None).expect("the sample");
+    for (name, value) in properties {
+        let given = Given { shown: (*name).to_owned(), value: (*value).to_owned() };
+        connector.properties.insert((*name).to_owned(), given);
+    }
+    translate(&connector, &Options::default())
+}
+
+#[test]
+fn signals_and_notifications() {
+    let translation = shop_with(&[
+        ("signal.data.collection", "public.debezium_signal"),
+        ("signal.enabled.channels", "source,kafka"),
+        ("signal.kafka.groupId", "mine"),
+        ("notification.enabled.channels", "sink,log"),
+        ("notification.sink.topic.name", "told"),
+    ]);
+    check(&translation, "signal.kafka.groupId", Fate::Other, "[kafka]");
+    let toml = table(&translation);
+    for (path, value) in [
+        (&["signals", "table"][..], "\"public.debezium_signal\""),
+        (&["signals", "topic"], "\"shop-signal\""),
+        (&["notifications", "topic"], "\"told\""),
+        (&["notifications", "log"], "true"),
+    ] {
+        assert_eq!(at(&toml, path), value, "{path:?}");
+    }
+    let translation = shop_with(&[
+        ("signal.data.collection", "public.debezium_signal"),
+        ("signal.kafka.topic", "asked"),
+        ("notification.enabled.channels", "jmx"),
+        ("notification.sink.topic.name", "told"),
+    ]);
+    check(&translation, "signal.data.collection", Fate::Carried, "signals.allow_filters");
+    check(&translation, "signal.kafka.topic", Fate::Other, "not enabled");
+    check(&translation, "notification.enabled.channels", Fate::Unsupported, "jmx");
+    check(&translation, "notification.sink.topic.name", Fate::Other, "not enabled");
+}
+
 #[test]
 fn every_property_of_debezium_is_in_the_table() {
     let names = std::fs::read_to_string(format!("{FIXTURES}/properties.txt")).expect("the list");

@@ -20,6 +20,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use headwater_avro::registry::{Registry, RegistryError};
 use headwater_pg::Client;
+use headwater_pg::lock_wait::{LockWait, telling_locks};
 use headwater_pipeline::present::{PresentTable, Schemas, present_tables};
 use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::{ExitCode, Halt, Settings};
@@ -126,7 +127,13 @@ pub async fn check_registered(settings: &Settings) -> Result<(), Halt> {
     }
     let Ok(registry) = Registry::new(registry) else { return Ok(()) };
     let Ok(client) = headwater_pg::connect(&settings.postgres).await else { return Ok(()) };
-    let Ok(tables) = present_tables(&client, settings, &settings.postgres.database).await else {
+    let tell = |wait: Option<&LockWait>| {
+        if let Some(wait) = wait {
+            tracing::warn!("looking up the published tables waits for {wait}");
+        }
+    };
+    let present = present_tables(&client, settings, &settings.postgres.database);
+    let Ok(tables) = telling_locks(&settings.postgres, &[client.backend_pid()], tell, present).await else {
         return Ok(());
     };
     let missing = not_registered(&registry, &tables).await;
