@@ -45,6 +45,8 @@ pub mod registry;
 mod transaction_metadata;
 mod unchanged_columns;
 
+pub mod reading;
+
 mod same_bytes;
 mod schema_diff;
 mod subject;

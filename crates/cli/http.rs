@@ -67,7 +67,12 @@ fn router(sources: Sources) -> Router {
 }
 
 async fn metrics(State(sources): State<Sources>) -> Response {
-    match TextEncoder::new().encode_to_string(&sources.registry.gather()) {
+    metrics_text(&sources.registry)
+}
+
+/// All metrics in Prometheus' text format.
+pub fn metrics_text(registry: &Registry) -> Response {
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

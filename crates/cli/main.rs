@@ -3,6 +3,7 @@
 //! In: arguments, a configuration file, the environment. Out: an exit code of [`headwater_pipeline::ExitCode`], and on
 //! standard error one sentence that says what is wrong and what to do about it.
 
+mod apply_http;
 mod commands;
 mod config;
 mod http;
@@ -60,6 +61,8 @@ struct Shared {
 enum Command {
     /// Do the job: follow the slot, write to the sink, until told to stop.
     Run(commands::run::Arguments),
+    /// Keep tables of another database equal to topics, exactly once; run SQL for outbox events.
+    Apply(commands::apply::Arguments),
     /// Connect to everything and say what is fine, what is not, and what mends it.
     Check(commands::check::Arguments),
     /// Create publication, topics and slot, after showing what it will run.
@@ -115,6 +118,7 @@ fn abort_on_panic() {
 fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
     match command {
         Command::Run(arguments) => commands::run::run(shared, &arguments),
+        Command::Apply(arguments) => commands::apply::run(shared, &arguments),
         Command::Check(arguments) => commands::check::run(shared, &arguments),
         Command::Init(arguments) => commands::init::run(shared, &arguments),
         Command::Tail(arguments) => commands::tail::run(shared, &arguments),

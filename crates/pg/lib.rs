@@ -8,7 +8,7 @@
 //! - `settings`, `error`: what goes in, what goes wrong.
 //! - `transport`, `tls`, `end_point`, `auth`, `connect`: from an address to a session that is ready for a query.
 //! - `wire`, `frame`: bytes to protocol messages and back; the buffers outlive a cancelled read.
-//! - `session`, `cancel`: replication commands. `client`: SQL, through tokio-postgres.
+//! - `session`, `cancel`: replication commands. `client`, `copy_in`, `text_parameter`: SQL, through tokio-postgres.
 //! - `replication`, `wal_batch`, `status`: the stream of WAL and the answers to it.
 //! - `lazy_read`, `receive_low_water`: how it reads while there is a backlog.
 //! - `copy_out`, `copy_rows`: rows of COPY. `transaction_snapshot`: what is seen while they are copied.
@@ -38,6 +38,10 @@ mod session;
 mod cancel;
 
 mod client;
+
+mod copy_in;
+
+mod text_parameter;
 
 mod replication;
 
@@ -73,6 +77,7 @@ pub mod catalog;
 pub mod read_back;
 
 pub use client::{Client, connect};
+pub use copy_in::copy_in;
 pub use copy_out::CopySession;
 pub use copy_rows::CopyRows;
 pub use error::{Error, ErrorKind, ServerError};
@@ -80,4 +85,6 @@ pub use replication::{DEFAULT_MAX_FRAME_BYTES, ReplicationStream};
 pub use session::{CreatedSlot, PgoutputOptions, Session, SystemIdentity};
 pub use settings::{ChannelBinding, ConnectSettings, Host, RootCert, Secret, SslMode, TlsSettings};
 pub use status::StandbyStatus;
+pub use text_parameter::TextParameter;
+pub use tokio_postgres::{SimpleQueryMessage, Statement};
 pub use wal_batch::{Frame, Frames, WalBatch};

@@ -74,6 +74,12 @@ pub enum ExitCode {
     ImportIncomplete = 70,
     /// The position of another connector can't be taken over as things are.
     TakeOverRefused = 71,
+    /// `apply`: a target table is missing or doesn't fit its topic, and may not be made or altered.
+    TargetUnsuitable = 80,
+    /// `apply`: a record that can't be applied.
+    RecordUnusable = 81,
+    /// `apply`: the offsets or positions in the target database don't fit the topic.
+    OffsetsUnusable = 82,
 }
 
 impl ExitCode {

@@ -15,7 +15,8 @@ use crate::harness::fixture::{Fixture, on_shared, parse_id};
 use crate::harness::headwater::Config;
 use crate::harness::kafka::Raw;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden");
+/// What a real Debezium wrote.
+pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/golden");
 
 /// What comes after it needs a registry that takes incompatible schemas: Debezium died there as well.
 const LAST_LINES: &str = "-- last, for it is incompatible";
@@ -220,7 +221,8 @@ fn read_json(path: &str) -> Result<Json> {
     Ok(serde_json::from_str(&text)?)
 }
 
-fn sql(name: &str) -> Result<String> {
+/// The recorded SQL, up to where it needs a registry that takes anything.
+pub fn sql(name: &str) -> Result<String> {
     let text = std::fs::read_to_string(format!("{FIXTURES}/{name}"))?;
     let text = text.split(LAST_LINES).next().unwrap_or_default();
     // Every test's database has hstore, for its audit and in its schema.
@@ -229,7 +231,8 @@ fn sql(name: &str) -> Result<String> {
 }
 
 /// Statements that end at the end of a line.
-fn statements(text: &str) -> Vec<String> {
+/// One by one, as they were run.
+pub fn statements(text: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     for line in text.lines() {
         let code = line.split(" --").next().unwrap_or_default().trim_end();

@@ -6,6 +6,10 @@
 
 mod harness;
 
+mod apply;
+mod apply_debezium;
+mod apply_events;
+mod apply_faults;
 mod basic_changes;
 mod beside_rows;
 mod checker_itself;

@@ -33,6 +33,12 @@ pub(crate) use bytea::write_base64_text;
 pub use unchanged::is_placeholder;
 pub(crate) use unchanged::{Unchanged, placeholder};
 
+/// Year (0 is 1 BC), month and day of a day counted from 1970-01-01.
+pub(crate) fn date_of_days(days: i64) -> (i64, i64, i64) {
+    let calendar::Date { year, month, day } = calendar::Date::from_days(days);
+    (year, month, day)
+}
+
 /// One row of the table.
 pub(crate) struct TypeRow {
     /// The schema of a value.

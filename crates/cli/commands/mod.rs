@@ -2,6 +2,8 @@
 
 pub mod run;
 
+pub mod apply;
+
 pub mod check;
 
 pub mod init;

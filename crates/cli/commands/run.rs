@@ -60,7 +60,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         "starting"
     );
     let bars = may_show_bars(&config).then(|| tokio::spawn(show_bars(Arc::clone(&snapshots))));
-    let shutdown = watch_signals()?;
+    let shutdown = watch_signals("finishing the open transaction; a second signal exits at once")?;
     if let Err(halt) = schema::check_registered(&config.settings).await {
         return halted(halt);
     }
@@ -94,7 +94,7 @@ fn may_show_bars(config: &Config) -> bool {
 }
 
 /// A machine reads the log: the halt is a line of it. A person gets the sentence that `main` prints.
-fn halted(halt: Halt) -> anyhow::Result<ExitCode> {
+pub fn halted(halt: Halt) -> anyhow::Result<ExitCode> {
     if std::io::stderr().is_terminal() {
         return Err(halt.into());
     }
@@ -103,8 +103,8 @@ fn halted(halt: Halt) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// The first SIGTERM or SIGINT asks the pipeline to stop, the second ends the process.
-fn watch_signals() -> anyhow::Result<watch::Receiver<ShutdownStage>> {
+/// The first SIGTERM or SIGINT asks to stop, and says so, the second ends the process.
+pub fn watch_signals(says: &'static str) -> anyhow::Result<watch::Receiver<ShutdownStage>> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let (stage, shutdown) = watch::channel(ShutdownStage::Running);
@@ -124,7 +124,7 @@ fn watch_signals() -> anyhow::Result<watch::Receiver<ShutdownStage>> {
                 std::process::exit(128 + number);
             }
             asked = true;
-            tracing::info!(signal = name, "finishing the open transaction; a second signal exits at once");
+            tracing::info!(signal = name, "{says}");
             // Nobody listens only when the pipeline has ended already.
             let _ = stage.send(ShutdownStage::Graceful);
         }

@@ -466,13 +466,16 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Http>(),
 ];
 
-const fn section<S: Section>() -> (&'static str, &'static [&'static str], &'static [Key]) {
+pub(super) const fn section<S: Section>() -> (&'static str, &'static [&'static str], &'static [Key]) {
     (S::NAME, S::DOC, S::KEYS)
 }
 
 /// Every key with the name of its section.
 pub fn all_keys() -> impl Iterator<Item = (&'static str, &'static Key)> {
-    SECTIONS.iter().flat_map(|(section, _, keys)| keys.iter().map(|key| (*section, key)))
+    SECTIONS
+        .iter()
+        .chain(super::apply::SECTIONS)
+        .flat_map(|(section, _, keys)| keys.iter().map(|key| (*section, key)))
 }
 
 /// Whether this key, `section.key`, holds a secret.
@@ -512,25 +515,34 @@ impl AsWritten {
                 mail: read_section(&mut tree, problems),
             },
         };
-        for (name, entry) in tree {
-            let suggestion = did_you_mean(&name, SECTIONS.iter().map(|(section, ..)| *section));
-            let home = all_keys().find(|(_, key)| key.name == name);
-            let advice = match (&entry.node, suggestion, home) {
-                (Node::Table(_) | Node::Array(_), Some(section), _) => format!("; did you mean [{section}]?"),
-                (_, _, Some((section, _))) => format!("; it belongs below [{section}]"),
-                (_, Some(section), _) => format!("; did you mean [{section}]?"),
-                _ => {
-                    let known: Vec<_> = SECTIONS.iter().map(|(section, ..)| *section).collect();
-                    format!("; there are {}", known.join(", "))
-                }
-            };
-            problems.add(&entry.origin, &name, format!("unknown section{advice}"));
-        }
+        refuse_unknown_sections(tree, SECTIONS, problems);
         written
     }
 }
 
-fn read_section<S: Section>(tree: &mut Table, problems: &mut Problems) -> S {
+/// Every section that is left over is a problem.
+pub(super) fn refuse_unknown_sections(
+    tree: Table,
+    sections: &[(&str, &[&str], &[Key])],
+    problems: &mut Problems,
+) {
+    for (name, entry) in tree {
+        let suggestion = did_you_mean(&name, sections.iter().map(|(section, ..)| *section));
+        let home = all_keys().find(|(_, key)| key.name == name);
+        let advice = match (&entry.node, suggestion, home) {
+            (Node::Table(_) | Node::Array(_), Some(section), _) => format!("; did you mean [{section}]?"),
+            (_, _, Some((section, _))) => format!("; it belongs below [{section}]"),
+            (_, Some(section), _) => format!("; did you mean [{section}]?"),
+            _ => {
+                let known: Vec<_> = sections.iter().map(|(section, ..)| *section).collect();
+                format!("; there are {}", known.join(", "))
+            }
+        };
+        problems.add(&entry.origin, &name, format!("unknown section{advice}"));
+    }
+}
+
+pub(super) fn read_section<S: Section>(tree: &mut Table, problems: &mut Problems) -> S {
     match tree.remove(S::NAME) {
         None => S::read(Table::new(), problems),
         Some(Entry { node: Node::Table(table), .. }) => S::read(table, problems),
@@ -541,7 +553,7 @@ fn read_section<S: Section>(tree: &mut Table, problems: &mut Problems) -> S {
     }
 }
 
-fn read_list<S: Section>(tree: &mut Table, problems: &mut Problems) -> Vec<S> {
+pub(super) fn read_list<S: Section>(tree: &mut Table, problems: &mut Problems) -> Vec<S> {
     let Some(Entry { origin, node }) = tree.remove(S::NAME) else { return Vec::new() };
     let advice = format!("is one table; write [[{}]] with two brackets, since there may be several", S::NAME);
     let Node::Array(entries) = node else {

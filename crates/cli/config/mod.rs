@@ -9,6 +9,7 @@ use std::path::Path;
 
 use headwater_pipeline::Settings;
 
+pub mod apply;
 pub mod reference;
 
 mod as_written;
@@ -74,6 +75,14 @@ impl std::error::Error for ConfigError {}
 
 /// Loads the configuration: `flags` (`key=value`) over this process's environment over the file.
 pub fn load(file: &Path, flags: &[String]) -> Result<Config, ConfigError> {
+    let (name, text, variables) = read_sources(file)?;
+    read(&name, &text, variables, flags)
+}
+
+/// The file's name and text, and this process's environment.
+type Sources = (String, String, Vec<(String, String)>);
+
+fn read_sources(file: &Path) -> Result<Sources, ConfigError> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| {
         let message = format!("can't be read: {error}; name the file with -c or in HEADWATER_CONFIG");
@@ -83,7 +92,21 @@ pub fn load(file: &Path, flags: &[String]) -> Result<Config, ConfigError> {
     // A variable that is not UTF-8 can't be one of ours.
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    read(&name, &text, variables, flags)
+    Ok((name, text, variables.collect()))
+}
+
+/// File, variables and flags as one tree, with the problems and warnings found on the way.
+fn lay(
+    name: &str,
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    flags: &[String],
+) -> (Table, Problems, Vec<String>) {
+    let mut problems = Problems::default();
+    let mut tree = layers::read_file(name, text, &mut problems);
+    let warnings = layers::lay_environment(&mut tree, variables, &mut problems);
+    layers::lay_flags(&mut tree, flags, &mut problems);
+    (tree, problems, warnings)
 }
 
 /// Whether this version has the key.
@@ -107,10 +130,7 @@ fn read(
     variables: impl IntoIterator<Item = (String, String)>,
     flags: &[String],
 ) -> Result<Config, ConfigError> {
-    let mut problems = Problems::default();
-    let mut tree = layers::read_file(name, text, &mut problems);
-    let warnings = layers::lay_environment(&mut tree, variables, &mut problems);
-    layers::lay_flags(&mut tree, flags, &mut problems);
+    let (tree, mut problems, warnings) = lay(name, text, variables, flags);
     let origins = origins(&tree);
     let written = AsWritten::read(tree, &mut problems);
     let file = Origin::File(name.into(), 0);

@@ -221,7 +221,7 @@ fn make_topics(
 }
 
 /// The properties without their places.
-fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
+pub fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
     let properties = field.value().unwrap_or_default();
     properties.0.into_iter().map(|(name, (value, _))| (name, value)).collect()
 }
@@ -502,7 +502,7 @@ fn make_sink(
     }
 }
 
-fn make_kafka(
+pub fn make_kafka(
     written: as_written::Kafka,
     queue_bytes_max: u64,
     findings: &mut Findings,
@@ -540,7 +540,10 @@ fn make_kafka(
     Some(settings)
 }
 
-fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -> Option<RegistrySettings> {
+pub fn make_registry(
+    written: as_written::SchemaRegistry,
+    findings: &mut Findings,
+) -> Option<RegistrySettings> {
     let as_written::SchemaRegistry {
         url,
         username,
@@ -592,7 +595,7 @@ fn make_registry(written: as_written::SchemaRegistry, findings: &mut Findings) -
 }
 
 /// The outer option is none when the address is wrong.
-fn make_listen(written: as_written::Http, findings: &mut Findings) -> Option<Option<SocketAddr>> {
+pub fn make_listen(written: as_written::Http, findings: &mut Findings) -> Option<Option<SocketAddr>> {
     let as_written::Http { listen } = written;
     let Field::Set(text, origin) = listen else {
         return if let Field::Bad = listen { None } else { Some(None) };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use headwater_apply::{OnPoison, StartAt};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
@@ -360,6 +361,8 @@ words_of! {
     HstoreHandling,
     IntervalHandling,
     OnIncompatible,
+    OnPoison,
+    StartAt,
     SubjectStrategy,
     RecordEncoding,
     SchemaNames,

@@ -116,6 +116,20 @@ impl Headwater {
         self.readyz("/readyz", "standby").await
     }
 
+    /// Waits until `/readyz` says this word.
+    pub async fn ready(&mut self, word: &str) -> Result<()> {
+        self.readyz("/readyz", word).await
+    }
+
+    /// Waits until `/readyz` begins with this word, whatever its status.
+    pub async fn says(&self, word: &str) -> Result<()> {
+        until(Duration::from_secs(60), &format!("/readyz to say {word}"), async || {
+            Ok(self.get("/readyz").is_some_and(|(_, body)| body.starts_with(word)))
+        })
+        .await
+        .with_context(|| self.log_tail())
+    }
+
     async fn readyz(&mut self, path: &str, word: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {

@@ -85,6 +85,24 @@ pub fn produce(bootstrap: &str, topic: &str, records: &[(&str, &str)]) -> Result
     producer.flush(TIMEOUT).context("produce")
 }
 
+/// Topic, key and value.
+pub type Bare = (String, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Writes records of bytes into topics of one partition, which are made.
+pub async fn produce_raw(bootstrap: &str, records: &[Bare]) -> Result<()> {
+    let topics: BTreeSet<_> = records.iter().map(|(topic, ..)| topic.as_str()).collect();
+    for topic in topics {
+        create_topic(bootstrap, topic, 1).await?;
+    }
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    for (topic, key, value) in records {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(0);
+        (record.key, record.payload) = (key.as_deref(), value.as_deref());
+        producer.send(record).map_err(|(error, _)| error).context("produce")?;
+    }
+    producer.flush(TIMEOUT).context("produce")
+}
+
 /// Partition counts of the topics that begin with `prefix`.
 fn partitions(consumer: &BaseConsumer, prefix: &str, timeout: Duration) -> Option<BTreeMap<String, i32>> {
     let metadata = consumer.fetch_metadata(None, timeout).ok()?;

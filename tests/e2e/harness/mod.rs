@@ -20,6 +20,7 @@ pub mod marks;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod replica;
 pub mod sampler;
 pub mod samples;
 pub mod servers;

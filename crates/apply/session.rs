@@ -1,0 +1,500 @@
+//! One connection to the target: claim the group's partitions, read, apply, until something ends it.
+//!
+//! The offsets in the database are read when partitions are claimed and never believed from elsewhere, so a session that
+//! broke anywhere leaves nothing to repair: the next one claims again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headwater_avro::SchemaId;
+use headwater_kafka::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
+use headwater_pg::Client;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::batch::{self, Applier, Batch, Partition};
+use crate::collect::{self, Scratch, Taken};
+use crate::events::{self, Handlers, ReadEvent};
+use crate::halt::{Failure, Halt, HaltCause, Refusal};
+use crate::layout::Layouts;
+use crate::ledger::{self, NEVER};
+use crate::letters::{Letters, RawRecord};
+use crate::metrics::Metrics;
+use crate::naming::is_event_topic;
+use crate::settings::{Replay, Settings, StartAt};
+use crate::status::{Progress, State, Status};
+use crate::upsert::Staging;
+
+/// How long the loop waits for a record before it looks around.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+/// How often lag, Kafka's offsets and probes are brought up to date.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often what is old is forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(30);
+/// How long Kafka may take to tell offsets.
+const OFFSETS_LIMIT: Duration = Duration::from_secs(20);
+
+/// What outlives a session.
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) runtime: Handle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) shutdown: watch::Receiver<bool>,
+    pub(crate) layouts: Layouts,
+    pub(crate) letters: Letters,
+    /// A replay that was asked for and not begun.
+    pub(crate) replay_pending: bool,
+}
+
+/// The session.
+pub(crate) struct Session<'a> {
+    pub(crate) shared: &'a mut Shared,
+    consumer: &'a GroupConsumer,
+    client: Client,
+    staging: Staging,
+    handlers: Handlers,
+    owner: String,
+    pub(crate) partitions: Vec<Partition>,
+    batch: Batch,
+    scratch: Scratch,
+    /// Up to here records are applied one by one, because one of them was refused.
+    pub(crate) careful: BTreeMap<TopicPartition, i64>,
+    /// While careful: the record of the batch.
+    pub(crate) record: Option<RawRecord>,
+    told: Instant,
+    pruned: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Runs until it is asked to stop. `assigned` is what the group gave; it outlives the session.
+    pub(crate) fn run(
+        shared: &'a mut Shared,
+        consumer: &'a GroupConsumer,
+        assigned: &mut Vec<TopicPartition>,
+    ) -> Result<(), Failure> {
+        let client = shared.runtime.block_on(ledger::connect(&shared.settings.postgres))?;
+        if shared.replay_pending {
+            let forgotten = shared.runtime.block_on(ledger::forget(&client, &shared.settings.group))?;
+            tracing::info!(partitions = forgotten, "the offsets are forgotten: reading again");
+            shared.replay_pending = false;
+        }
+        shared.layouts.forget_tables();
+        let now = Instant::now();
+        let mut session = Session {
+            shared,
+            consumer,
+            client,
+            staging: Staging::default(),
+            handlers: Handlers::default(),
+            owner: owner(),
+            partitions: Vec::new(),
+            batch: Batch::default(),
+            scratch: Scratch::default(),
+            careful: BTreeMap::new(),
+            record: None,
+            told: now,
+            pruned: now,
+        };
+        session.claim(assigned)?;
+        session.shared.status.set(State::Applying);
+        while !*session.shared.shutdown.borrow() {
+            session.turn(assigned)?;
+        }
+        session.shared.status.set(State::Stopping);
+        session.apply()?;
+        session.answer()?;
+        session.tell();
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self, assigned: &mut Vec<TopicPartition>) -> Result<(), Failure> {
+        if let Some(change) = self.consumer.take_change() {
+            return self.change(change, assigned);
+        }
+        let wait = match self.batch.began {
+            None => LOOK_AROUND,
+            Some(began) => self.shared.settings.linger.saturating_sub(began.elapsed()),
+        };
+        match self.consumer.poll(wait).map_err(of_kafka)? {
+            Some(record) => self.take(&record)?,
+            None if !self.batch.is_empty() => {}
+            None => self.look_around()?,
+        }
+        let settings = &self.shared.settings;
+        let full =
+            self.batch.records >= settings.batch_rows || self.batch.bytes_len() >= settings.batch_bytes;
+        let due = self.batch.began.is_some_and(|began| began.elapsed() >= settings.linger);
+        if full || due || !self.batch.is_empty() && self.is_careful() {
+            self.apply()?;
+            self.look_around()?;
+        }
+        Ok(())
+    }
+
+    /// Sends the answers that are owed: those of the last batches, and those that a crash left behind.
+    fn answer(&mut self) -> Result<(), Failure> {
+        let settings = self.shared.settings.clone();
+        let Some(topic) = settings.events.as_ref().and_then(|events| events.feedback_topic.as_deref()) else {
+            return Ok(());
+        };
+        loop {
+            let answers = self.shared.runtime.block_on(events::owed(&self.client, &settings.group))?;
+            if answers.is_empty() {
+                return Ok(());
+            }
+            self.shared.letters.answer(&settings, topic, &answers)?;
+            self.shared.runtime.block_on(events::answered(&self.client, &settings.group, &answers))?;
+        }
+    }
+
+    fn look_around(&mut self) -> Result<(), Failure> {
+        self.shared.status.alive();
+        if self.told.elapsed() >= TELL_EVERY {
+            self.tell();
+            self.answer()?;
+        }
+        if self.pruned.elapsed() >= PRUNE_EVERY {
+            self.pruned = Instant::now();
+            let seconds = self.shared.settings.deleted_retention.as_secs();
+            let inbox = self.shared.settings.events.as_ref().map(|events| events.inbox_retention.as_secs());
+            self.shared.runtime.block_on(ledger::prune(&self.client, seconds, inbox))?;
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        change: AssignmentChange,
+        assigned: &mut Vec<TopicPartition>,
+    ) -> Result<(), Failure> {
+        // What was collected comes again, to whoever has the partition then.
+        self.batch = Batch::default();
+        self.partitions.clear();
+        self.careful.clear();
+        match change {
+            AssignmentChange::Assigned(places) => {
+                *assigned = places;
+                self.owner = owner();
+                self.claim(assigned)?;
+            }
+            AssignmentChange::Revoked(_) => {
+                tracing::info!(partitions = assigned.len(), "the group takes the partitions back");
+                assigned.clear();
+                self.consumer.unassign().map_err(of_kafka)?;
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Becomes the owner of the assigned partitions and reads on from where the database says.
+    fn claim(&mut self, assigned: &[TopicPartition]) -> Result<(), Failure> {
+        self.shared.metrics.partitions.set(assigned.len() as i64);
+        if assigned.is_empty() {
+            return Ok(());
+        }
+        let group = self.shared.settings.group.clone();
+        let claimed =
+            self.shared.runtime.block_on(ledger::claim(&self.client, &group, &self.owner, assigned))?;
+        self.partitions = claimed.iter().map(Partition::new).collect();
+        self.begin_unread()?;
+        self.read_from_stored()?;
+        let place = |partition: &Partition| {
+            format!("{}/{}@{}", partition.place.topic, partition.place.partition, partition.stored)
+        };
+        let offsets: Vec<_> = self.partitions.iter().map(place).collect();
+        tracing::info!(partitions = offsets.join(" "), "applying");
+        Ok(())
+    }
+
+    /// Of partitions that were never read, the first offset, where it is not simply the oldest record.
+    fn begin_unread(&mut self) -> Result<(), Failure> {
+        let places = self.partitions.iter().filter(|partition| partition.stored == NEVER);
+        let places: Vec<_> = places.map(|partition| partition.place.clone()).collect();
+        let Settings { replay, start, .. } = &*self.shared.settings;
+        let found = match (replay, start) {
+            (Some(Replay::Since(ms)), _) => {
+                self.consumer.offsets_at(&places, *ms, OFFSETS_LIMIT).map_err(of_kafka)?
+            }
+            (None, StartAt::End) => places.iter().map(|place| (place.clone(), None)).collect(),
+            (Some(Replay::Beginning), _) | (None, StartAt::Beginning) => return Ok(()),
+        };
+        for partition in &mut self.partitions {
+            let Some(offset) = found.get(&partition.place) else { continue };
+            let offset = match offset {
+                Some(offset) => *offset,
+                None => self.consumer.end(&partition.place, OFFSETS_LIMIT).map_err(of_kafka)?,
+            };
+            partition.next = offset;
+        }
+        // Stored at once: what is read "from the end" must not move with the end.
+        self.apply_offsets()
+    }
+
+    pub(crate) fn apply_offsets(&mut self) -> Result<(), Failure> {
+        if self.partitions.iter().all(|partition| partition.next == partition.stored) {
+            return Ok(());
+        }
+        self.transact(&Batch::default())?;
+        for partition in &mut self.partitions {
+            partition.stored = partition.next;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read_from_stored(&mut self) -> Result<(), Failure> {
+        let from = |partition: &Partition| match partition.stored {
+            NEVER => StartOffset::Beginning,
+            offset => StartOffset::Offset(offset),
+        };
+        let list: Vec<_> =
+            self.partitions.iter().map(|partition| (partition.place.clone(), from(partition))).collect();
+        self.consumer.assign(&list).map_err(of_kafka)
+    }
+
+    /// Takes one record into the batch.
+    fn take(&mut self, record: &Fetched<'_>) -> Result<(), Failure> {
+        let is_ours = |partition: &Partition| {
+            partition.place.partition == record.partition() && partition.place.topic == record.topic()
+        };
+        // Records of partitions that were given back may still be in the queue.
+        let Some(index) = self.partitions.iter().position(is_ours) else { return Ok(()) };
+        if record.offset() < self.partitions[index].next {
+            return Ok(());
+        }
+        self.shared.metrics.records.with_label_values(&[record.topic()]).inc();
+        if self.is_careful() {
+            self.record = Some(RawRecord::of(record));
+        }
+        let done = match is_event_topic(&self.shared.settings, record.topic()) {
+            true => self.take_event(record, index)?,
+            false => self.take_row(record, index)?,
+        };
+        if done {
+            self.partitions[index].next = record.offset() + 1;
+            self.batch.records += 1;
+            self.batch.began.get_or_insert_with(Instant::now);
+            self.batch.newest_ms = record.timestamp_ms().max(self.batch.newest_ms);
+        }
+        Ok(())
+    }
+
+    fn take_event(&mut self, record: &Fetched<'_>, index: usize) -> Result<bool, Failure> {
+        loop {
+            let layouts = &self.shared.layouts;
+            match events::read(record, |id| layouts.known_schema(id)) {
+                ReadEvent::Event(event) => {
+                    self.batch.events.push(event);
+                    return Ok(true);
+                }
+                ReadEvent::Fetch(id) => {
+                    if let Some(refusal) = self.fetch(id)? {
+                        return self.poison(record, index, &refusal).map(|()| false);
+                    }
+                }
+                ReadEvent::Refused(refusal) => return self.poison(record, index, &refusal).map(|()| false),
+            }
+        }
+    }
+
+    /// Fetches a schema; the refusal if there is none.
+    fn fetch(&mut self, id: SchemaId) -> Result<Option<Refusal>, Failure> {
+        let Shared { runtime, layouts, .. } = &mut *self.shared;
+        match runtime.block_on(layouts.schema(id)) {
+            Ok(_) => Ok(None),
+            Err(Failure::Refused(refusal)) => Ok(Some(refusal)),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// False if the record was dealt with apart from the batch.
+    fn take_row(&mut self, record: &Fetched<'_>, index: usize) -> Result<bool, Failure> {
+        loop {
+            let layouts = &self.shared.layouts;
+            let taken = collect::take(
+                record,
+                &mut self.partitions[index],
+                &mut self.batch,
+                layouts,
+                &mut self.scratch,
+                |id| layouts.known_schema(id),
+            );
+            match taken {
+                Taken::Done => return Ok(true),
+                Taken::ApplyFirst if !self.apply()? => return Ok(false),
+                Taken::ApplyFirst => {}
+                Taken::Resolve { key, value } => {
+                    if !self.apply()? {
+                        return Ok(false);
+                    }
+                    match self.resolve(record.topic(), key, value) {
+                        Ok(true) => {}
+                        // A tombstone of a table that isn't there.
+                        Ok(false) => return Ok(true),
+                        Err(Failure::Refused(refusal)) => {
+                            return self.poison(record, index, &refusal).map(|()| false);
+                        }
+                        Err(other) => return Err(other),
+                    }
+                }
+                Taken::Fetch(id) => {
+                    if let Some(refusal) = self.fetch(id)? {
+                        return self.poison(record, index, &refusal).map(|()| false);
+                    }
+                }
+                Taken::Truncate(position) => {
+                    if !self.apply()? {
+                        return Ok(false);
+                    }
+                    self.partitions[index].next = record.offset() + 1;
+                    return self.truncate(record.topic(), position).map(|()| false);
+                }
+                Taken::Refused(refusal) => return self.poison(record, index, &refusal).map(|()| false),
+                Taken::AnotherSource => return Err(another_source(record).into()),
+            }
+        }
+    }
+
+    fn resolve(&mut self, topic: &str, key: SchemaId, value: Option<SchemaId>) -> Result<bool, Failure> {
+        let Shared { runtime, layouts, .. } = &mut *self.shared;
+        runtime.block_on(layouts.resolve(&self.client, topic, key, value))
+    }
+
+    fn truncate(&mut self, topic: &str, position: crate::position::Position) -> Result<(), Failure> {
+        let target = self.shared.layouts.rule(topic)?.target.clone();
+        let identity = (self.shared.settings.group.as_str(), self.owner.as_str());
+        let done = batch::truncate(&self.client, &target, position, &self.partitions, identity);
+        self.shared.runtime.block_on(done)?;
+        tracing::info!(table = target.plain(), lsn = position.lsn_text(), "emptied, as its source was");
+        self.stored();
+        Ok(())
+    }
+
+    /// Applies the batch. False if one of its records was refused: then all of them come again, and whatever was read
+    /// behind them as well.
+    pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return self.apply_offsets().map(|()| true);
+        }
+        let began = Instant::now();
+        match self.transact(&batch) {
+            Ok(()) => {}
+            Err(Failure::Refused(refusal)) => return self.refused(&refusal, &batch).map(|()| false),
+            Err(other) => return Err(other),
+        }
+        self.shared.metrics.batches.inc();
+        self.shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
+        if let Some(newest) = batch.newest_ms {
+            self.shared.metrics.lag_seconds.set((now_ms() - newest).max(0) as f64 / 1000.0);
+        }
+        self.stored();
+        Ok(true)
+    }
+
+    /// One transaction.
+    pub(crate) fn transact(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let mut applier = Applier {
+            client: &self.client,
+            staging: &mut self.staging,
+            handlers: &mut self.handlers,
+            settings: &self.shared.settings,
+            owner: &self.owner,
+            metrics: &self.shared.metrics,
+        };
+        self.shared.runtime.block_on(applier.apply(batch, &self.partitions))
+    }
+
+    pub(crate) fn stored(&mut self) {
+        for partition in &mut self.partitions {
+            partition.stored = partition.next;
+        }
+        let partitions = &self.partitions;
+        self.careful.retain(|place, until| {
+            partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)
+        });
+        self.record = None;
+    }
+
+    /// Lag, progress, and Kafka's idea of the group's offsets.
+    fn tell(&mut self) {
+        self.told = Instant::now();
+        let ends = self.consumer.ends();
+        let mut progress = BTreeMap::new();
+        let mut committed = BTreeMap::new();
+        for partition in &self.partitions {
+            let end = ends.get(&partition.place).copied();
+            progress
+                .insert(partition.place.clone(), Progress { next_offset: partition.stored, end_offset: end });
+            if partition.stored != NEVER {
+                committed.insert(partition.place.clone(), partition.stored);
+            }
+            if let Some(end) = end {
+                let number = partition.place.partition.to_string();
+                let labels = [partition.place.topic.as_str(), number.as_str()];
+                self.shared
+                    .metrics
+                    .lag_records
+                    .with_label_values(&labels)
+                    .set((end - partition.stored.max(0)).max(0));
+            }
+        }
+        if !committed.is_empty() {
+            self.consumer.commit(&committed);
+        }
+        self.shared.status.progress(progress);
+        self.shared.status.alive();
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// A name that nobody else has: a new one for each assignment, so that it fences this process's own past as well.
+fn owner() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{}-{:016x}{:016x}", std::process::id(), random(), random())
+}
+
+pub(crate) fn of_kafka(error: headwater_kafka::Error) -> Failure {
+    let code = error.code();
+    if code == "FencedInstanceId" {
+        return Failure::Halt(Halt::new(
+            HaltCause::Kafka,
+            "another process with the same apply.instance has joined the group",
+            "give each instance a name of its own, or none",
+        ));
+    }
+    if code == "AutoOffsetReset" || code == "OffsetOutOfRange" {
+        return Failure::Halt(Halt::new(
+            HaltCause::Offsets,
+            format!("{error}: the records at the stored offset are gone, or the topic was made anew"),
+            "records that were deleted before they were applied are missing in the tables: find out which, then read what is \
+             there with --replay beginning; docs/APPLY.md has the steps",
+        ));
+    }
+    if error.class() == headwater_kafka::Class::Fatal {
+        let advice = error.advice().unwrap_or("the broker's own words say what is wrong");
+        return Failure::Halt(Halt::new(HaltCause::Kafka, error.to_string(), advice));
+    }
+    Failure::Away(error.to_string())
+}
+
+fn another_source(record: &Fetched<'_>) -> Halt {
+    Halt::new(
+        HaltCause::Offsets,
+        format!(
+            "topic {} partition {} offset {}: the record is much younger than what was applied, but its position in the \
+             source lies before it: the source was made anew, or another one writes to the topic",
+            record.topic(),
+            record.partition(),
+            record.offset()
+        ),
+        "if the new source is the right one, set the positions of the tables back as docs/APPLY.md says, and start again",
+    )
+}
