@@ -125,6 +125,15 @@ fn text_of(
     }
 }
 
+/// What a failing statement does to its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// The batch is refused. Costs nothing while none fails.
+    Refuses,
+    /// The statement alone is undone, and its event noted as FAILED.
+    IsNoted,
+}
+
 /// Handles events inside of the batch's transaction; gives type and outcome of each, for the metrics.
 pub(crate) async fn handle(
     client: &Client,
@@ -132,6 +141,7 @@ pub(crate) async fn handle(
     settings: &EventSettings,
     consumer: &str,
     events: &[Event],
+    failing: Failing,
 ) -> Result<Vec<(String, &'static str)>, Failure> {
     let mut outcomes = Vec::new();
     let mut seen = HashSet::new();
@@ -139,31 +149,93 @@ pub(crate) async fn handle(
         let Some((_, sql)) = settings.handlers.iter().find(|(kind, _)| *kind == event.kind) else {
             continue;
         };
-        if !seen.insert(&event.id) || !note(client, settings, consumer, event, None).await? {
+        if !seen.insert(&event.id) || !note(client, settings, consumer, event).await? {
+            again(client, settings, consumer, event).await?;
             outcomes.push((event.kind.clone(), "duplicate"));
             continue;
         }
-        call(client, handlers, event, sql).await?;
-        outcomes.push((event.kind.clone(), "success"));
+        let outcome = match failing {
+            Failing::Refuses => {
+                call(client, handlers, event, sql).await?;
+                "success"
+            }
+            Failing::IsNoted => match call_apart(client, handlers, event, sql).await? {
+                None => "success",
+                Some(reason) => {
+                    note_failure(client, consumer, event, &reason).await?;
+                    // It may come again in the same batch, by a later attempt.
+                    seen.remove(&event.id);
+                    tracing::info!(kind = event.kind, id = event.id, reason, "an event failed");
+                    "failed"
+                }
+            },
+        };
+        outcomes.push((event.kind.clone(), outcome));
     }
     Ok(outcomes)
 }
 
-/// Writes the event into the inbox; false if it was handled before. A reason says that it failed.
-pub(crate) async fn note(
+/// Calls behind a savepoint; gives the reason if the statement failed.
+async fn call_apart(
+    client: &Client,
+    handlers: &mut Handlers,
+    event: &Event,
+    sql: &str,
+) -> Result<Option<String>, Failure> {
+    let apart = async |sql: &str| {
+        let done = client.batch_execute(sql).await;
+        done.map_err(|error| of_postgres(&error.into(), "handling an event", None))
+    };
+    apart("SAVEPOINT headwater_event").await?;
+    let reason = match call(client, handlers, event, sql).await {
+        Ok(()) => None,
+        Err(Failure::Refused(refusal)) => {
+            apart("ROLLBACK TO SAVEPOINT headwater_event").await?;
+            Some(refusal.reason)
+        }
+        Err(other) => return Err(other),
+    };
+    apart("RELEASE SAVEPOINT headwater_event").await?;
+    Ok(reason)
+}
+
+/// Takes the success back that was written before the call.
+async fn note_failure(client: &Client, consumer: &str, event: &Event, reason: &str) -> Result<(), Failure> {
+    const SQL: &str = "UPDATE headwater.inbox SET status = 'FAILED', reason = $3 \
+                       WHERE consumer = $1 AND event_id = $2";
+    let done = client.execute(SQL, &[&consumer, &event.id, &reason]).await;
+    done.map(drop).map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
+}
+
+/// An event that succeeded and was sent once more: whoever did so waits for an answer to this attempt.
+async fn again(
     client: &Client,
     settings: &EventSettings,
     consumer: &str,
     event: &Event,
-    reason: Option<&str>,
+) -> Result<(), Failure> {
+    const SQL: &str = "UPDATE headwater.inbox SET attempt = $3, unanswered = true, handled_at = now() \
+                       WHERE consumer = $1 AND event_id = $2 AND status = 'SUCCESS' AND attempt < $3";
+    if settings.feedback_topic.is_none() || event.attempt == 1 {
+        return Ok(());
+    }
+    let done = client.execute(SQL, &[&consumer, &event.id, &event.attempt]).await;
+    done.map(drop).map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
+}
+
+/// Writes the event into the inbox as handled; false if it was before.
+async fn note(
+    client: &Client,
+    settings: &EventSettings,
+    consumer: &str,
+    event: &Event,
 ) -> Result<bool, Failure> {
     const SQL: &str = "INSERT INTO headwater.inbox AS i \
-        (consumer, event_id, event_type, status, reason, attempt, topic, partition, \"offset\", unanswered) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (consumer, event_id) DO UPDATE SET \
-        status = excluded.status, reason = excluded.reason, attempt = excluded.attempt, topic = excluded.topic, \
+        (consumer, event_id, event_type, status, attempt, topic, partition, \"offset\", unanswered) \
+        VALUES ($1, $2, $3, 'SUCCESS', $4, $5, $6, $7, $8) ON CONFLICT (consumer, event_id) DO UPDATE SET \
+        status = 'SUCCESS', reason = NULL, attempt = excluded.attempt, topic = excluded.topic, \
         partition = excluded.partition, \"offset\" = excluded.\"offset\", unanswered = excluded.unanswered, \
         handled_at = now() WHERE i.status = 'FAILED'";
-    let status = if reason.is_none() { "SUCCESS" } else { "FAILED" };
     let unanswered = settings.feedback_topic.is_some();
     let written = client
         .execute(
@@ -172,8 +244,6 @@ pub(crate) async fn note(
                 &consumer,
                 &event.id,
                 &event.kind,
-                &status,
-                &reason,
                 &event.attempt,
                 &event.topic,
                 &event.partition,

@@ -85,6 +85,11 @@ impl TableBatch {
         &self.bytes[range.start..range.end]
     }
 
+    /// Whether a key of it ends up deleted.
+    pub(crate) fn deletes(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Deleted))
+    }
+
     pub(crate) fn bytes_len(&self) -> usize {
         self.bytes.len()
     }

@@ -1,7 +1,6 @@
 //! From schemas to plans: how records of a topic are read for their table, resolved once per schema.
 //!
 //! In: schema ids of records. Out: a [`KeyLayout`] and a [`ValueLayout`], after the table was found, made or widened.
-//! This is the only place that changes a target table's definition; it runs outside of the batches' transactions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +12,11 @@ use headwater_avro::reading::{
 use headwater_avro::registry::{Registry, RegistryError};
 use headwater_pg::Client;
 
-use crate::halt::{Failure, Halt, HaltCause, Refusal, of_postgres};
+use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::naming::{TopicRule, rule_of};
+use crate::ready_table::ready_table;
 use crate::settings::Settings;
-use crate::target::{self, TargetName, TargetTable};
+use crate::target::{TargetName, TargetTable};
 
 /// Debezium's and Headwater's field that tells tables of one topic apart; no column.
 const TABLE_FIELD: &str = "__dbz__physicalTableIdentifier";
@@ -194,80 +194,6 @@ impl TopicRule {
         }
         self.column(&column.name).map(|name| OfferedColumn { name, ..column })
     }
-}
-
-/// The table with its key, all columns and the columns of positions; none if it is missing and there is nothing to make
-/// it of.
-async fn ready_table(
-    client: &Client,
-    settings: &Settings,
-    name: &TargetName,
-    key: &[Option<OfferedColumn>],
-    row: &[Option<OfferedColumn>],
-) -> Result<Option<TargetTable>, Failure> {
-    let key: Vec<String> = key.iter().flatten().map(|column| column.name.clone()).collect();
-    let row: Vec<OfferedColumn> = row.iter().flatten().cloned().collect();
-    let mut statements = Vec::new();
-    let mut missing = "";
-    let found = target::look_up(client, name).await?;
-    match &found {
-        None if row.is_empty() => return Ok(None),
-        None => {
-            missing = "the table does not exist";
-            statements.push((settings.create_tables, target::create_statement(name, &row, &key)?));
-        }
-        Some(table) => {
-            if !table.has_key(&key) {
-                return Err(no_key(name, &key).into());
-            }
-            let lacks = |column: &&OfferedColumn| {
-                table.column(&column.name).is_none() && !table.generated.contains(&column.name)
-            };
-            let lacking: Vec<_> = row.iter().filter(lacks).collect();
-            if !lacking.is_empty() {
-                missing = "the table lacks columns that the topic has";
-                statements.push((settings.alter_tables, target::widen_statement(name, &lacking)?));
-            }
-        }
-    }
-    if found.as_ref().is_none_or(|table| !table.has_positions) {
-        let allowed = settings.alter_tables || found.is_none() && settings.create_tables;
-        missing = if missing.is_empty() { "the table lacks the columns of positions" } else { missing };
-        statements.push((allowed, target::positions_statement(name)));
-    }
-    if statements.is_empty() {
-        return Ok(found);
-    }
-    let sql: Vec<_> = statements.iter().map(|(_, sql)| format!("{sql};")).collect();
-    let sql = sql.join("\n");
-    if statements.iter().any(|(allowed, _)| !allowed) {
-        let advice = format!("run this, or allow it with create_tables and alter_tables:\n{sql}");
-        return Err(Halt::new(
-            HaltCause::TargetUnsuitable,
-            format!("table {}: {missing}", name.plain()),
-            advice,
-        )
-        .into());
-    }
-    tracing::info!(table = name.plain(), sql, "changing the target table");
-    let doing = format!("changing table {}", name.plain());
-    // Two instances may do the same at once.
-    let sql = format!("BEGIN; SELECT pg_advisory_xact_lock(7237011924); {sql} COMMIT");
-    let made = client.batch_execute(&sql).await;
-    made.map_err(|error| of_postgres(&error.into(), &doing, None))?;
-    target::look_up(client, name).await
-}
-
-fn no_key(name: &TargetName, key: &[String]) -> Halt {
-    let columns = key.join(", ");
-    Halt::new(
-        HaltCause::TargetUnsuitable,
-        format!("table {} has no primary key or unique index on the key's columns ({columns})", name.plain()),
-        format!(
-            "ALTER TABLE {} ADD PRIMARY KEY ({columns}), or choose other columns at the source with message_key_columns",
-            name.quoted()
-        ),
-    )
 }
 
 fn of_registry(error: RegistryError) -> Failure {

@@ -17,10 +17,13 @@ mod position;
 mod halt;
 mod status;
 
+mod lag;
 mod ledger;
 mod target;
 
 mod layout;
+mod ready_table;
+mod widening;
 
 mod fold;
 mod upsert;
@@ -29,6 +32,7 @@ mod batch;
 mod collect;
 mod events;
 mod letters;
+mod replay;
 mod session;
 mod setting_aside;
 

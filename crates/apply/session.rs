@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use headwater_avro::SchemaId;
 use headwater_kafka::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
@@ -15,13 +15,15 @@ use tokio::sync::watch;
 
 use crate::batch::{self, Applier, Batch, Partition};
 use crate::collect::{self, Scratch, Taken};
-use crate::events::{self, Handlers, ReadEvent};
+use crate::events::{self, Failing, Handlers, ReadEvent};
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
+use crate::lag::Lag;
 use crate::layout::Layouts;
 use crate::ledger::{self, NEVER};
 use crate::letters::{Letters, RawRecord};
 use crate::metrics::Metrics;
 use crate::naming::is_event_topic;
+use crate::replay;
 use crate::settings::{Replay, Settings, StartAt};
 use crate::status::{Progress, State, Status};
 use crate::upsert::Staging;
@@ -33,7 +35,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often what is old is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(30);
 /// How long Kafka may take to tell offsets.
-const OFFSETS_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const OFFSETS_LIMIT: Duration = Duration::from_secs(20);
 
 /// What outlives a session.
 pub(crate) struct Shared {
@@ -44,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) shutdown: watch::Receiver<bool>,
     pub(crate) layouts: Layouts,
     pub(crate) letters: Letters,
+    pub(crate) lag: Lag,
     /// A replay that was asked for and not begun.
     pub(crate) replay_pending: bool,
 }
@@ -75,9 +78,8 @@ impl<'a> Session<'a> {
         assigned: &mut Vec<TopicPartition>,
     ) -> Result<(), Failure> {
         let client = shared.runtime.block_on(ledger::connect(&shared.settings.postgres))?;
-        if shared.replay_pending {
-            let forgotten = shared.runtime.block_on(ledger::forget(&client, &shared.settings.group))?;
-            tracing::info!(partitions = forgotten, "the offsets are forgotten: reading again");
+        if let Some(from) = shared.settings.replay.filter(|_| shared.replay_pending) {
+            replay::begin(shared, consumer, &client, from)?;
             shared.replay_pending = false;
         }
         shared.layouts.forget_tables();
@@ -238,7 +240,7 @@ impl<'a> Session<'a> {
         if self.partitions.iter().all(|partition| partition.next == partition.stored) {
             return Ok(());
         }
-        self.transact(&Batch::default())?;
+        self.transact(&Batch::default(), Failing::Refuses)?;
         for partition in &mut self.partitions {
             partition.stored = partition.next;
         }
@@ -247,7 +249,7 @@ impl<'a> Session<'a> {
 
     pub(crate) fn read_from_stored(&mut self) -> Result<(), Failure> {
         let from = |partition: &Partition| match partition.stored {
-            NEVER => StartOffset::Beginning,
+            ..0 => StartOffset::Beginning,
             offset => StartOffset::Offset(offset),
         };
         let list: Vec<_> =
@@ -350,7 +352,13 @@ impl<'a> Session<'a> {
                         return Ok(false);
                     }
                     self.partitions[index].next = record.offset() + 1;
-                    return self.truncate(record.topic(), position).map(|()| false);
+                    return match self.truncate(record.topic(), position) {
+                        Err(Failure::Refused(refusal)) => {
+                            self.partitions[index].next = self.partitions[index].stored;
+                            self.poison(record, index, &refusal).map(|()| false)
+                        }
+                        done => done.map(|()| false),
+                    };
                 }
                 Taken::Refused(refusal) => return self.poison(record, index, &refusal).map(|()| false),
                 Taken::AnotherSource => return Err(another_source(record).into()),
@@ -360,7 +368,10 @@ impl<'a> Session<'a> {
 
     fn resolve(&mut self, topic: &str, key: SchemaId, value: Option<SchemaId>) -> Result<bool, Failure> {
         let Shared { runtime, layouts, .. } = &mut *self.shared;
-        runtime.block_on(layouts.resolve(&self.client, topic, key, value))
+        let resolved = runtime.block_on(layouts.resolve(&self.client, topic, key, value));
+        // The table may have been altered, by this or by another instance.
+        self.staging.forget();
+        resolved
     }
 
     fn truncate(&mut self, topic: &str, position: crate::position::Position) -> Result<(), Failure> {
@@ -376,27 +387,34 @@ impl<'a> Session<'a> {
     /// Applies the batch. False if one of its records was refused: then all of them come again, and whatever was read
     /// behind them as well.
     pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return self.apply_offsets().map(|()| true);
         }
+        // All instances lock tables in one order.
+        batch.tables.sort_by(|a, b| a.target.cmp(&b.target));
         let began = Instant::now();
-        match self.transact(&batch) {
+        let mut outcome = self.transact(&batch, Failing::Refuses);
+        if let Err(Failure::Refused(refusal)) = &outcome
+            && refusal.stage == "event"
+            && self.answers_events()
+        {
+            outcome = self.transact(&batch, Failing::IsNoted);
+        }
+        match outcome {
             Ok(()) => {}
             Err(Failure::Refused(refusal)) => return self.refused(&refusal, &batch).map(|()| false),
             Err(other) => return Err(other),
         }
         self.shared.metrics.batches.inc();
         self.shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
-        if let Some(newest) = batch.newest_ms {
-            self.shared.metrics.lag_seconds.set((now_ms() - newest).max(0) as f64 / 1000.0);
-        }
+        self.shared.lag.applied(batch.newest_ms);
         self.stored();
         Ok(true)
     }
 
     /// One transaction.
-    pub(crate) fn transact(&mut self, batch: &Batch) -> Result<(), Failure> {
+    pub(crate) fn transact(&mut self, batch: &Batch, failing: Failing) -> Result<(), Failure> {
         let mut applier = Applier {
             client: &self.client,
             staging: &mut self.staging,
@@ -405,7 +423,12 @@ impl<'a> Session<'a> {
             owner: &self.owner,
             metrics: &self.shared.metrics,
         };
-        self.shared.runtime.block_on(applier.apply(batch, &self.partitions))
+        self.shared.runtime.block_on(applier.apply(batch, &self.partitions, failing))
+    }
+
+    /// Whether a failed event is an answer and no record that can't be applied.
+    fn answers_events(&self) -> bool {
+        self.shared.settings.events.as_ref().is_some_and(|events| events.feedback_topic.is_some())
     }
 
     pub(crate) fn stored(&mut self) {
@@ -425,11 +448,13 @@ impl<'a> Session<'a> {
         let ends = self.consumer.ends();
         let mut progress = BTreeMap::new();
         let mut committed = BTreeMap::new();
+        let mut caught_up = true;
         for partition in &self.partitions {
             let end = ends.get(&partition.place).copied();
+            caught_up &= end.is_some_and(|end| end <= partition.stored.max(0));
             progress
                 .insert(partition.place.clone(), Progress { next_offset: partition.stored, end_offset: end });
-            if partition.stored != NEVER {
+            if partition.stored >= 0 {
                 committed.insert(partition.place.clone(), partition.stored);
             }
             if let Some(end) = end {
@@ -445,17 +470,17 @@ impl<'a> Session<'a> {
         if !committed.is_empty() {
             self.consumer.commit(&committed);
         }
+        if caught_up {
+            self.shared.lag.caught_up();
+        }
+        self.shared.metrics.lag_seconds.set(self.shared.lag.seconds());
         self.shared.status.progress(progress);
         self.shared.status.alive();
     }
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
 /// A name that nobody else has: a new one for each assignment, so that it fences this process's own past as well.
-fn owner() -> String {
+pub(crate) fn owner() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = || RandomState::new().build_hasher().finish();
     format!("{}-{:016x}{:016x}", std::process::id(), random(), random())

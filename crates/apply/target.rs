@@ -5,6 +5,7 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::{Client, Error};
 
 use crate::halt::{Failure, Halt, HaltCause, of_postgres};
+use crate::widening::wider;
 
 /// The column with the LSN of a row's last change.
 pub(crate) const LSN_COLUMN: &str = "_headwater_lsn";
@@ -33,6 +34,8 @@ impl TargetName {
 pub(crate) struct TargetColumn {
     pub(crate) name: String,
     pub(crate) pg_type: PgColumnType,
+    /// Declared by a domain, whose type is not the table's to change.
+    is_domain: bool,
 }
 
 /// The table as it is now.
@@ -51,6 +54,15 @@ impl TargetTable {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The columns whose types hold less than their sources', and the types to alter them to.
+    pub(crate) fn narrower(&self, offered: &[OfferedColumn]) -> Vec<(String, String)> {
+        let wider = |offered: &OfferedColumn| {
+            let column = self.column(&offered.name).filter(|column| !column.is_domain)?;
+            Some((offered.name.clone(), wider(&column.pg_type, offered)?))
+        };
+        offered.iter().filter_map(wider).collect()
+    }
+
     pub(crate) fn has_key(&self, key: &[String]) -> bool {
         self.unique
             .iter()
@@ -61,12 +73,13 @@ impl TargetTable {
 /// Domains are followed down to what they are made of.
 const COLUMNS: &str = "
 WITH RECURSIVE base AS (
-  SELECT a.attnum, a.attname::text AS name, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier
+  SELECT a.attnum, a.attname::text AS name, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier,
+    false AS is_domain
   FROM pg_attribute a WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
-  SELECT b.attnum, b.name, b.generated, t.typbasetype, CASE WHEN b.modifier = -1 THEN t.typtypmod ELSE b.modifier END
+  SELECT b.attnum, b.name, b.generated, t.typbasetype, CASE WHEN b.modifier = -1 THEN t.typtypmod ELSE b.modifier END, true
   FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
-SELECT b.name, b.generated, t.typname::text, b.modifier
+SELECT b.name, b.generated, t.typname::text, b.modifier, b.is_domain
 FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd' ORDER BY b.attnum";
 
 /// Unique, immediate, of columns only and for all rows.
@@ -98,7 +111,7 @@ async fn look_up_quoted(client: &Client, quoted: &str) -> Result<Option<TargetTa
             table.has_positions = true;
         } else {
             let pg_type = PgColumnType { name: row.try_get(2)?, modifier: row.try_get(3)? };
-            table.columns.push(TargetColumn { name, pg_type });
+            table.columns.push(TargetColumn { name, pg_type, is_domain: row.try_get(4)? });
         }
     }
     for row in client.query(UNIQUE, &[&quoted]).await? {
@@ -127,8 +140,12 @@ pub(crate) fn create_statement(
     ))
 }
 
-/// ALTER TABLE with more columns.
-pub(crate) fn widen_statement(name: &TargetName, columns: &[&OfferedColumn]) -> Result<String, Halt> {
+/// ALTER TABLE with more columns, and wider ones.
+pub(crate) fn widen_statement(
+    name: &TargetName,
+    columns: &[&OfferedColumn],
+    wider: &[(String, String)],
+) -> Result<String, Halt> {
     let mut parts = Vec::new();
     for column in columns {
         parts.push(format!(
@@ -136,6 +153,9 @@ pub(crate) fn widen_statement(name: &TargetName, columns: &[&OfferedColumn]) -> 
             quote_identifier(&column.name),
             created_type(name, column)?
         ));
+    }
+    for (column, pg_type) in wider {
+        parts.push(format!("ALTER COLUMN {} TYPE {pg_type}", quote_identifier(column)));
     }
     Ok(format!("ALTER TABLE {} {}", name.quoted(), parts.join(", ")))
 }

@@ -26,10 +26,19 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Those of a transaction that was rolled back are gone.
+    /// Those of a transaction that was rolled back are gone, and those of a table that was altered have its old types.
     pub(crate) fn forget(&mut self) {
         self.made.clear();
     }
+}
+
+/// What older records are held against, beside the rows themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    /// The position up to which the table was emptied.
+    pub(crate) truncated: Position,
+    /// Whether any deleted key of the table is remembered.
+    pub(crate) has_deleted: bool,
 }
 
 /// The statements that remain after the COPY, to be run in order with those of other tables.
@@ -53,7 +62,7 @@ pub(crate) async fn stage(
     client: &Client,
     staging: &mut Staging,
     batch: &TableBatch,
-    truncated: Position,
+    guard: Guard,
 ) -> Result<TableStatements, Failure> {
     let table = batch.target.plain();
     let failed =
@@ -63,7 +72,7 @@ pub(crate) async fn stage(
     if !staging.made.contains(&name) {
         let of_table = quoted_list(columns, "");
         let sql = format!(
-            "CREATE TEMP TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT ''::\"char\" AS _kind, 0 AS _group, ''::text AS _key, \
+            "DROP TABLE IF EXISTS pg_temp.{name}; CREATE TEMP TABLE {name} ON COMMIT DELETE ROWS AS SELECT ''::\"char\" AS _kind, 0 AS _group, ''::text AS _key, \
              '0/0'::pg_lsn AS _lsn, 0::bigint AS _ordinal, {of_table} FROM {} WITH NO DATA",
             batch.target.quoted()
         );
@@ -73,7 +82,7 @@ pub(crate) async fn stage(
     let (lines, groups) = lines(batch, columns);
     let copy = format!("COPY pg_temp.{name} FROM STDIN");
     copy_in(client, &copy, lines).await.map_err(failed)?;
-    Ok(statements(batch, columns, &name, &groups, truncated))
+    Ok(statements(batch, columns, &name, &groups, guard))
 }
 
 /// Short and the same for the same columns of a table.
@@ -164,9 +173,9 @@ fn statements(
     columns: &[String],
     stage: &str,
     groups: &[Vec<u16>],
-    truncated: Position,
+    guard: Guard,
 ) -> TableStatements {
-    let parts = Parts::new(batch, stage, truncated);
+    let parts = Parts::new(batch, stage, guard);
     let mut statements = Vec::new();
     if batch.slots.iter().any(|slot| matches!(slot.state, State::Row(_))) {
         statements.push((Counted::Upserted, parts.upsert(columns)));
@@ -175,7 +184,7 @@ fn statements(
         statements.push((Counted::Incomplete, parts.incomplete(group)));
         statements.push((Counted::Upserted, parts.update(columns, group, missing)));
     }
-    if batch.slots.iter().any(|slot| matches!(slot.state, State::Deleted)) {
+    if batch.deletes() {
         statements.push((Counted::Deleted, parts.delete()));
         statements.push((Counted::No, parts.remember()));
     }
@@ -192,12 +201,12 @@ struct Parts {
     same_key: String,
     /// The staged record stands behind the row's last one; an inherited (odd) position may equal it.
     newer: String,
-    /// The staged record stands behind its key's deletion and the table's emptying.
+    /// The staged record stands behind its key's deletion and the table's emptying. An inherited position may equal it.
     alive: String,
 }
 
 impl Parts {
-    fn new(batch: &TableBatch, stage: &str, truncated: Position) -> Parts {
+    fn new(batch: &TableBatch, stage: &str, Guard { truncated, has_deleted }: Guard) -> Parts {
         let key = batch.key.columns.clone();
         let equal: Vec<_> = key
             .iter()
@@ -206,10 +215,13 @@ impl Parts {
             .collect();
         let target = quote_literal(&batch.target.plain());
         // A subquery that the planner can't turn into a join: it would read all deleted keys for it.
-        let mut alive = format!(
-            "coalesce((SELECT (s._lsn, s._ordinal) > (d.lsn, d.ordinal) FROM headwater.apply_deleted d \
-             WHERE d.target = {target} AND d.key = s._key), true)"
-        );
+        let mut alive = match has_deleted {
+            false => "true".to_owned(),
+            true => format!(
+                "coalesce((SELECT (s._lsn, s._ordinal) > (d.lsn, d.ordinal - (s._ordinal & 1)) \
+                 FROM headwater.apply_deleted d WHERE d.target = {target} AND d.key = s._key), true)"
+            ),
+        };
         if truncated > Position::default() {
             let _ = write!(
                 alive,

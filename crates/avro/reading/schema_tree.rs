@@ -25,6 +25,8 @@ pub(super) struct Node {
     pub(super) connect_type: Option<Arc<str>>,
     /// How the source declared the column, where the producer says so (`propagate_source_type`).
     pub(super) source_type: Option<Arc<str>>,
+    /// The length it declared.
+    pub(super) source_length: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +77,7 @@ impl Node {
             precision: None,
             connect_type: None,
             source_type: None,
+            source_length: None,
         }
     }
 
@@ -235,6 +238,7 @@ fn annotate(node: &mut Node, json: &Map<String, Value>) {
         None => json.get("precision").and_then(Value::as_i64),
     };
     node.source_type = parameter("__debezium.source.column.type").map(Into::into);
+    node.source_length = number("__debezium.source.column.length");
 }
 
 /// Passes over a value.
