@@ -1,8 +1,7 @@
 //! Outbox events: a statement of the team's own per event, once per event id, in the transaction of the event's offset.
 //!
-//! In: records of event topics. Out: calls, rows of the inbox, answers on the feedback topic. Invariants:
-//! - An id that was handled is not handled again, whichever offset it comes at. One that failed is, when it is sent again.
-//! - An answer is sent after the commit, and again until Kafka has it: the inbox remembers which are owed.
+//! In: records of event topics. Out: calls, and rows of the inbox, which remember the answers that are owed. Invariant:
+//! an id that was handled is not handled again, whichever offset it comes at. One that failed is, when it is sent again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +18,6 @@ use crate::settings::EventSettings;
 const ATTEMPT_HEADER: &str = "headwater.attempt";
 /// A reason is a sentence, not a page.
 const REASON_CHARS_MAX: usize = 500;
-/// Answers sent at a time.
-const ANSWERS_MAX: i64 = 500;
 
 /// An event to handle.
 #[derive(Clone, Debug)]
@@ -293,42 +290,4 @@ fn of_call(error: &headwater_pg::Error, kind: &str) -> Failure {
     let reason: String =
         format!("SQLSTATE {code}{}", words.unwrap_or_default()).chars().take(REASON_CHARS_MAX).collect();
     Failure::Refused(Refusal { stage: "event", table: None, reason })
-}
-
-/// An answer that is owed.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) event_id: String,
-    pub(crate) body: String,
-    /// When it was handled: an event that was handled again meanwhile is owed another answer.
-    handled_at: String,
-}
-
-/// The oldest answers that Kafka does not have yet.
-pub(crate) async fn owed(client: &Client, consumer: &str) -> Result<Vec<Answer>, Failure> {
-    const SQL: &str = "SELECT event_id, json_build_object('event_id', event_id, 'status', status, 'reason', reason, \
-        'consumer', consumer, 'attempt', attempt, 'at', to_char(handled_at AT TIME ZONE 'UTC', \
-        'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))::text \
-        , handled_at::text FROM headwater.inbox WHERE consumer = $1 AND unanswered ORDER BY handled_at LIMIT $2";
-    let failed = |error: headwater_pg::Error| of_postgres(&error, "reading the inbox", None);
-    let rows = client.query(SQL, &[&consumer, &ANSWERS_MAX]).await.map_err(|error| failed(error.into()))?;
-    let answers = rows.iter().map(|row| {
-        Ok(Answer { event_id: row.try_get(0)?, body: row.try_get(1)?, handled_at: row.try_get(2)? })
-    });
-    answers.collect::<Result<_, headwater_pg::Error>>().map_err(failed)
-}
-
-/// Kafka has these.
-pub(crate) async fn answered(client: &Client, consumer: &str, answers: &[Answer]) -> Result<(), Failure> {
-    let ids: Vec<&str> = answers.iter().map(|answer| answer.event_id.as_str()).collect();
-    let times: Vec<&str> = answers.iter().map(|answer| answer.handled_at.as_str()).collect();
-    client
-        .execute(
-            "UPDATE headwater.inbox i SET unanswered = false FROM unnest($2::text[], $3::text[]) a (id, at) \
-             WHERE i.consumer = $1 AND i.event_id = a.id AND i.handled_at = a.at::timestamptz",
-            &[&consumer, &ids, &times],
-        )
-        .await
-        .map(drop)
-        .map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
 }

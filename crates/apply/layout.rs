@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use headwater_avro::SchemaId;
 use headwater_avro::reading::{
-    EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, PgColumnType,
+    EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, PgColumnType, Unreadable,
 };
 use headwater_avro::registry::{Registry, RegistryError};
 use headwater_pg::Client;
 
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::naming::{TopicRule, rule_of};
-use crate::ready_table::ready_table;
+use crate::ready_table::{changes, ready_table};
 use crate::settings::Settings;
-use crate::target::{TargetName, TargetTable};
+use crate::target::{self, TargetName, TargetTable};
 
 /// Debezium's and Headwater's field that tells tables of one topic apart; no column.
 const TABLE_FIELD: &str = "__dbz__physicalTableIdentifier";
@@ -50,7 +50,6 @@ pub(crate) struct Known<'a> {
 #[derive(Debug)]
 pub(crate) struct TopicLayouts {
     pub(crate) rule: TopicRule,
-    table: Option<TargetTable>,
     keys: HashMap<SchemaId, Arc<KeyLayout>>,
     values: HashMap<(SchemaId, SchemaId), Arc<ValueLayout>>,
 }
@@ -73,6 +72,10 @@ impl Layouts {
         self.topics.clear();
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     pub(crate) fn rule(&mut self, topic: &str) -> Result<&TopicRule, Halt> {
         Ok(&self.topic(topic)?.rule)
     }
@@ -80,7 +83,7 @@ impl Layouts {
     fn topic(&mut self, topic: &str) -> Result<&mut TopicLayouts, Halt> {
         if !self.topics.contains_key(topic) {
             let rule = rule_of(&self.settings, topic)?;
-            let layouts = TopicLayouts { rule, table: None, keys: HashMap::new(), values: HashMap::new() };
+            let layouts = TopicLayouts { rule, keys: HashMap::new(), values: HashMap::new() };
             self.topics.insert(topic.to_owned(), layouts);
         }
         Ok(self.topics.get_mut(topic).expect("inserted above"))
@@ -132,49 +135,86 @@ impl Layouts {
         };
         let settings = self.settings.clone();
         let layouts = self.topic(topic)?;
-        let table_name = layouts.rule.target.plain();
-        let refused = |why: headwater_avro::reading::Unreadable| {
-            Failure::Refused(Refusal {
-                stage: "decode",
-                table: Some(table_name.clone()),
-                reason: why.to_string(),
-            })
-        };
-        let key_reader = KeyReader::parse(&key_schema).map_err(&refused)?;
-        let reader =
-            value_schema.map(|schema| EnvelopeReader::parse(&schema)).transpose().map_err(&refused)?;
-        let key_columns: Vec<_> =
-            key_reader.columns().into_iter().map(|column| layouts.rule.key_column(column)).collect();
-        let row_columns: Vec<_> = match &reader {
-            Some(reader) => reader
-                .columns()
-                .into_iter()
-                .map(|column| layouts.rule.row_column(column, &key_columns))
-                .collect(),
-            None => Vec::new(),
-        };
-        let Some(table) =
-            ready_table(client, &settings, &layouts.rule.target, &key_columns, &row_columns).await?
-        else {
+        let target = layouts.rule.target.clone();
+        let shapes = Shapes::new(&layouts.rule, &key_schema, value_schema.as_deref())?;
+        let Some(table) = ready_table(client, &settings, &target, &shapes.key, &shapes.row).await? else {
             return Ok(false);
         };
+        let (of_key, of_value) = shapes.layouts(&target, &table, &settings.placeholder)?;
+        layouts.keys.insert(key, Arc::new(of_key));
+        if let (Some(value), Some(of_value)) = (value, of_value) {
+            layouts.values.insert((key, value), Arc::new(of_value));
+        }
+        Ok(true)
+    }
+
+    /// Whether a topic's table can take its rows: the table, and the SQL that would be run first. Changes nothing.
+    pub(crate) async fn check(
+        &mut self,
+        client: &Client,
+        topic: &str,
+        key_schema: &str,
+        value_schema: &str,
+    ) -> Result<(TargetName, Option<String>), Failure> {
+        let settings = self.settings.clone();
+        let rule = self.rule(topic)?;
+        let shapes = Shapes::new(rule, key_schema, Some(value_schema))?;
+        let found = target::look_up(client, &rule.target).await?;
+        let key: Vec<_> = shapes.key.iter().flatten().map(|column| column.name.clone()).collect();
+        let row: Vec<_> = shapes.row.iter().flatten().cloned().collect();
+        let sql = changes(&settings, &rule.target, &key, &row, found.as_ref())?;
+        if let Some(found) = found {
+            shapes.layouts(&rule.target, &found, &settings.placeholder)?;
+        }
+        Ok((rule.target.clone(), sql))
+    }
+}
+
+/// What a pair of schemas has, under the names of the table; none of a field that is left out.
+struct Shapes {
+    key_reader: KeyReader,
+    reader: Option<EnvelopeReader>,
+    key: Vec<Option<OfferedColumn>>,
+    row: Vec<Option<OfferedColumn>>,
+}
+
+impl Shapes {
+    fn new(rule: &TopicRule, key_schema: &str, value_schema: Option<&str>) -> Result<Shapes, Failure> {
+        let refused = |why| unreadable(&rule.target, &why);
+        let key_reader = KeyReader::parse(key_schema).map_err(refused)?;
+        let reader = value_schema.map(EnvelopeReader::parse).transpose().map_err(refused)?;
+        let key: Vec<_> = key_reader.columns().into_iter().map(|column| rule.key_column(column)).collect();
+        let columns = reader.iter().flat_map(EnvelopeReader::columns);
+        let row = columns.map(|column| rule.row_column(column, &key)).collect();
+        Ok(Shapes { key_reader, reader, key, row })
+    }
+
+    fn layouts(
+        self,
+        target: &TargetName,
+        table: &TargetTable,
+        placeholder: &str,
+    ) -> Result<(KeyLayout, Option<ValueLayout>), Failure> {
+        let refused = |why| unreadable(target, &why);
         let types = |columns: &[Option<OfferedColumn>]| -> Vec<Option<PgColumnType>> {
             let of = |column: &OfferedColumn| table.column(&column.name).map(|found| found.pg_type.clone());
             columns.iter().map(|column| column.as_ref().and_then(of)).collect()
         };
-        let names = |columns: &[Option<OfferedColumn>]| -> Vec<String> {
-            let there = columns.iter().flatten().filter(|column| table.column(&column.name).is_some());
-            there.map(|column| column.name.clone()).collect()
+        let names = |columns: Vec<Option<OfferedColumn>>| -> Vec<String> {
+            let there = columns.into_iter().flatten().filter(|column| table.column(&column.name).is_some());
+            there.map(|column| column.name).collect()
         };
-        let plan = key_reader.plan(&types(&key_columns)).map_err(&refused)?;
-        layouts.keys.insert(key, Arc::new(KeyLayout { columns: names(&key_columns), plan }));
-        if let (Some(value), Some(reader)) = (value, reader) {
-            let plan = reader.plan(&types(&row_columns), &settings.placeholder).map_err(&refused)?;
-            layouts.values.insert((key, value), Arc::new(ValueLayout { columns: names(&row_columns), plan }));
-        }
-        layouts.table = Some(table);
-        Ok(true)
+        let plan = self.key_reader.plan(&types(&self.key)).map_err(refused)?;
+        let key = KeyLayout { columns: names(self.key), plan };
+        let Some(reader) = self.reader else { return Ok((key, None)) };
+        let plan = reader.plan(&types(&self.row), placeholder).map_err(refused)?;
+        Ok((key, Some(ValueLayout { columns: names(self.row), plan })))
     }
+}
+
+fn unreadable(target: &TargetName, why: &Unreadable) -> Failure {
+    let reason = why.to_string();
+    Failure::Refused(Refusal { stage: "decode", table: Some(target.plain()), reason })
 }
 
 impl TopicRule {
@@ -196,7 +236,7 @@ impl TopicRule {
     }
 }
 
-fn of_registry(error: RegistryError) -> Failure {
+pub(crate) fn of_registry(error: RegistryError) -> Failure {
     if error.is_retriable() {
         return Failure::Away(error.to_string());
     }

@@ -28,6 +28,7 @@ mod widening;
 mod fold;
 mod upsert;
 
+mod answers;
 mod batch;
 mod collect;
 mod events;
@@ -39,10 +40,12 @@ mod setting_aside;
 mod backoff;
 mod run;
 
+mod check;
 mod metrics;
 
+pub use check::{Finding, Met, check};
 pub use halt::{Halt, HaltCause};
 pub use metrics::Metrics;
 pub use run::run;
-pub use settings::{EventSettings, OnPoison, Replay, Settings, StartAt, TableRule};
+pub use settings::{EventSettings, FeedbackFormat, OnPoison, Replay, Settings, StartAt, TableRule};
 pub use status::{Progress, Report, State, Status};

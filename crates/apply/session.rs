@@ -13,6 +13,7 @@ use headwater_pg::Client;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::answers::{self, Written};
 use crate::batch::{self, Applier, Batch, Partition};
 use crate::collect::{self, Scratch, Taken};
 use crate::events::{self, Failing, Handlers, ReadEvent};
@@ -58,6 +59,8 @@ pub(crate) struct Session<'a> {
     client: Client,
     staging: Staging,
     handlers: Handlers,
+    /// How answers are written, once that is known.
+    written: Option<Written>,
     owner: String,
     pub(crate) partitions: Vec<Partition>,
     batch: Batch,
@@ -90,6 +93,7 @@ impl<'a> Session<'a> {
             client,
             staging: Staging::default(),
             handlers: Handlers::default(),
+            written: None,
             owner: owner(),
             partitions: Vec::new(),
             batch: Batch::default(),
@@ -142,13 +146,22 @@ impl<'a> Session<'a> {
         let Some(topic) = settings.events.as_ref().and_then(|events| events.feedback_topic.as_deref()) else {
             return Ok(());
         };
+        let written = match self.written {
+            Some(written) => written,
+            None => {
+                let registry = self.shared.layouts.registry();
+                self.shared.runtime.block_on(Written::of(&settings, registry, topic))?
+            }
+        };
+        self.written = Some(written);
         loop {
-            let answers = self.shared.runtime.block_on(events::owed(&self.client, &settings.group))?;
+            let answers =
+                self.shared.runtime.block_on(answers::owed(&self.client, &settings.group, written))?;
             if answers.is_empty() {
                 return Ok(());
             }
             self.shared.letters.answer(&settings, topic, &answers)?;
-            self.shared.runtime.block_on(events::answered(&self.client, &settings.group, &answers))?;
+            self.shared.runtime.block_on(answers::answered(&self.client, &settings.group, &answers))?;
         }
     }
 

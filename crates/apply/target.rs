@@ -178,3 +178,36 @@ fn created_type<'a>(name: &TargetName, column: &'a OfferedColumn) -> Result<&'a 
         )
     })
 }
+
+/// What the role of the connection may do with a table, and what the table has that gets in the way.
+pub(crate) struct Rights {
+    pub(crate) writes: bool,
+    pub(crate) owns: bool,
+    /// Whether row-level security applies to the role.
+    pub(crate) row_security: bool,
+    pub(crate) foreign_keys: Vec<String>,
+}
+
+/// None if there is no such table.
+pub(crate) async fn rights(client: &Client, name: &TargetName) -> Result<Option<Rights>, Error> {
+    const SQL: &str = "
+SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'),
+  pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid),
+  array(SELECT conname::text FROM pg_constraint WHERE conrelid = c.oid AND contype = 'f' AND conparentid = 0)
+FROM pg_class c WHERE c.oid = to_regclass($1)";
+    let Some(row) = client.query_opt(SQL, &[&name.quoted()]).await? else { return Ok(None) };
+    Ok(Some(Rights {
+        writes: row.try_get(0)?,
+        owns: row.try_get(1)?,
+        row_security: row.try_get(2)?,
+        foreign_keys: row.try_get(3)?,
+    }))
+}
+
+/// Whether the role may create the table, and its schema where that is missing.
+pub(crate) async fn may_create(client: &Client, name: &TargetName) -> Result<bool, Error> {
+    const SQL: &str = "SELECT CASE WHEN to_regnamespace(quote_ident($1)) IS NULL \
+        THEN has_database_privilege(current_database(), 'CREATE') ELSE has_schema_privilege($1, 'CREATE') END";
+    Ok(client.query_one(SQL, &[&name.schema]).await?.try_get(0)?)
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_apply::{OnPoison, StartAt};
+use headwater_apply::{FeedbackFormat, OnPoison, StartAt};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
@@ -357,6 +357,7 @@ words_of! {
     BinaryHandling,
     DecimalHandling,
     Envelope,
+    FeedbackFormat,
     FlatDeletes,
     HstoreHandling,
     IntervalHandling,
