@@ -24,6 +24,8 @@ pub(crate) struct Partition {
     pub(crate) place: TopicPartition,
     /// The offset in the database.
     pub(crate) stored: i64,
+    /// That behind the transaction under way; the same where there is none.
+    pub(crate) sent: i64,
     /// The offset behind the last record of the batch.
     pub(crate) next: i64,
     /// The position of the last record that had one.
@@ -37,6 +39,7 @@ impl Partition {
         Partition {
             place: claimed.place.clone(),
             stored: claimed.next_offset,
+            sent: claimed.next_offset,
             next: claimed.next_offset,
             last: claimed.last,
             newest_lsn: claimed.newest_lsn,
@@ -106,19 +109,28 @@ pub(crate) struct Applier<'a> {
     pub(crate) staging: &'a mut Staging,
     pub(crate) handlers: &'a mut Handlers,
     pub(crate) settings: &'a Settings,
-    pub(crate) owner: &'a str,
     pub(crate) metrics: &'a Metrics,
+}
+
+/// Which offsets a transaction moves, and whose they have to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Moves {
+    owner: String,
+    pub(crate) next: Vec<Claimed>,
+    /// The offsets that the database has to have.
+    expected: BTreeMap<TopicPartition, i64>,
+}
+
+impl Moves {
+    pub(crate) fn new(owner: &str, partitions: &[Partition]) -> Moves {
+        let moved: Vec<_> = partitions.iter().filter(|partition| partition.next != partition.sent).collect();
+        let expected = moved.iter().map(|partition| (partition.place.clone(), partition.sent)).collect();
+        Moves { owner: owner.to_owned(), next: moved.into_iter().map(Partition::claimed).collect(), expected }
+    }
 }
 
 /// What waits for a lock has to see what was committed meanwhile, whatever the role's default is.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-
-/// Partitions whose offset the batch moves, with the offsets that the database has to have.
-fn moved(partitions: &[Partition]) -> (Vec<Claimed>, BTreeMap<TopicPartition, i64>) {
-    let moved: Vec<_> = partitions.iter().filter(|partition| partition.next != partition.stored).collect();
-    let expected = moved.iter().map(|partition| (partition.place.clone(), partition.stored)).collect();
-    (moved.into_iter().map(Partition::claimed).collect(), expected)
-}
 
 impl Applier<'_> {
     /// Applies the batch in one transaction, offsets included. After an error nothing of it was done, or the connection
@@ -126,10 +138,10 @@ impl Applier<'_> {
     pub(crate) async fn apply(
         &mut self,
         batch: &Batch,
-        partitions: &[Partition],
+        moves: &Moves,
         failing: Failing,
     ) -> Result<(), Failure> {
-        let outcome = self.transaction(batch, partitions, failing).await;
+        let outcome = self.transaction(batch, moves, failing).await;
         if let Err(Failure::Refused(_) | Failure::Fenced(_)) = &outcome {
             self.staging.forget();
             let rolled_back = self.client.batch_execute("ROLLBACK").await;
@@ -138,16 +150,11 @@ impl Applier<'_> {
         outcome
     }
 
-    async fn transaction(
-        &mut self,
-        batch: &Batch,
-        partitions: &[Partition],
-        failing: Failing,
-    ) -> Result<(), Failure> {
+    async fn transaction(&mut self, batch: &Batch, moves: &Moves, failing: Failing) -> Result<(), Failure> {
         let failed = |error: headwater_pg::Error| of_postgres(&error, "applying a batch", None);
-        let (next, expected) = moved(partitions);
+        let Moves { owner, next, expected } = moves;
         let group = &self.settings.group;
-        let mut begin = format!("{BEGIN}; {};", ledger::lock_statement(group, self.owner, &expected));
+        let mut begin = format!("{BEGIN}; {};", ledger::lock_statement(group, owner, expected));
         for table in &batch.tables {
             begin.push_str(&lock_table(table));
         }
@@ -155,7 +162,7 @@ impl Applier<'_> {
         let replies = Replies::new(&results);
         // The first answer is BEGIN's.
         if replies.rows(1) != expected.len() {
-            return Err(fenced(&expected));
+            return Err(fenced(expected));
         }
         let mut last = Vec::new();
         for (index, table) in batch.tables.iter().enumerate() {
@@ -175,7 +182,7 @@ impl Applier<'_> {
             }
             None => Vec::new(),
         };
-        let end = format!("{}; COMMIT", ledger::advance_statement(group, &next));
+        let end = format!("{}; COMMIT", ledger::advance_statement(group, next));
         self.client.batch_execute(&end).await.map_err(|error| failed(error.into()))?;
         for (kind, outcome) in handled {
             self.metrics.events.with_label_values(&[kind.as_str(), outcome]).inc();
@@ -197,23 +204,23 @@ pub(crate) async fn truncate(
     client: &Client,
     target: &TargetName,
     position: Position,
-    partitions: &[Partition],
-    (consumer, owner): (&str, &str),
+    consumer: &str,
+    moves: &Moves,
 ) -> Result<(), Failure> {
     let table = target::look_up(client, target).await?;
     let has_positions = table.is_some_and(|table| table.has_positions);
     let failed = |error: headwater_pg::Error| of_postgres(&error, "emptying a table", Some(&target.plain()));
-    let (next, expected) = moved(partitions);
-    let begin = format!("{BEGIN}; {}", ledger::lock_statement(consumer, owner, &expected));
+    let Moves { owner, next, expected } = moves;
+    let begin = format!("{BEGIN}; {}", ledger::lock_statement(consumer, owner, expected));
     let results = client.simple_query(&begin).await.map_err(|error| failed(error.into()))?;
     if Replies::new(&results).rows(1) != expected.len() {
         client.batch_execute("ROLLBACK").await.map_err(|error| failed(error.into()))?;
-        return Err(fenced(&expected));
+        return Err(fenced(expected));
     }
     let sql = format!(
         "{}; {}; COMMIT",
         upsert::truncate_statements(target, position, has_positions),
-        ledger::advance_statement(consumer, &next)
+        ledger::advance_statement(consumer, next)
     );
     let emptied = client.batch_execute(&sql).await.map_err(|error| failed(error.into()));
     if let Err(Failure::Refused(_)) = &emptied {

@@ -36,6 +36,7 @@ mod letters;
 mod replay;
 mod session;
 mod setting_aside;
+mod writer;
 
 mod backoff;
 mod run;

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use headwater_avro::SchemaId;
 use headwater_kafka::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
-use headwater_pg::Client;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::answers::{self, Written};
-use crate::batch::{self, Applier, Batch, Partition};
+use crate::batch::{self, Batch, Moves, Partition};
 use crate::collect::{self, Scratch, Taken};
-use crate::events::{self, Failing, Handlers, ReadEvent};
+use crate::events::{self, ReadEvent};
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::lag::Lag;
 use crate::layout::Layouts;
@@ -27,7 +26,7 @@ use crate::naming::is_event_topic;
 use crate::replay;
 use crate::settings::{Replay, Settings, StartAt};
 use crate::status::{Progress, State, Status};
-use crate::upsert::Staging;
+use crate::writer::{Flight, Landed, Writer};
 
 /// How long the loop waits for a record before it looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
@@ -56,9 +55,7 @@ pub(crate) struct Shared {
 pub(crate) struct Session<'a> {
     pub(crate) shared: &'a mut Shared,
     consumer: &'a GroupConsumer,
-    client: Client,
-    staging: Staging,
-    handlers: Handlers,
+    connection: Connection,
     /// How answers are written, once that is known.
     written: Option<Written>,
     owner: String,
@@ -73,6 +70,17 @@ pub(crate) struct Session<'a> {
     pruned: Instant,
 }
 
+/// The writer, or what it is doing.
+enum Connection {
+    Idle(Writer),
+    Busy(Flight),
+    /// The session has failed.
+    Lost,
+}
+
+/// How long is waited for a record while a transaction is under way.
+const BESIDE: Duration = Duration::from_millis(2);
+
 impl<'a> Session<'a> {
     /// Runs until it is asked to stop. `assigned` is what the group gave; it outlives the session.
     pub(crate) fn run(
@@ -86,13 +94,12 @@ impl<'a> Session<'a> {
             shared.replay_pending = false;
         }
         shared.layouts.forget_tables();
+        let writer = Writer::new(client, shared.settings.clone(), shared.metrics.clone());
         let now = Instant::now();
         let mut session = Session {
             shared,
             consumer,
-            client,
-            staging: Staging::default(),
-            handlers: Handlers::default(),
+            connection: Connection::Idle(writer),
             written: None,
             owner: owner(),
             partitions: Vec::new(),
@@ -120,24 +127,105 @@ impl<'a> Session<'a> {
         if let Some(change) = self.consumer.take_change() {
             return self.change(change, assigned);
         }
+        let is_busy = match &self.connection {
+            Connection::Busy(flight) if flight.is_over() => {
+                self.land()?;
+                false
+            }
+            Connection::Busy(_) => true,
+            _ => false,
+        };
         let wait = match self.batch.began {
+            _ if is_busy => BESIDE,
             None => LOOK_AROUND,
             Some(began) => self.shared.settings.linger.saturating_sub(began.elapsed()),
         };
         match self.consumer.poll(wait).map_err(of_kafka)? {
             Some(record) => self.take(&record)?,
-            None if !self.batch.is_empty() => {}
+            None if is_busy || !self.batch.is_empty() => {}
             None => self.look_around()?,
         }
         let settings = &self.shared.settings;
         let full =
             self.batch.records >= settings.batch_rows || self.batch.bytes_len() >= settings.batch_bytes;
-        let due = self.batch.began.is_some_and(|began| began.elapsed() >= settings.linger);
-        if full || due || !self.batch.is_empty() && self.is_careful() {
+        let due = !is_busy && self.batch.began.is_some_and(|began| began.elapsed() >= settings.linger);
+        if !self.batch.is_empty() && self.is_careful() {
             self.apply()?;
             self.look_around()?;
+        } else if full || due {
+            self.depart()?;
         }
         Ok(())
+    }
+
+    /// Begins the batch's transaction, once the one before is over. False if that was refused.
+    fn depart(&mut self) -> Result<bool, Failure> {
+        if !self.land()? {
+            return Ok(false);
+        }
+        self.look_around()?;
+        let mut batch = std::mem::take(&mut self.batch);
+        // All instances lock tables in one order.
+        batch.tables.sort_by(|a, b| a.target.cmp(&b.target));
+        let moves = Moves::new(&self.owner, &self.partitions);
+        for partition in &mut self.partitions {
+            partition.sent = partition.next;
+        }
+        match std::mem::replace(&mut self.connection, Connection::Lost) {
+            Connection::Idle(writer) => {
+                let flight = writer.depart(&self.shared.runtime, batch, moves);
+                self.connection = Connection::Busy(flight);
+                Ok(true)
+            }
+            _ => Err(Failure::Away("the connection is not free".to_owned())),
+        }
+    }
+
+    /// Waits for the transaction under way. False if it was refused: then its records come again, and whatever was
+    /// collected behind them as well.
+    fn land(&mut self) -> Result<bool, Failure> {
+        match std::mem::replace(&mut self.connection, Connection::Lost) {
+            Connection::Busy(flight) => {
+                let Landed { writer, batch, moves, outcome, took } = flight.land(&self.shared.runtime)?;
+                self.connection = Connection::Idle(writer);
+                match outcome {
+                    Ok(()) => self.landed(&batch, &moves, took),
+                    Err(Failure::Refused(refusal)) => {
+                        self.batch = Batch::default();
+                        for partition in &mut self.partitions {
+                            partition.sent = partition.stored;
+                        }
+                        return self.refused(&refusal, &batch).map(|()| false);
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+            other => self.connection = other,
+        }
+        Ok(true)
+    }
+
+    fn landed(&mut self, batch: &Batch, moves: &Moves, took: Duration) {
+        if !batch.is_empty() {
+            self.shared.metrics.batches.inc();
+            self.shared.metrics.batch_seconds.observe(took.as_secs_f64());
+            self.shared.lag.applied(batch.newest_ms);
+        }
+        for moved in &moves.next {
+            let ours = self.partitions.iter_mut().find(|partition| partition.place == moved.place);
+            if let Some(partition) = ours {
+                partition.stored = moved.next_offset;
+            }
+        }
+        self.forget_careful();
+    }
+
+    /// The writer, when nothing is under way.
+    fn writer(&mut self) -> Result<&mut Writer, Failure> {
+        match &mut self.connection {
+            Connection::Idle(writer) => Ok(writer),
+            _ => Err(Failure::Away("the connection is not free".to_owned())),
+        }
     }
 
     /// Sends the answers that are owed: those of the last batches, and those that a crash left behind.
@@ -155,13 +243,15 @@ impl<'a> Session<'a> {
         };
         self.written = Some(written);
         loop {
-            let answers =
-                self.shared.runtime.block_on(answers::owed(&self.client, &settings.group, written))?;
+            let runtime = self.shared.runtime.clone();
+            let client = &self.writer()?.client;
+            let answers = runtime.block_on(answers::owed(client, &settings.group, written))?;
             if answers.is_empty() {
                 return Ok(());
             }
             self.shared.letters.answer(&settings, topic, &answers)?;
-            self.shared.runtime.block_on(answers::answered(&self.client, &settings.group, &answers))?;
+            let client = &self.writer()?.client;
+            runtime.block_on(answers::answered(client, &settings.group, &answers))?;
         }
     }
 
@@ -175,7 +265,8 @@ impl<'a> Session<'a> {
             self.pruned = Instant::now();
             let seconds = self.shared.settings.deleted_retention.as_secs();
             let inbox = self.shared.settings.events.as_ref().map(|events| events.inbox_retention.as_secs());
-            self.shared.runtime.block_on(ledger::prune(&self.client, seconds, inbox))?;
+            let runtime = self.shared.runtime.clone();
+            runtime.block_on(ledger::prune(&self.writer()?.client, seconds, inbox))?;
         }
         Ok(())
     }
@@ -185,7 +276,15 @@ impl<'a> Session<'a> {
         change: AssignmentChange,
         assigned: &mut Vec<TopicPartition>,
     ) -> Result<(), Failure> {
-        // What was collected comes again, to whoever has the partition then.
+        // What is under way ends as it does; what was collected comes again, to whoever has the partition then. So does
+        // what was refused.
+        if let Connection::Busy(flight) = std::mem::replace(&mut self.connection, Connection::Lost) {
+            let Landed { writer, outcome, .. } = flight.land(&self.shared.runtime)?;
+            match outcome {
+                Ok(()) | Err(Failure::Refused(_)) => self.connection = Connection::Idle(writer),
+                Err(other) => return Err(other),
+            }
+        }
         self.batch = Batch::default();
         self.partitions.clear();
         self.careful.clear();
@@ -212,8 +311,9 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let group = self.shared.settings.group.clone();
-        let claimed =
-            self.shared.runtime.block_on(ledger::claim(&self.client, &group, &self.owner, assigned))?;
+        let (runtime, owner) = (self.shared.runtime.clone(), self.owner.clone());
+        let client = &self.writer()?.client;
+        let claimed = runtime.block_on(ledger::claim(client, &group, &owner, assigned))?;
         self.partitions = claimed.iter().map(Partition::new).collect();
         self.begin_unread()?;
         self.read_from_stored()?;
@@ -249,13 +349,11 @@ impl<'a> Session<'a> {
         self.apply_offsets()
     }
 
+    /// Moves the offsets only. Nothing is collected and nothing under way.
     pub(crate) fn apply_offsets(&mut self) -> Result<(), Failure> {
-        if self.partitions.iter().all(|partition| partition.next == partition.stored) {
-            return Ok(());
-        }
-        self.transact(&Batch::default(), Failing::Refuses)?;
-        for partition in &mut self.partitions {
-            partition.stored = partition.next;
+        if self.partitions.iter().any(|partition| partition.next != partition.stored) {
+            self.depart()?;
+            self.land()?;
         }
         Ok(())
     }
@@ -380,74 +478,46 @@ impl<'a> Session<'a> {
     }
 
     fn resolve(&mut self, topic: &str, key: SchemaId, value: Option<SchemaId>) -> Result<bool, Failure> {
-        let Shared { runtime, layouts, .. } = &mut *self.shared;
-        let resolved = runtime.block_on(layouts.resolve(&self.client, topic, key, value));
+        let Connection::Idle(writer) = &mut self.connection else {
+            return Err(Failure::Away("the connection is not free".to_owned()));
+        };
         // The table may have been altered, by this or by another instance.
-        self.staging.forget();
-        resolved
+        writer.staging.forget();
+        let Shared { runtime, layouts, .. } = &mut *self.shared;
+        runtime.block_on(layouts.resolve(&writer.client, topic, key, value))
     }
 
     fn truncate(&mut self, topic: &str, position: crate::position::Position) -> Result<(), Failure> {
         let target = self.shared.layouts.rule(topic)?.target.clone();
-        let identity = (self.shared.settings.group.as_str(), self.owner.as_str());
-        let done = batch::truncate(&self.client, &target, position, &self.partitions, identity);
-        self.shared.runtime.block_on(done)?;
+        let moves = Moves::new(&self.owner, &self.partitions);
+        let (runtime, settings) = (self.shared.runtime.clone(), self.shared.settings.clone());
+        let client = &self.writer()?.client;
+        runtime.block_on(batch::truncate(client, &target, position, &settings.group, &moves))?;
         tracing::info!(table = target.plain(), lsn = position.lsn_text(), "emptied, as its source was");
         self.stored();
         Ok(())
     }
 
-    /// Applies the batch. False if one of its records was refused: then all of them come again, and whatever was read
-    /// behind them as well.
+    /// Applies what was collected, and waits for it. False if one of its records was refused: then all of them come
+    /// again, and whatever was read behind them as well.
     pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
-        let mut batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
+        if !self.land()? {
+            return Ok(false);
+        }
+        if self.batch.is_empty() {
             return self.apply_offsets().map(|()| true);
         }
-        // All instances lock tables in one order.
-        batch.tables.sort_by(|a, b| a.target.cmp(&b.target));
-        let began = Instant::now();
-        let mut outcome = self.transact(&batch, Failing::Refuses);
-        if let Err(Failure::Refused(refusal)) = &outcome
-            && refusal.stage == "event"
-            && self.answers_events()
-        {
-            outcome = self.transact(&batch, Failing::IsNoted);
-        }
-        match outcome {
-            Ok(()) => {}
-            Err(Failure::Refused(refusal)) => return self.refused(&refusal, &batch).map(|()| false),
-            Err(other) => return Err(other),
-        }
-        self.shared.metrics.batches.inc();
-        self.shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
-        self.shared.lag.applied(batch.newest_ms);
-        self.stored();
-        Ok(true)
-    }
-
-    /// One transaction.
-    pub(crate) fn transact(&mut self, batch: &Batch, failing: Failing) -> Result<(), Failure> {
-        let mut applier = Applier {
-            client: &self.client,
-            staging: &mut self.staging,
-            handlers: &mut self.handlers,
-            settings: &self.shared.settings,
-            owner: &self.owner,
-            metrics: &self.shared.metrics,
-        };
-        self.shared.runtime.block_on(applier.apply(batch, &self.partitions, failing))
-    }
-
-    /// Whether a failed event is an answer and no record that can't be applied.
-    fn answers_events(&self) -> bool {
-        self.shared.settings.events.as_ref().is_some_and(|events| events.feedback_topic.is_some())
+        Ok(self.depart()? && self.land()?)
     }
 
     pub(crate) fn stored(&mut self) {
         for partition in &mut self.partitions {
-            partition.stored = partition.next;
+            (partition.stored, partition.sent) = (partition.next, partition.next);
         }
+        self.forget_careful();
+    }
+
+    fn forget_careful(&mut self) {
         let partitions = &self.partitions;
         self.careful.retain(|place, until| {
             partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)

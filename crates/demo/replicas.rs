@@ -150,8 +150,9 @@ async fn in_transactions(client: &Client, statement: &str, rows: i64) -> Result<
 
 /// Writes a load and waits until Kafka has it.
 async fn write(settings: &Settings, client: &Client, statement: &str, rows: i64) -> Result<()> {
-    let acknowledged =
-        || Ok::<_, anyhow::Error>(observe::scrape(&settings.http)?.get("headwater_records_acknowledged_total"));
+    let acknowledged = || {
+        Ok::<_, anyhow::Error>(observe::scrape(&settings.http)?.get("headwater_records_acknowledged_total"))
+    };
     let before = acknowledged()?;
     in_transactions(client, statement, rows).await?;
     let begun = Instant::now();
