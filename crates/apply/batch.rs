@@ -30,6 +30,8 @@ pub(crate) struct Partition {
     pub(crate) next: i64,
     /// The position of the last record that had one.
     pub(crate) last: Position,
+    /// That before the first record behind `stored`, from where records may come again.
+    pub(crate) stored_last: Position,
     pub(crate) newest_lsn: u64,
     pub(crate) newest_micros: i64,
 }
@@ -42,6 +44,7 @@ impl Partition {
             sent: claimed.next_offset,
             next: claimed.next_offset,
             last: claimed.last,
+            stored_last: claimed.last,
             newest_lsn: claimed.newest_lsn,
             newest_micros: claimed.newest_micros,
         }
@@ -260,16 +263,17 @@ async fn run_statements(
             continue;
         }
         let name = table.target.plain();
-        let sql: Vec<&str> = of_table.iter().map(|(_, _, sql)| sql.as_str()).collect();
-        let results = client
-            .simple_query(&sql.join("; "))
-            .await
-            .map_err(|error| of_postgres(&error.into(), &format!("applying to table {name}"), Some(&name)))?;
-        let replies = Replies::new(&results);
-        let (mut upserted, mut deleted) = (0, 0);
-        for (at, (_, counted, _)) in of_table.iter().enumerate() {
+        let (rest, at_once): (Vec<_>, Vec<_>) =
+            of_table.into_iter().partition(|(_, counted, _)| *counted == Counted::IfFewer);
+        let replies = of_statements(client, &name, &at_once).await?;
+        let (mut upserted, mut deleted, mut fewer) = (0, 0, false);
+        for (at, (_, counted, _)) in at_once.iter().enumerate() {
             match counted {
                 Counted::Upserted => upserted += replies.affected(at),
+                Counted::UpdatedOf(rows) => {
+                    upserted += replies.affected(at);
+                    fewer |= replies.affected(at) < *rows as u64;
+                }
                 Counted::Deleted => deleted += replies.affected(at),
                 Counted::Incomplete if replies.rows(at) > 0 => {
                     let reason = "the record leaves a large column out that did not change (unchanged TOAST), and the \
@@ -278,14 +282,31 @@ async fn run_statements(
                         .to_owned();
                     return Err(Failure::Refused(Refusal { stage: "apply", table: Some(name), reason }));
                 }
-                Counted::Incomplete | Counted::No => {}
+                Counted::Incomplete | Counted::IfFewer | Counted::No => {}
             }
+        }
+        if fewer {
+            let replies = of_statements(client, &name, &rest).await?;
+            upserted += (0..rest.len()).map(|at| replies.affected(at)).sum::<u64>();
         }
         let superseded = table.changes.saturating_sub(upserted + deleted);
         let outcomes = [("upserted", upserted), ("deleted", deleted), ("superseded", superseded)];
         rows.extend(outcomes.map(|(outcome, count)| (name.clone(), outcome, count)));
     }
     Ok(rows)
+}
+
+async fn of_statements(
+    client: &Client,
+    table: &str,
+    statements: &[&(usize, Counted, String)],
+) -> Result<Replies, Failure> {
+    let sql: Vec<&str> = statements.iter().map(|(_, _, sql)| sql.as_str()).collect();
+    let results = client
+        .simple_query(&sql.join("; "))
+        .await
+        .map_err(|error| of_postgres(&error.into(), &format!("applying to table {table}"), Some(table)))?;
+    Ok(Replies::new(&results))
 }
 
 /// Answers to several statements: per statement its rows and its count.

@@ -31,6 +31,7 @@ mod upsert;
 mod answers;
 mod batch;
 mod collect;
+mod commit;
 mod events;
 mod letters;
 mod replay;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::answers::{self, Written};
 use crate::batch::{self, Batch, Moves, Partition};
 use crate::collect::{self, Scratch, Taken};
+use crate::commit::Connection;
 use crate::events::{self, ReadEvent};
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::lag::Lag;
@@ -26,7 +27,7 @@ use crate::naming::is_event_topic;
 use crate::replay;
 use crate::settings::{Replay, Settings, StartAt};
 use crate::status::{Progress, State, Status};
-use crate::writer::{Flight, Landed, Writer};
+use crate::writer::Writer;
 
 /// How long the loop waits for a record before it looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
@@ -55,12 +56,12 @@ pub(crate) struct Shared {
 pub(crate) struct Session<'a> {
     pub(crate) shared: &'a mut Shared,
     consumer: &'a GroupConsumer,
-    connection: Connection,
+    pub(crate) connection: Connection,
     /// How answers are written, once that is known.
     written: Option<Written>,
-    owner: String,
+    pub(crate) owner: String,
     pub(crate) partitions: Vec<Partition>,
-    batch: Batch,
+    pub(crate) batch: Batch,
     scratch: Scratch,
     /// Up to here records are applied one by one, because one of them was refused.
     pub(crate) careful: BTreeMap<TopicPartition, i64>,
@@ -68,14 +69,6 @@ pub(crate) struct Session<'a> {
     pub(crate) record: Option<RawRecord>,
     told: Instant,
     pruned: Instant,
-}
-
-/// The writer, or what it is doing.
-enum Connection {
-    Idle(Writer),
-    Busy(Flight),
-    /// The session has failed.
-    Lost,
 }
 
 /// How long is waited for a record while a transaction is under way.
@@ -158,76 +151,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Begins the batch's transaction, once the one before is over. False if that was refused.
-    fn depart(&mut self) -> Result<bool, Failure> {
-        if !self.land()? {
-            return Ok(false);
-        }
-        self.look_around()?;
-        let mut batch = std::mem::take(&mut self.batch);
-        // All instances lock tables in one order.
-        batch.tables.sort_by(|a, b| a.target.cmp(&b.target));
-        let moves = Moves::new(&self.owner, &self.partitions);
-        for partition in &mut self.partitions {
-            partition.sent = partition.next;
-        }
-        match std::mem::replace(&mut self.connection, Connection::Lost) {
-            Connection::Idle(writer) => {
-                let flight = writer.depart(&self.shared.runtime, batch, moves);
-                self.connection = Connection::Busy(flight);
-                Ok(true)
-            }
-            _ => Err(Failure::Away("the connection is not free".to_owned())),
-        }
-    }
-
-    /// Waits for the transaction under way. False if it was refused: then its records come again, and whatever was
-    /// collected behind them as well.
-    fn land(&mut self) -> Result<bool, Failure> {
-        match std::mem::replace(&mut self.connection, Connection::Lost) {
-            Connection::Busy(flight) => {
-                let Landed { writer, batch, moves, outcome, took } = flight.land(&self.shared.runtime)?;
-                self.connection = Connection::Idle(writer);
-                match outcome {
-                    Ok(()) => self.landed(&batch, &moves, took),
-                    Err(Failure::Refused(refusal)) => {
-                        self.batch = Batch::default();
-                        for partition in &mut self.partitions {
-                            partition.sent = partition.stored;
-                        }
-                        return self.refused(&refusal, &batch).map(|()| false);
-                    }
-                    Err(other) => return Err(other),
-                }
-            }
-            other => self.connection = other,
-        }
-        Ok(true)
-    }
-
-    fn landed(&mut self, batch: &Batch, moves: &Moves, took: Duration) {
-        if !batch.is_empty() {
-            self.shared.metrics.batches.inc();
-            self.shared.metrics.batch_seconds.observe(took.as_secs_f64());
-            self.shared.lag.applied(batch.newest_ms);
-        }
-        for moved in &moves.next {
-            let ours = self.partitions.iter_mut().find(|partition| partition.place == moved.place);
-            if let Some(partition) = ours {
-                partition.stored = moved.next_offset;
-            }
-        }
-        self.forget_careful();
-    }
-
-    /// The writer, when nothing is under way.
-    fn writer(&mut self) -> Result<&mut Writer, Failure> {
-        match &mut self.connection {
-            Connection::Idle(writer) => Ok(writer),
-            _ => Err(Failure::Away("the connection is not free".to_owned())),
-        }
-    }
-
     /// Sends the answers that are owed: those of the last batches, and those that a crash left behind.
     fn answer(&mut self) -> Result<(), Failure> {
         let settings = self.shared.settings.clone();
@@ -255,7 +178,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn look_around(&mut self) -> Result<(), Failure> {
+    pub(crate) fn look_around(&mut self) -> Result<(), Failure> {
         self.shared.status.alive();
         if self.told.elapsed() >= TELL_EVERY {
             self.tell();
@@ -276,15 +199,7 @@ impl<'a> Session<'a> {
         change: AssignmentChange,
         assigned: &mut Vec<TopicPartition>,
     ) -> Result<(), Failure> {
-        // What is under way ends as it does; what was collected comes again, to whoever has the partition then. So does
-        // what was refused.
-        if let Connection::Busy(flight) = std::mem::replace(&mut self.connection, Connection::Lost) {
-            let Landed { writer, outcome, .. } = flight.land(&self.shared.runtime)?;
-            match outcome {
-                Ok(()) | Err(Failure::Refused(_)) => self.connection = Connection::Idle(writer),
-                Err(other) => return Err(other),
-            }
-        }
+        self.end_flight()?;
         self.batch = Batch::default();
         self.partitions.clear();
         self.careful.clear();
@@ -347,15 +262,6 @@ impl<'a> Session<'a> {
         }
         // Stored at once: what is read "from the end" must not move with the end.
         self.apply_offsets()
-    }
-
-    /// Moves the offsets only. Nothing is collected and nothing under way.
-    pub(crate) fn apply_offsets(&mut self) -> Result<(), Failure> {
-        if self.partitions.iter().any(|partition| partition.next != partition.stored) {
-            self.depart()?;
-            self.land()?;
-        }
-        Ok(())
     }
 
     pub(crate) fn read_from_stored(&mut self) -> Result<(), Failure> {
@@ -496,33 +402,6 @@ impl<'a> Session<'a> {
         tracing::info!(table = target.plain(), lsn = position.lsn_text(), "emptied, as its source was");
         self.stored();
         Ok(())
-    }
-
-    /// Applies what was collected, and waits for it. False if one of its records was refused: then all of them come
-    /// again, and whatever was read behind them as well.
-    pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
-        if !self.land()? {
-            return Ok(false);
-        }
-        if self.batch.is_empty() {
-            return self.apply_offsets().map(|()| true);
-        }
-        Ok(self.depart()? && self.land()?)
-    }
-
-    pub(crate) fn stored(&mut self) {
-        for partition in &mut self.partitions {
-            (partition.stored, partition.sent) = (partition.next, partition.next);
-        }
-        self.forget_careful();
-    }
-
-    fn forget_careful(&mut self) {
-        let partitions = &self.partitions;
-        self.careful.retain(|place, until| {
-            partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)
-        });
-        self.record = None;
     }
 
     /// Lag, progress, and Kafka's idea of the group's offsets.

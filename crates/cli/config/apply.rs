@@ -67,7 +67,8 @@ sections! {
         start: StartAt = "beginning",
         /// How many records go into one transaction at most.
         batch_rows: i32 = "10000",
-        /// How many bytes of rows go into one transaction at most. About three times as much is used.
+        /// How many bytes of rows go into one transaction at most. One is written while the next is collected, and the rows
+        /// are in memory once more while they are copied.
         batch_bytes: Size = "16MiB",
         /// How long the first record of a transaction waits for more.
         linger: Duration = "50ms",
