@@ -133,12 +133,27 @@ async fn produce(test: &Fixture) -> Result<()> {
 
 fn register(test: &Fixture, table: &str, topic: &str, part: &str) -> Result<u32> {
     let schema = std::fs::read_to_string(format!("{FIXTURES}/schemas/{table}-{part}.json"))?;
+    let mut schema: Json = serde_json::from_str(&schema)?;
+    without_defaults(&mut schema);
+    let schema = schema.to_string();
     let url = format!("{}/subjects/{topic}-{part}/versions", test.kafka.registry);
     let body = json!({ "schema": schema }).to_string();
     let response = tokio::task::block_in_place(|| http::request("POST", &url, Some(&body)))?;
     ensure!(response.status == 200, "{table} {part}: {}", response.body);
     let answer: Json = serde_json::from_str(&response.body)?;
     Ok(answer["id"].as_u64().context("an id")? as u32)
+}
+
+/// The tests' registry does not take every default that Debezium wrote, and a reader of what was written needs none.
+fn without_defaults(schema: &mut Json) {
+    match schema {
+        Json::Object(parts) => {
+            parts.remove("default");
+            parts.values_mut().for_each(without_defaults);
+        }
+        Json::Array(parts) => parts.iter_mut().for_each(without_defaults),
+        _ => {}
+    }
 }
 
 fn base64(text: &str) -> Result<Vec<u8>> {
