@@ -58,7 +58,9 @@ async fn recorded(test: &mut Fixture) -> Result<()> {
     // A partition can't have columns of its own.
     let detach = "alter table zoo.parted detach partition zoo.parted_2020; alter table zoo.parted detach partition zoo.parted_2021";
     replica.database.execute(detach).await?;
-    replica.database.execute(&format!("truncate {}", names.join(", "))).await?;
+    // The recording has no snapshot of this one: the rows of before stay as the same SQL made them.
+    let emptied: Vec<_> = names.into_iter().filter(|name| name != "zoo.\"types\"").collect();
+    replica.database.execute(&format!("truncate {}", emptied.join(", "))).await?;
     let mut config = replica.config(test, &[]);
     let mut topics = Vec::new();
     for (table, left_out) in TABLES {
