@@ -44,6 +44,14 @@ impl Queue {
         (batches, by_table)
     }
 
+    /// Forgets what was to be confirmed at or before a position; gives how many events that were.
+    pub(crate) fn drop_through(&mut self, position: Lsn) -> usize {
+        let (dropped, kept) = self.batches.drain(..).partition(|batch| batch.confirmed_at <= position);
+        self.batches = kept;
+        let dropped: VecDeque<SentBatch> = dropped;
+        dropped.iter().map(|batch| batch.events.len()).sum()
+    }
+
     /// They are marked; gives how many events they had.
     pub(crate) fn drop_front(&mut self, batches: usize) -> usize {
         self.batches.drain(..batches).map(|batch| batch.events.len()).sum()

@@ -43,8 +43,9 @@ pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metr
         Attempts { settings: settings.clone(), policies, metrics: metrics.clone(), died: died.clone() };
     others.spawn(attempts.run());
     if let Some(notify) = settings.notify.clone() {
-        let (settings, metrics) = (settings.clone(), metrics.clone());
-        others.spawn(Notifier { settings, notify, metrics, died }.run());
+        let (settings, metrics, status) = (settings.clone(), metrics.clone(), status.clone());
+        let (called, mailed) = Default::default();
+        others.spawn(Notifier { settings, notify, metrics, status, died, called, mailed }.run());
     }
     let mut writer = SentWriter { settings, sent, status, metrics, queue: Queue::default() };
     let mut pause = Pause::default();
@@ -95,17 +96,27 @@ impl SentWriter {
         let mut searches = Vec::new();
         for table in &self.settings.tables {
             let table = table::load(&client, table).await?;
-            let gap = self.status.began_at();
-            reconcile::begin(&client, &table, &self.settings.slot, self.confirmed(), gap).await?;
             searches.push(Search { table, pass: None, due: Instant::now() });
         }
+        let mut began_at = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.write_confirmed(&client, &searches).await?;
+            // First the position, then what the pump has said: so what it says of rows up to here is known before a
+            // search takes them for rows of which it said nothing.
+            let confirmed = self.confirmed();
+            while let Some(batch) = self.sent.take_ready() {
+                self.queue.push(batch);
+            }
+            let begun = Some(self.status.began_at());
+            if began_at != begun {
+                self.begin(&client, &mut searches, confirmed).await?;
+                began_at = begun;
+            }
+            self.write_confirmed(&client, &searches, confirmed).await?;
             let mut next_look = Instant::now() + RECONCILE_INTERVAL;
             for search in &mut searches {
-                self.search(&client, search).await?;
+                self.search(&client, search, confirmed).await?;
                 next_look = next_look.min(search.due);
             }
             pause.over();
@@ -114,7 +125,7 @@ impl SentWriter {
                 batch = self.sent.next() => match batch {
                     Some(batch) => self.queue.push(batch),
                     None => {
-                        self.write_confirmed(&client, &searches).await?;
+                        self.write_confirmed(&client, &searches, self.confirmed()).await?;
                         return Ok(());
                     }
                 },
@@ -122,6 +133,26 @@ impl SentWriter {
                 () = tokio::time::sleep_until(next_look) => {}
             }
         }
+    }
+
+    /// At the start of a connection, and when the slot was begun anew while this process ran: then the position has
+    /// jumped over what was never sent, and what waited for it to come by is not SENT.
+    async fn begin(
+        &mut self,
+        client: &Client,
+        searches: &mut [Search],
+        confirmed: Lsn,
+    ) -> Result<(), headwater_pg::Error> {
+        let gap = self.status.began_at();
+        if let Some(gap) = gap {
+            let events = self.queue.drop_through(gap);
+            self.sent.done(events);
+        }
+        for search in searches {
+            (search.pass, search.due) = (None, Instant::now());
+            reconcile::begin(client, &search.table, &self.settings.slot, confirmed, gap).await?;
+        }
+        Ok(())
     }
 
     fn confirmed(&self) -> Lsn {
@@ -132,9 +163,10 @@ impl SentWriter {
         &mut self,
         client: &Client,
         searches: &[Search],
+        confirmed: Lsn,
     ) -> Result<(), headwater_pg::Error> {
         loop {
-            let (batches, by_table) = self.queue.confirmed(self.confirmed());
+            let (batches, by_table) = self.queue.confirmed(confirmed);
             if batches == 0 {
                 break;
             }
@@ -153,9 +185,14 @@ impl SentWriter {
     }
 
     /// Begins a pass when it is time, and ends it when its position is confirmed.
-    async fn search(&self, client: &Client, search: &mut Search) -> Result<(), headwater_pg::Error> {
+    async fn search(
+        &self,
+        client: &Client,
+        search: &mut Search,
+        confirmed: Lsn,
+    ) -> Result<(), headwater_pg::Error> {
         let (table, slot) = (&search.table, self.settings.slot.as_str());
-        if let Some(pass) = search.pass.take_if(|pass| pass.confirmed_at <= self.confirmed()) {
+        if let Some(pass) = search.pass.take_if(|pass| pass.confirmed_at <= confirmed) {
             let marked = reconcile::finish(client, table, slot, &pass).await?;
             if marked > 0 {
                 self.metrics.outbox_rows.with_label_values(&[&*table.name, "found_sent"]).inc_by(marked);

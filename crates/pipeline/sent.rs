@@ -94,6 +94,11 @@ impl SentEvents {
         self.batches.recv().await
     }
 
+    /// What has come already and was not taken yet, without waiting.
+    pub fn take_ready(&mut self) -> Option<SentBatch> {
+        self.batches.try_recv().ok()
+    }
+
     /// Whether every pump has gone; what they sent may still be here.
     pub fn is_closed(&self) -> bool {
         self.batches.is_closed()

@@ -15,6 +15,7 @@ mod cursor;
 mod decimals;
 mod envelope;
 mod event;
+mod fields;
 mod moments;
 mod schema_tree;
 
@@ -24,3 +25,4 @@ pub use envelope::{
     ChangeOp, EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, ReadChange, SourceMark,
 };
 pub use event::PayloadReader;
+pub use fields::{FieldValue, FieldsReader};
