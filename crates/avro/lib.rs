@@ -47,6 +47,8 @@ mod unchanged_columns;
 
 pub mod reading;
 
+pub mod from_json;
+
 mod same_bytes;
 mod schema_diff;
 mod subject;
@@ -88,5 +90,5 @@ pub use transaction_metadata::{
     TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, write_json_transaction,
     write_transaction, write_transaction_key,
 };
-pub use types::is_placeholder;
+pub use types::{event_unix_millis, is_placeholder};
 pub use unchanged_columns::{UnchangedColumn, unchanged_columns};

@@ -17,7 +17,7 @@ mod envelope;
 mod event;
 mod fields;
 mod moments;
-mod schema_tree;
+pub(crate) mod schema_tree;
 
 pub use cell::{PgColumnType, Unreadable};
 pub use cursor::{ReadError, confluent_parts};
