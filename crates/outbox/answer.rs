@@ -133,7 +133,8 @@ mod tests {
         }
         assert!(parse(None).is_err());
         for first in ["", r#","attempt":null"#, r#","attempt":1"#] {
-            let text = format!(r#"{{"event_id":"e","status":"FAILED","consumer":"c","reason":"a\u0000b"{first}}}"#);
+            let text =
+                format!(r#"{{"event_id":"e","status":"FAILED","consumer":"c","reason":"a\u0000b"{first}}}"#);
             let answer = parse(Some(text.as_bytes())).unwrap();
             assert_eq!((answer.attempt, answer.reason.as_deref()), (1, Some("ab")), "{text}");
         }

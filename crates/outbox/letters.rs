@@ -39,7 +39,12 @@ pub(crate) fn send(
     letters: &[(usize, String)],
 ) -> Result<(), Trouble> {
     let partitions = make_topic(feedback, &feedback.dead_letter_topic)?;
-    let mut sending = Sending { feedback, partitions, producer: Producer::new(&feedback.kafka)?, deadline: Instant::now() + LIMIT };
+    let mut sending = Sending {
+        feedback,
+        partitions,
+        producer: Producer::new(&feedback.kafka)?,
+        deadline: Instant::now() + LIMIT,
+    };
     let mut too_large = Vec::new();
     let mut deliveries = Vec::new();
     for (at, (place, reason)) in letters.iter().enumerate() {

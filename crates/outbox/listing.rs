@@ -44,9 +44,8 @@ pub async fn list(client: &Client, table: &Table, filter: &Filter, limit: i64) -
         t = table.sql,
         failing = if failing { "AND o.failed_at IS NOT NULL" } else { "" },
     );
-    let rows = client
-        .query(&sql, &[&filter.status, &filter.event_type, &filter.aggregateid, &limit, &from])
-        .await?;
+    let rows =
+        client.query(&sql, &[&filter.status, &filter.event_type, &filter.aggregateid, &limit, &from]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

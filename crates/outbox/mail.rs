@@ -31,7 +31,11 @@ pub(crate) async fn post(mail: &MailSettings, subject: &str, body: &str) -> Resu
         match transport.send(message(mail, std::slice::from_ref(to), subject, body)?).await {
             Ok(_) => taken += 1,
             Err(error) => {
-                tracing::error!(recipient = to, error = server(&error), "a recipient was not told of DEAD events");
+                tracing::error!(
+                    recipient = to,
+                    error = server(&error),
+                    "a recipient was not told of DEAD events"
+                );
                 refused += 1;
             }
         }
@@ -40,7 +44,8 @@ pub(crate) async fn post(mail: &MailSettings, subject: &str, body: &str) -> Resu
 }
 
 fn message(mail: &MailSettings, to: &[String], subject: &str, body: &str) -> Result<Message, String> {
-    let mailbox = |text: &str| text.parse::<Mailbox>().map_err(|error| format!("the address of a mail: {error}"));
+    let mailbox =
+        |text: &str| text.parse::<Mailbox>().map_err(|error| format!("the address of a mail: {error}"));
     let mut message = Message::builder().from(mailbox(&mail.from)?).subject(subject);
     for to in to {
         message = message.to(mailbox(to)?);

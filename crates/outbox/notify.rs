@@ -177,7 +177,8 @@ impl Notifier {
         if let Some(mail) = &self.notify.mail
             && !untold.is_empty()
         {
-            let (subject, body) = (subject(mail, database, table, &untold), body(mail, database, table, &untold));
+            let (subject, body) =
+                (subject(mail, database, table, &untold), body(mail, database, table, &untold));
             match mail::post(mail, &subject, &body).await {
                 Ok(refused) => {
                     self.mailed.extend(untold.iter().map(|row| row.sending()));

@@ -98,9 +98,7 @@ pub async fn load(client: &Client, settings: &OutboxTable) -> Result<Table, Load
     let missing: Vec<_> = [CREATED_AT]
         .iter()
         .chain(LIFE_COLUMNS)
-        .filter(|(wanted, as_type)| {
-            !columns.iter().any(|(name, kind, _)| name == wanted && kind == as_type)
-        })
+        .filter(|(wanted, as_type)| !columns.iter().any(|(name, kind, _)| name == wanted && kind == as_type))
         .map(|(name, as_type)| format!("{name} {as_type}"))
         .collect();
     if !missing.is_empty() {

@@ -2,9 +2,9 @@
 
 use serde_json::value::RawValue;
 
+use super::Misfit;
 use super::document::Json;
 use super::moments;
-use super::Misfit;
 use crate::binary;
 use crate::reading::Unreadable;
 use crate::reading::schema_tree::{FieldShape, Node, RecordShape, Shape};
@@ -233,7 +233,9 @@ fn decimal(node: &Node, json: &Json<'_>, out: &mut Vec<u8>) -> Result<(), Misfit
     let scale = i16::try_from(node.number.unwrap_or(0)).map_err(|_| Misfit::new("has a scale beyond all"))?;
     let mut number = Vec::new();
     types::write_decimal(text.as_bytes(), scale, &mut number).map_err(|reason| {
-        Misfit::new(format!("is no decimal number of its schema (with all digits, without an exponent): {reason}"))
+        Misfit::new(format!(
+            "is no decimal number of its schema (with all digits, without an exponent): {reason}"
+        ))
     })?;
     let whole = text.trim_start_matches('-').split('.').next().unwrap_or_default();
     let digits = whole.trim_start_matches('0').len() as i64 + i64::from(scale);
@@ -256,7 +258,8 @@ fn decimal(node: &Node, json: &Json<'_>, out: &mut Vec<u8>) -> Result<(), Misfit
 }
 
 fn latin_1(text: &str) -> Result<Vec<u8>, Misfit> {
-    let bytes: Option<Vec<u8>> = text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
+    let bytes: Option<Vec<u8>> =
+        text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
     bytes.ok_or_else(|| Misfit::new("has a character beyond U+00FF, which is no byte"))
 }
 
@@ -274,7 +277,10 @@ pub(super) fn check_defaults(node: &Node) -> Result<(), Unreadable> {
         Shape::Record(record) => record.fields.iter().try_for_each(|field| {
             check_defaults(&field.node)?;
             if field.default.is_some() && write_missing(field, &mut Vec::new()).is_err() {
-                return Err(Unreadable::new(format!("the schema's field {} has a default of another type", field.name)));
+                return Err(Unreadable::new(format!(
+                    "the schema's field {} has a default of another type",
+                    field.name
+                )));
             }
             Ok(())
         }),

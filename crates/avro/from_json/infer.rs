@@ -58,13 +58,20 @@ pub(super) fn schema(document: &RawValue, inference: Inference) -> Result<Value,
     let root = match Json::open(document).map_err(Misfit::new)? {
         Json::Object(members) => Some(record(ROOT, &members, inference, 0)?),
         Json::Array(items) => array(Some(ROOT), &items, inference, 0)?,
-        _ => return Err(Misfit::new("it is neither an object nor an array, so no schema is inferred from it")),
+        _ => {
+            return Err(Misfit::new("it is neither an object nor an array, so no schema is inferred from it"));
+        }
     };
     root.ok_or_else(|| Misfit::new("it is an array whose items say nothing of their type"))
 }
 
 /// The schema of a member; none if it says nothing of its type.
-fn member(key: Option<&str>, raw: &RawValue, inference: Inference, depth: usize) -> Result<Option<Value>, Misfit> {
+fn member(
+    key: Option<&str>,
+    raw: &RawValue,
+    inference: Inference,
+    depth: usize,
+) -> Result<Option<Value>, Misfit> {
     if depth > DEPTH_MAX {
         return Err(Misfit::new("is nested too deeply"));
     }
@@ -139,7 +146,8 @@ fn array(
         }
         // Only an object that stands in the array itself takes the array's name.
         let key = key.filter(|_| matches!(json, Json::Object(_)));
-        let Some(kind) = member(key, raw, inference, depth + 1).map_err(|misfit| misfit.in_item(index))? else {
+        let Some(kind) = member(key, raw, inference, depth + 1).map_err(|misfit| misfit.in_item(index))?
+        else {
             continue;
         };
         common = Some(match common {

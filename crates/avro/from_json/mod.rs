@@ -100,8 +100,8 @@ impl JsonPlan {
     pub fn encode_into(&self, id: SchemaId, json: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
         let start = out.len();
         binary::write_header(id, out);
-        let written = document(json)
-            .and_then(|document| encode::write(&self.node, &document, self.is_inferred, out));
+        let written =
+            document(json).and_then(|document| encode::write(&self.node, &document, self.is_inferred, out));
         if written.is_err() {
             out.truncate(start);
         }

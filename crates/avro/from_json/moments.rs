@@ -36,7 +36,11 @@ fn local(text: &str) -> Result<i64, &'static str> {
 }
 
 fn millis(micros: i64) -> Result<i64, &'static str> {
-    if micros % 1000 == 0 { Ok(micros / 1000) } else { Err("has more than milliseconds, which is what its schema holds") }
+    if micros % 1000 == 0 {
+        Ok(micros / 1000)
+    } else {
+        Err("has more than milliseconds, which is what its schema holds")
+    }
 }
 
 fn nanos(micros: i64) -> Result<i64, &'static str> {

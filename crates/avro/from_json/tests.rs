@@ -66,7 +66,11 @@ fn plain_types() {
         (r#"{"type":"array","items":"int"}"#, "[1, 2]", Ok(Value::Array(vec![Value::Int(1), Value::Int(2)]))),
         (r#"{"type":"array","items":"int"}"#, "[]", Ok(Value::Array(Vec::new()))),
         (r#"{"type":"array","items":"int"}"#, r#"[1, "x"]"#, Err("field [1] is no whole number")),
-        (r#"{"type":"map","values":"int"}"#, r#"{"a": 1}"#, Ok(Value::Map([("a".to_owned(), Value::Int(1))].into()))),
+        (
+            r#"{"type":"map","values":"int"}"#,
+            r#"{"a": 1}"#,
+            Ok(Value::Map([("a".to_owned(), Value::Int(1))].into())),
+        ),
         (r#"{"type":"map","values":"int"}"#, r#"{"a": null}"#, Err("field a is no whole number")),
         (r#""int""#, "", Err("no JSON")),
         (r#""int""#, "5 5", Err("no JSON")),
@@ -135,9 +139,8 @@ fn records_have_defaults_and_name_what_is_wrong() {
         {"name":"items","type":{"type":"array","items":{"type":"record","name":"Item","fields":[
             {"name":"price","type":"double"}]}},"default":[]}]}"#;
     let record = |id: i32, note: Value, kind: &str, items: Vec<f64>| {
-        let items = items.into_iter().map(|price| {
-            Value::Record(vec![("price".to_owned(), Value::Double(price))])
-        });
+        let items =
+            items.into_iter().map(|price| Value::Record(vec![("price".to_owned(), Value::Double(price))]));
         Value::Record(vec![
             ("id".to_owned(), Value::Int(id)),
             ("note".to_owned(), note),
@@ -214,7 +217,8 @@ fn the_inferred_schema_is_debeziums() {
 #[test]
 fn schemas_are_inferred() {
     let optional = Inference { nulls: NullFields::OptionalBytes, empty_arrays: EmptyArrays::OptionalString };
-    let json = r#"{"n": null, "e": [], "a": [null, {"x": 1}, {"y": [["z"]]}], "o": {"b": true, "big": 3000000000}}"#;
+    let json =
+        r#"{"n": null, "e": [], "a": [null, {"x": 1}, {"y": [["z"]]}], "o": {"b": true, "big": 3000000000}}"#;
     let names = |inference| {
         let (schema, value) = inferred(json, inference).unwrap();
         let Value::Record(fields) = value else { panic!("no record") };
@@ -223,7 +227,10 @@ fn schemas_are_inferred() {
     assert_eq!(names(Inference::default()).1, ["a", "o"]);
     let (schema, fields) = names(optional);
     assert_eq!(fields, ["n", "e", "a", "o"]);
-    assert!(schema.contains(r#""connect.name":"payload.a""#) && schema.contains(r#""namespace":"payload""#), "{schema}");
+    assert!(
+        schema.contains(r#""connect.name":"payload.a""#) && schema.contains(r#""namespace":"payload""#),
+        "{schema}"
+    );
     inferred("[1, 2]", optional).unwrap();
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     for (json, misfit) in [

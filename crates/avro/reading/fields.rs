@@ -41,7 +41,10 @@ impl FieldsReader {
                 Some(_) => node.without_null().map_err(|why| why.of_field(name))?,
             };
             if place.is_some()
-                && !matches!(inner.shape, Shape::Text | Shape::Enum(_) | Shape::Int | Shape::Long | Shape::Null)
+                && !matches!(
+                    inner.shape,
+                    Shape::Text | Shape::Enum(_) | Shape::Int | Shape::Long | Shape::Null
+                )
             {
                 return Err(Unreadable::new("is neither text nor a whole number").of_field(name));
             }
@@ -71,7 +74,11 @@ impl FieldsReader {
             }
             .map_err(|error| error.in_column(&field.name))?;
         }
-        if cursor.is_empty() { Ok(values) } else { Err(ReadError::new("goes on behind what its schema describes")) }
+        if cursor.is_empty() {
+            Ok(values)
+        } else {
+            Err(ReadError::new("goes on behind what its schema describes"))
+        }
     }
 }
 

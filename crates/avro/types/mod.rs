@@ -79,6 +79,24 @@ pub(crate) fn write_decimal(text: &[u8], scale: i16, out: &mut Vec<u8>) -> Resul
     decimal::write_scaled(text, scale, out)
 }
 
+/// The bytes that a bytea's text stands for.
+///
+/// # Errors
+/// It is not in hex form.
+pub fn decode_bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+    let digits = text.strip_prefix(b"\\x").ok_or(Reason::Malformed("bytea in hex form"))?;
+    bytea::decode(digits, out)
+}
+
+/// Microseconds since 1970 as RFC 3339: `2026-01-31T23:59:59.999999Z`.
+pub fn utc_text(unix_micros: i64) -> String {
+    let (seconds, micros) = (unix_micros.div_euclid(1_000_000), unix_micros.rem_euclid(1_000_000));
+    let (year, month, day) = date_of_days(seconds.div_euclid(86_400));
+    let second = seconds.rem_euclid(86_400);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
 /// The text of a timestamp, with time zone or without (then as if it were UTC), as milliseconds since 1970; of its
 /// microseconds the milliseconds are left, as Debezium's router does.
 ///

@@ -108,6 +108,14 @@ pub struct Life {
     notify: Option<NotifySettings>,
 }
 
+impl Life {
+    /// The topics that are for answers and not for events.
+    pub fn topics(&self) -> Vec<String> {
+        let topics = self.topic.iter().flat_map(|topic| [&topic.topic, &topic.dead_letter_topic]);
+        topics.cloned().collect()
+    }
+}
+
 /// What was written of them.
 #[derive(Default, Clone)]
 pub struct LifeWritten {
@@ -152,7 +160,8 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
         backoff_max,
         answer_timeout,
     } = written;
-    let all_of_nobody = |policy: &Policy| policy.processed_when == ProcessedWhen::All && policy.consumers.is_empty();
+    let all_of_nobody =
+        |policy: &Policy| policy.processed_when == ProcessedWhen::All && policy.consumers.is_empty();
     let default = Policy {
         processed_when: processed_when.value()?,
         consumers: consumers.value().unwrap_or_default().0,
