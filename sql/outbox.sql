@@ -69,6 +69,8 @@ CREATE TABLE IF NOT EXISTS headwater.outbox_relay (
     PRIMARY KEY (slot, outbox)
 );
 
+ALTER TABLE headwater.outbox_relay ADD COLUMN IF NOT EXISTS open_from xid8 NOT NULL DEFAULT '0';
+
 -- How far the answers of consumers have been read; written with what they change.
 CREATE TABLE IF NOT EXISTS headwater.outbox_feedback (
     topic       text    NOT NULL,

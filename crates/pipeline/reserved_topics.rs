@@ -32,3 +32,37 @@ impl ReservedTopics {
         if topic.starts_with("__") { Some("one of Kafka's own") } else { self.0.get(topic).copied() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_their_own_topics_only() {
+        let mut settings = crate::recovery::tests::settings();
+        settings.topics.prefix = "shop".to_owned();
+        settings.checkpoint.topic = "headwater.checkpoint".to_owned();
+        settings.signals.topic = Some("ask".to_owned());
+        settings.notifications.topic = Some("told".to_owned());
+        settings.reserved_topics = vec!["feedback".to_owned(), "feedback.dead".to_owned()];
+        let reserved = ReservedTopics::of(&settings);
+        let side = [&settings.transactions.topic, &settings.messages.topic].map(|name| format!("shop.{name}"));
+        for own in [
+            "__consumer_offsets",
+            "__transaction_state",
+            "_schemas",
+            "headwater.checkpoint",
+            "ask",
+            "told",
+            "feedback",
+            "feedback.dead",
+            &side[0],
+            &side[1],
+        ] {
+            assert!(reserved.whose(own).is_some(), "{own}");
+        }
+        for event in ["outbox.event.order", "feedback.order", "_order", "shop.public.item", "checkpoint"] {
+            assert!(reserved.whose(event).is_none(), "{event}");
+        }
+    }
+}
