@@ -26,12 +26,16 @@ pub struct Answer {
     /// Who says so.
     pub consumer: String,
     /// Of which sending; the header `headwater.attempt`, or nothing where there was none, which is the first.
-    #[serde(default, deserialize_with = "first_if_missing")]
+    #[serde(default = "first", deserialize_with = "first_if_null")]
     pub attempt: i32,
 }
 
-fn first_if_missing<'de, D: serde::Deserializer<'de>>(attempt: D) -> Result<i32, D::Error> {
-    Ok(Option::deserialize(attempt)?.unwrap_or(1))
+fn first() -> i32 {
+    1
+}
+
+fn first_if_null<'de, D: serde::Deserializer<'de>>(attempt: D) -> Result<i32, D::Error> {
+    Ok(Option::deserialize(attempt)?.unwrap_or_else(first))
 }
 
 /// SUCCESS or FAILED.

@@ -46,7 +46,8 @@ mod tests {
         settings.notifications.topic = Some("told".to_owned());
         settings.reserved_topics = vec!["feedback".to_owned(), "feedback.dead".to_owned()];
         let reserved = ReservedTopics::of(&settings);
-        let side = [&settings.transactions.topic, &settings.messages.topic].map(|name| format!("shop.{name}"));
+        let side =
+            [&settings.transactions.topic, &settings.messages.topic].map(|name| format!("shop.{name}"));
         for own in [
             "__consumer_offsets",
             "__transaction_state",

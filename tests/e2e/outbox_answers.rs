@@ -3,8 +3,9 @@
 //! view of the dead letters; Avro is written by apache-avro.
 
 use anyhow::{Context, Result, ensure};
+use apache_avro::Schema;
 use apache_avro::types::Value;
-use apache_avro::{Schema, to_avro_datum};
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::json;
 
 use crate::harness::fixture::{Fixture, on, on_shared};
@@ -56,7 +57,8 @@ impl Writer {
         let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let mut bytes = vec![0];
         bytes.extend_from_slice(&self.id.to_be_bytes());
-        bytes.extend(to_avro_datum(&self.schema, Value::Record(fields))?);
+        let writer = GenericDatumWriter::builder(&self.schema).build()?;
+        bytes.extend(writer.write_value_to_vec(Value::Record(fields))?);
         Ok(bytes)
     }
 
@@ -88,7 +90,9 @@ impl Writer {
 }
 
 fn in_json(id: &str, status: &str, consumer: &str, reason: &str) -> Vec<u8> {
-    json!({ "event_id": id, "status": status, "consumer": consumer, "reason": reason }).to_string().into_bytes()
+    json!({ "event_id": id, "status": status, "consumer": consumer, "reason": reason })
+        .to_string()
+        .into_bytes()
 }
 
 async fn mixed(test: &mut Fixture) -> Result<()> {
@@ -96,7 +100,11 @@ async fn mixed(test: &mut Fixture) -> Result<()> {
     test.expect_complaint("answers that can't be used");
     let topic = format!("feedback.{}", test.prefix());
     let (plain, other) = (Writer::new(test, "plain", PLAIN)?, Writer::new(test, "other", OTHER)?);
-    let no_answer = register(test, &format!("{}-no", test.prefix()), r#"{"type":"record","name":"N","fields":[{"name":"event_id","type":"bytes"}]}"#)?;
+    let no_answer = register(
+        test,
+        &format!("{}-no", test.prefix()),
+        r#"{"type":"record","name":"N","fields":[{"name":"event_id","type":"bytes"}]}"#,
+    )?;
     kafka::create_topic(&test.kafka.bootstrap, &topic, 1).await?;
     let stock_only = toml::Table::from_iter([
         ("types".to_owned(), "OrderPlaced".into()),
@@ -143,22 +151,37 @@ async fn mixed(test: &mut Fixture) -> Result<()> {
     said.extend(bad.into_iter().chain(unknown));
     let records: Vec<Bare> = said.into_iter().map(|value| (topic.clone(), None, Some(value))).collect();
     kafka::append_raw(&test.kafka.bootstrap, &records)?;
-    for (outcome, seen) in
-        [("unreadable", unreadable), ("unknown", unknowns), ("processed", 30), ("dead", 10), ("ignored", 2 * good - 40)]
-    {
+    for (outcome, seen) in [
+        ("unreadable", unreadable),
+        ("unknown", unknowns),
+        ("processed", 30),
+        ("dead", 10),
+        ("ignored", 2 * good - 40),
+    ] {
         headwater
             .metric_until("headwater_outbox_answers_total", &[outcome], |n| n == seen as f64)
             .await
             .context(outcome)?;
     }
     ensure!(count(test, "PROCESSED").await? == 30 && count(test, "DEAD").await? == 10);
-    let reasons = test.database.value("select count(*) from headwater.outbox where reason = 'nostock' and failed_by = 'stock'").await?;
+    let reasons = test
+        .database
+        .value("select count(*) from headwater.outbox where reason = 'nostock' and failed_by = 'stock'")
+        .await?;
     ensure!(reasons.as_deref() == Some("10"), "{reasons:?} rows have the reason");
     let letters = test.raw_topic(&format!("{topic}.dead"))?;
     ensure!(letters.len() == unreadable + unknowns, "{} dead letters", letters.len());
     let reasons: Vec<String> =
         letters.iter().filter_map(|letter| letter.header("headwater.dead_letter.reason")).collect();
-    for words in ["ends before its schema", "no schema", "neither text nor a whole number", "attempt", "status", "consumer", "no outbox"] {
+    for words in [
+        "ends before its schema",
+        "no schema",
+        "neither text nor a whole number",
+        "attempt",
+        "status",
+        "consumer",
+        "no outbox",
+    ] {
         ensure!(reasons.iter().any(|reason| reason.contains(words)), "no letter says {words}: {reasons:?}");
     }
     headwater.stop().await

@@ -15,8 +15,8 @@ use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::headwater::{Config, Headwater};
 use crate::harness::kafka::{self, Raw};
 use crate::harness::random::Random;
-use crate::outbox_status::{self, prepare};
 use crate::harness::until;
+use crate::outbox_status::{self, prepare};
 
 const KILLS: usize = 8;
 const SEED: u64 = 20_261;
@@ -93,7 +93,8 @@ fn answer(test: &Fixture, answered: &mut BTreeSet<String>) -> Result<()> {
         let id = event.header("id").context("an event without its id")?;
         let number = number(&event)?;
         if number % 2 == 0 && answered.insert(id.clone()) {
-            let body = json!({ "event_id": id, "status": "SUCCESS", "consumer": "stock", "attempt": 1 }).to_string();
+            let body =
+                json!({ "event_id": id, "status": "SUCCESS", "consumer": "stock", "attempt": 1 }).to_string();
             answers.push((id, body));
         }
     }
@@ -168,7 +169,11 @@ async fn killed(test: &mut Fixture, stands_by: bool) -> Result<()> {
     let events = events(test)?;
     let kept = whole_and_in_order(&events)?;
     ensure!(kept == written && told as u64 == written, "{kept} of {written} events, {told} rows");
-    println!("{written} events, {} answered, {} records repeated by {KILLS} kills", answered.len(), events.len() as u64 - written);
+    println!(
+        "{written} events, {} answered, {} records repeated by {KILLS} kills",
+        answered.len(),
+        events.len() as u64 - written
+    );
     Ok(())
 }
 

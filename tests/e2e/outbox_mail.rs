@@ -28,7 +28,9 @@ fn mailing(test: &Fixture, port: u16) -> Config {
 fn fail(test: &Fixture, ids: &[String]) -> Result<()> {
     let answers: Vec<(&str, String)> = ids
         .iter()
-        .map(|id| (id.as_str(), format!(r#"{{"event_id": "{id}", "status": "FAILED", "consumer": "stock"}}"#)))
+        .map(|id| {
+            (id.as_str(), format!(r#"{{"event_id": "{id}", "status": "FAILED", "consumer": "stock"}}"#))
+        })
         .collect();
     let answers: Vec<(&str, &str)> = answers.iter().map(|(id, body)| (*id, body.as_str())).collect();
     tokio::task::block_in_place(|| {
@@ -117,7 +119,10 @@ async fn trust(test: &mut Fixture) -> Result<()> {
         headwater.stop().await?;
     }
     let mails = server.mails()?;
-    ensure!(mails.len() == 1 && mails[0]["encrypted"] == true && mails[0]["login"] == "headwater", "{mails:?}");
+    ensure!(
+        mails.len() == 1 && mails[0]["encrypted"] == true && mails[0]["login"] == "headwater",
+        "{mails:?}"
+    );
     Ok(())
 }
 

@@ -18,7 +18,13 @@ create table events (event_id uuid primary key default gen_random_uuid(), kind t
 ";
 
 fn table(test: &Fixture, more: &[(&str, toml::Value)]) -> Config {
-    let columns = [("id", "event_id"), ("aggregatetype", "kind"), ("aggregateid", "key"), ("type", "what"), ("payload", "body")];
+    let columns = [
+        ("id", "event_id"),
+        ("aggregatetype", "kind"),
+        ("aggregateid", "key"),
+        ("type", "what"),
+        ("payload", "body"),
+    ];
     let columns = columns.map(|(name, column)| (name.to_owned(), column.into()));
     let mut table = toml::Table::from_iter([
         ("table".to_owned(), "public.events".into()),
@@ -41,7 +47,9 @@ async fn prepare(test: &Fixture) -> Result<()> {
 }
 
 async fn put(test: &Fixture, columns: &str, values: &str) -> Result<()> {
-    let sql = format!("insert into events (kind, key, what, body{columns}) values ('order', 'o-1', 'Placed', {values})");
+    let sql = format!(
+        "insert into events (kind, key, what, body{columns}) values ('order', 'o-1', 'Placed', {values})"
+    );
     test.database.execute(&sql).await
 }
 
@@ -53,19 +61,23 @@ fn topic(test: &Fixture, kind: &str) -> Result<Vec<Raw>> {
 async fn placed(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
     test.expect_complaint("an outbox row was updated");
-    let config = table(test, &[
-        ("timestamp_column", "at".into()),
-        ("partition_column", "place".into()),
-        ("envelope", names(&[("tenant", "who"), ("version", "v"), ("not_there", "x")])),
-        ("headers", names(&[("tenant", "tenant"), ("nor_there", "y")])),
-        ("missing_columns", "ignore".into()),
-        ("on_update", "warn".into()),
-        ("cloudevents_source", "/shop".into()),
-        ("tombstone_on_empty", true.into()),
-    ]);
+    let config = table(
+        test,
+        &[
+            ("timestamp_column", "at".into()),
+            ("partition_column", "place".into()),
+            ("envelope", names(&[("tenant", "who"), ("version", "v"), ("not_there", "x")])),
+            ("headers", names(&[("tenant", "tenant"), ("nor_there", "y")])),
+            ("missing_columns", "ignore".into()),
+            ("on_update", "warn".into()),
+            ("cloudevents_source", "/shop".into()),
+            ("tombstone_on_empty", true.into()),
+        ],
+    );
     let mut headwater = test.spawn(config)?;
     headwater.streaming().await?;
-    put(test, ", at, place, tenant, version", r#"'{"n": 1}', '2020-01-01 00:00:00.123456+00', 2, 'acme', 7"#).await?;
+    put(test, ", at, place, tenant, version", r#"'{"n": 1}', '2020-01-01 00:00:00.123456+00', 2, 'acme', 7"#)
+        .await?;
     put(test, ", place", "null, 1").await?;
     test.database.execute("update events set tenant = 'other'").await?;
     test.settle().await?;
@@ -91,14 +103,21 @@ async fn placed(test: &mut Fixture) -> Result<()> {
     let mut decoder = Decoder::new(&test.kafka.registry);
     let datum = tokio::task::block_in_place(|| decoder.decode(whole.value.as_deref().unwrap_or_default()))?;
     let name = format!("{}.public.events.order.Value", test.prefix());
-    ensure!(datum.schema()["connect.name"] == name.as_str() && datum.schema()["name"] == "Value", "{}", datum.schema());
+    ensure!(
+        datum.schema()["connect.name"] == name.as_str() && datum.schema()["name"] == "Value",
+        "{}",
+        datum.schema()
+    );
     ensure!(datum.schema()["fields"][1]["type"] == json!(["null", "string"]), "{}", datum.schema());
     let value = decoder.json(whole.value.as_deref())?;
     ensure!(value == json!({ "payload": r#"{"n": 1}"#, "who": "acme", "v": 7 }), "{value}");
     let empty = events.iter().find(|event| event.partition == 1).context("none in partition 1")?;
     ensure!(empty.value.is_none() && empty.header("content-type").is_none(), "a null payload has a value");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
-    ensure!(empty.timestamp_ms.is_some_and(|ms| (now - ms).abs() < 600_000), "without its own time it has not the commit's");
+    ensure!(
+        empty.timestamp_ms.is_some_and(|ms| (now - ms).abs() < 600_000),
+        "without its own time it has not the commit's"
+    );
     ensure!(headwater.log_lines(&["an outbox row was updated"]).len() == 1, "it was told of more than once");
     Ok(())
 }
@@ -106,15 +125,24 @@ async fn placed(test: &mut Fixture) -> Result<()> {
 /// A topic by an expression; payloads that Debezium would expand.
 async fn expanded(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
-    let config = table(test, &[
-        ("payload", "avro_inferred".into()),
-        ("match", "(?<kind>[a-z]+)-v(\\d)".into()),
-        ("topic", format!("events.{}.$2.${{kind}}", test.prefix()).into()),
-    ]);
+    let config = table(
+        test,
+        &[
+            ("payload", "avro_inferred".into()),
+            ("match", "(?<kind>[a-z]+)-v(\\d)".into()),
+            ("topic", format!("events.{}.$2.${{kind}}", test.prefix()).into()),
+        ],
+    );
     let mut headwater = test.spawn(config)?;
     headwater.streaming().await?;
-    for body in [r#"'{"id": 1, "total": 9.99}'"#, "null", r#"'{"lines": [{"sku": "A"}, {"n": 3000000000}], "none": null}'"#] {
-        let sql = format!("insert into events (kind, key, what, body) values ('order-v2', 'o-1', 'Placed', {body})");
+    for body in [
+        r#"'{"id": 1, "total": 9.99}'"#,
+        "null",
+        r#"'{"lines": [{"sku": "A"}, {"n": 3000000000}], "none": null}'"#,
+    ] {
+        let sql = format!(
+            "insert into events (kind, key, what, body) values ('order-v2', 'o-1', 'Placed', {body})"
+        );
         test.database.execute(&sql).await?;
     }
     test.settle().await?;
@@ -126,7 +154,8 @@ async fn expanded(test: &mut Fixture) -> Result<()> {
     ensure!(events[0].value.as_deref().is_some_and(|value| value[5..] == golden), "{:?}", events[0].value);
     ensure!(events[1].value.is_none());
     let mut decoder = Decoder::new(&test.kafka.registry);
-    let expected: Json = json!({ "lines": [{ "sku": "A", "n": null }, { "sku": null, "n": 3_000_000_000_i64 }] });
+    let expected: Json =
+        json!({ "lines": [{ "sku": "A", "n": null }, { "sku": null, "n": 3_000_000_000_i64 }] });
     let value = decoder.json(events[2].value.as_deref())?;
     ensure!(value == expected, "{value}");
     Ok(())
@@ -139,7 +168,8 @@ const ORDER: &str = r#"{"type":"record","name":"Order","namespace":"shop","field
     {"name":"note","type":["null","string"],"default":null},
     {"name":"state","type":{"type":"enum","name":"State","symbols":["NEW","PAID"]},"default":"NEW"}]}"#;
 
-const LATER: &str = r#"{"type":"record","name":"Order","namespace":"shop","fields":[{"name":"id","type":"string"}]}"#;
+const LATER: &str =
+    r#"{"type":"record","name":"Order","namespace":"shop","fields":[{"name":"id","type":"string"}]}"#;
 
 /// JSON in a schema that the team has registered, of which a version is pinned; and a payload that does not fit.
 async fn in_the_registrys_schema(test: &mut Fixture) -> Result<()> {
@@ -148,7 +178,9 @@ async fn in_the_registrys_schema(test: &mut Fixture) -> Result<()> {
     let subject = format!("events.{}.order-value", test.prefix());
     let id = register(test, &subject, ORDER)?;
     let url = format!("{}/config/{subject}", test.kafka.registry);
-    tokio::task::block_in_place(|| crate::harness::http::request("PUT", &url, Some(r#"{"compatibility": "NONE"}"#)))?;
+    tokio::task::block_in_place(|| {
+        crate::harness::http::request("PUT", &url, Some(r#"{"compatibility": "NONE"}"#))
+    })?;
     register(test, &subject, LATER)?;
     let config = table(test, &[("payload", "avro_from_json".into()), ("schema_version", 1.into())]);
     let mut headwater = test.spawn(config)?;
@@ -180,7 +212,8 @@ async fn internal_topic(test: &mut Fixture, own: &str) -> Result<()> {
     };
     // As open as it can be made.
     let allowed = toml::Value::Array(vec!["_*".into(), format!("*{}*", test.prefix()).into()]);
-    let config = table(test, &[("match", "(.*)".into()), ("topic", "$1".into()), ("aggregatetypes", allowed)]);
+    let config =
+        table(test, &[("match", "(.*)".into()), ("topic", "$1".into()), ("aggregatetypes", allowed)]);
     let mut headwater = test.spawn(config)?;
     headwater.streaming().await?;
     test.database.execute(&format!("insert into events (kind, what) values ('{name}', 'Placed')")).await?;
@@ -203,7 +236,8 @@ async fn updated(test: &mut Fixture) -> Result<()> {
 async fn bytes(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
     test.database.execute("alter table events alter body type bytea using null").await?;
-    let mut headwater = test.spawn(table(test, &[("payload", "raw".into()), ("cloudevents_source", "/shop".into())]))?;
+    let mut headwater =
+        test.spawn(table(test, &[("payload", "raw".into()), ("cloudevents_source", "/shop".into())]))?;
     headwater.streaming().await?;
     put(test, "", r"'\x00ff7b'").await?;
     test.settle().await?;

@@ -45,7 +45,8 @@ async fn quick(test: &mut Fixture) -> Result<()> {
     headwater.stop().await?;
     // What the instance looked at when it began is not what is asked here.
     test.database.execute("select pg_stat_reset()").await?;
-    until(Duration::from_secs(30), "the counters to begin anew", async || Ok(scans(test).await? == 0)).await?;
+    until(Duration::from_secs(30), "the counters to begin anew", async || Ok(scans(test).await? == 0))
+        .await?;
     for (arguments, rows) in [
         (&["outbox", "ls", "--json"][..], 50),
         (&["outbox", "ls", "--status", "dead", "--json"], 4),
@@ -61,7 +62,10 @@ async fn quick(test: &mut Fixture) -> Result<()> {
     // Sessions tell their counts at their end; today's partition has few rows, and is rightly read as a whole.
     let sql = "select coalesce(sum(seq_scan), 0) from pg_stat_user_tables where schemaname = 'headwater' and relname ~ '^outbox_[0-9]' and relname < 'outbox_' || to_char(now() at time zone 'UTC', 'YYYYMMDD')";
     let index = "select sum(idx_scan) > 0 from pg_stat_user_tables where schemaname = 'headwater' and relname ~ '^outbox_[0-9]'";
-    until(Duration::from_secs(30), "the counters", async || Ok(test.database.value(index).await?.as_deref() == Some("t"))).await?;
+    until(Duration::from_secs(30), "the counters", async || {
+        Ok(test.database.value(index).await?.as_deref() == Some("t"))
+    })
+    .await?;
     let scanned = test.database.value(sql).await?;
     ensure!(scanned.as_deref() == Some("0"), "{scanned:?} days were read as a whole");
     // The one who asks for all of it gets all of it.
@@ -95,7 +99,10 @@ async fn cleaned(test: &mut Fixture) -> Result<()> {
     reader.batch_execute("rollback").await?;
     let said = run(test, &config, &["outbox", "cleanup", "--older-than", "1"])?;
     ensure!(days().await? == before - 3, "{said}");
-    ensure!(said.contains("1 rows of headwater.outbox_default") && said.contains("headwater.outbox_20"), "{said}");
+    ensure!(
+        said.contains("1 rows of headwater.outbox_default") && said.contains("headwater.outbox_20"),
+        "{said}"
+    );
     ensure!(count(test, "DEAD").await? >= 2, "what is not at its end was taken");
     run(test, &config, &["outbox", "cleanup", "--older-than", "1", "--sent"])?;
     ensure!(count(test, "SENT").await? == 0, "SENT is the end, and is still there");

@@ -59,7 +59,9 @@ pub(super) fn schema(document: &RawValue, inference: Inference) -> Result<Value,
         Json::Object(members) => Some(record(ROOT, &members, inference, 0)?),
         Json::Array(items) => array(Some(ROOT), &items, inference, 0)?,
         _ => {
-            return Err(Misfit::new("it is neither an object nor an array, so no schema is inferred from it"));
+            return Err(Misfit::new(
+                "it is neither an object nor an array, so no schema is inferred from it",
+            ));
         }
     };
     root.ok_or_else(|| Misfit::new("it is an array whose items say nothing of their type"))

@@ -21,9 +21,15 @@ pub fn timestamp(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
 
 /// `column:header[:name]`, `column:envelope[:name]`, `column:partition`.
 pub fn placement(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    match placements(&given.value).find(|(_, place, _)| !matches!(*place, "header" | "envelope" | "partition")) {
-        None => carried("outbox.headers, envelope and partition_column; id and eventType are always sent".to_owned()),
-        Some((column, ..)) => (Fate::Unsupported, format!("{column}: a place is header, envelope or partition")),
+    match placements(&given.value)
+        .find(|(_, place, _)| !matches!(*place, "header" | "envelope" | "partition"))
+    {
+        None => carried(
+            "outbox.headers, envelope and partition_column; id and eventType are always sent".to_owned(),
+        ),
+        Some((column, ..)) => {
+            (Fate::Unsupported, format!("{column}: a place is header, envelope or partition"))
+        }
     }
 }
 
@@ -87,7 +93,10 @@ pub fn topic(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
 }
 
 pub fn tombstone(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    carried(format!("outbox.tombstone_on_empty = {}; a NULL payload is a null value anyway", given.value.trim()))
+    carried(format!(
+        "outbox.tombstone_on_empty = {}; a NULL payload is a null value anyway",
+        given.value.trim()
+    ))
 }
 
 fn our_topic(topic: &str) -> String {
@@ -196,12 +205,16 @@ mod tests {
             ("table.json.payload.null.behavior", "optional_bytes"),
             ("table.json.payload.empty.array.behavior", "optional_string"),
         ];
-        let keys = "payload = 'avro_inferred'\nnull_fields = 'optional_bytes'\nempty_arrays = 'optional_string'";
+        let keys =
+            "payload = 'avro_inferred'\nnull_fields = 'optional_bytes'\nempty_arrays = 'optional_string'";
         check(&expanded, false, keys);
         check(&expanded, true, "payload = 'raw'");
         check(
             &[
-                ("table.fields.additional.placement", "a:header:x, type:header:eventType,b:envelope,c:partition"),
+                (
+                    "table.fields.additional.placement",
+                    "a:header:x, type:header:eventType,b:envelope,c:partition",
+                ),
                 ("table.field.additional.missing", "ignore"),
                 ("table.field.event.timestamp", "at"),
                 ("table.op.invalid.behavior", "fatal"),

@@ -32,7 +32,9 @@ const EVENT_ROUTER: &[Property] = &[
     p(
         "table.field.event.schema.version",
         "",
-        Not("a payload's schema has no version by row; payload = \"avro_from_json\" takes a registered version"),
+        Not(
+            "a payload's schema has no version by row; payload = \"avro_from_json\" takes a registered version",
+        ),
     ),
     p("table.fields.additional.placement", "", Special(outbox_options::placement)),
     p("table.field.additional.missing", "error", Special(outbox_options::missing)),
