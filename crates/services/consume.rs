@@ -97,9 +97,7 @@ pub async fn consume(
 pub fn is_passing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, UnknownTopicOrPartition};
     let code = error.rdkafka_error_code();
-    code.is_some_and(|code| {
-        matches!(code, AllBrokersDown | BrokerTransportFailure | UnknownTopicOrPartition)
-    })
+    code.is_some_and(|code| matches!(code, AllBrokersDown | BrokerTransportFailure | UnknownTopicOrPartition))
 }
 
 /// The text of a header.

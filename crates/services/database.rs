@@ -30,13 +30,15 @@ impl Database {
 
     /// One text of one row; NULL is an empty text.
     pub async fn text(&self, sql: &str) -> Result<String> {
-        let row = self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
+        let row =
+            self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
         Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
     }
 
     /// One number of one row.
     pub async fn number(&self, sql: &str) -> Result<i64> {
-        let row = self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
+        let row =
+            self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
         Ok(row.get(0))
     }
 

@@ -58,7 +58,13 @@ impl Ledger {
         let config = stage.write("relay.toml", &relay_toml(&stage, &database_url, &relay_listen))?;
         let topic = format!("{}.order", servers.name);
         let project = [
-            "ledger-projection", "--database-url", &projection_url, "--bootstrap", &servers.bootstrap, "--topic", &topic,
+            "ledger-projection",
+            "--database-url",
+            &projection_url,
+            "--bootstrap",
+            &servers.bootstrap,
+            "--topic",
+            &topic,
         ];
         let processes = vec![
             stage.service(

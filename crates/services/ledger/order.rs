@@ -79,7 +79,9 @@ impl Order {
             (Command::AddLine { sku, quantity, cents }, Open) => {
                 Ok(Event::LineAdded { sku, quantity: quantity.into(), cents: cents.into() })
             }
-            (Command::RemoveLine { sku }, Open) if self.lines.contains_key(&sku) => Ok(Event::LineRemoved { sku }),
+            (Command::RemoveLine { sku }, Open) if self.lines.contains_key(&sku) => {
+                Ok(Event::LineRemoved { sku })
+            }
             (Command::RemoveLine { .. }, Open) => Err("there is no such line"),
             (Command::Place, Open) if self.lines.is_empty() => Err("an empty order can't be placed"),
             (Command::Place, Open) => Ok(Event::Placed {}),

@@ -28,7 +28,7 @@ type Databases = Arc<[Database; 2]>;
 
 async fn look(State(databases): State<Databases>, Path(id): Path<String>) -> Result<Json<Order>, Failure> {
     let client = databases[0].client().await?;
-    Ok(Json(store::load(&**client, &id).await?))
+    Ok(Json(store::load(&*client, &id).await?))
 }
 
 async fn command(
@@ -38,10 +38,10 @@ async fn command(
 ) -> Result<Json<Order>, Failure> {
     for _ in 0..TRIES {
         let mut client = databases[fastrand::usize(..2)].client().await?;
-        let order = store::load(&**client, &id).await?;
+        let order = store::load(&*client, &id).await?;
         let event = order.decide(command.clone()).map_err(Failure::conflict)?;
         if store::append(&mut client, &id, &order, &event).await? == Appended::Done {
-            return Ok(Json(store::load(&**client, &id).await?));
+            return Ok(Json(store::load(&*client, &id).await?));
         }
     }
     Err(Failure::conflict("others are always faster"))

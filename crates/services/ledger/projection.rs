@@ -56,8 +56,7 @@ async fn assign(consumer: &StreamConsumer, database: &Database, topic: &str) -> 
     let mut list = TopicPartitionList::new();
     while list.count() == 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let metadata =
-            tokio::task::block_in_place(|| consumer.fetch_metadata(None, Duration::from_secs(10)));
+        let metadata = tokio::task::block_in_place(|| consumer.fetch_metadata(None, Duration::from_secs(10)));
         let Ok(metadata) = metadata else { continue };
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         for partition in found.iter().flat_map(|found| found.partitions()) {
@@ -92,9 +91,8 @@ async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<(
 
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
-    let row = transaction
-        .query_opt("SELECT state::text FROM order_view WHERE order_id = $1", &[&order_id])
-        .await?;
+    let row =
+        transaction.query_opt("SELECT state::text FROM order_view WHERE order_id = $1", &[&order_id]).await?;
     let mut order: Order = match row {
         Some(row) => serde_json::from_str(row.get(0)).context("a state that can't be read")?,
         None => Order::default(),

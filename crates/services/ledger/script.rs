@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value as Json, json};
 
+use super::Ledger;
 use super::order::{Event, Order};
 use super::store::{self, Appended};
-use super::Ledger;
 use crate::database::Database;
 use crate::run::until;
 
@@ -30,8 +30,8 @@ async fn only_one_wins(ledger: &Ledger) -> Result<()> {
     let other = Database::new(&ledger.stage.database_url(&ledger.stage.named("ledger"))?)?;
     let (mut one, mut two) = (ledger.orders.client().await?, other.client().await?);
     let line = |sku: &str| Event::LineAdded { sku: sku.to_owned(), quantity: 1, cents: 100 };
-    let seen = store::load(&**one, "order-0").await?;
-    ensure!(seen == store::load(&**two, "order-0").await?, "both see the same");
+    let seen = store::load(&*one, "order-0").await?;
+    ensure!(seen == store::load(&*two, "order-0").await?, "both see the same");
     let (rope, saw) = (line("rope"), line("saw"));
     let (first, second) = tokio::join!(
         store::append(&mut one, "order-0", &seen, &rope),
@@ -104,14 +104,17 @@ async fn folded(ledger: &Ledger) -> Result<Vec<(String, Order)>> {
     let mut orders = Vec::new();
     for row in ids {
         let id: String = row.get(0);
-        let whole = store::fold(&**client, &id, Order::default()).await?;
-        let from_snapshot = store::load(&**client, &id).await?;
+        let whole = store::fold(&*client, &id, Order::default()).await?;
+        let from_snapshot = store::load(&*client, &id).await?;
         ensure!(whole == from_snapshot, "order {id} is another one when it is read from its snapshot");
         orders.push((id, whole));
     }
     let snapshots = client.query_one("SELECT count(*) FROM order_snapshot", &[]).await?.get::<_, i64>(0);
     ensure!(snapshots > 0, "no order has a snapshot");
-    ledger.stage.say(format!("  {} orders; {snapshots} have a snapshot, and it says what their history says", orders.len()));
+    ledger.stage.say(format!(
+        "  {} orders; {snapshots} have a snapshot, and it says what their history says",
+        orders.len()
+    ));
     Ok(orders)
 }
 

@@ -20,9 +20,8 @@ pub enum Appended {
 
 /// The state, from the newest snapshot and what came behind it.
 pub async fn load(client: &impl GenericClient, order_id: &str) -> Result<Order> {
-    let snapshot = client
-        .query_opt("SELECT state::text FROM order_snapshot WHERE order_id = $1", &[&order_id])
-        .await?;
+    let snapshot =
+        client.query_opt("SELECT state::text FROM order_snapshot WHERE order_id = $1", &[&order_id]).await?;
     let order = match snapshot {
         Some(row) => serde_json::from_str(row.get(0)).context("a snapshot that can't be read")?,
         None => Order::default(),
@@ -53,12 +52,7 @@ pub fn parse(kind: &str, payload: &str) -> Result<Event> {
 
 /// Appends `event` to the order that `before` was loaded of, if nothing was appended since: optimistic concurrency. No
 /// lock is held while the command is thought about; the unique index decides.
-pub async fn append(
-    client: &mut Client,
-    order_id: &str,
-    before: &Order,
-    event: &Event,
-) -> Result<Appended> {
+pub async fn append(client: &mut Client, order_id: &str, before: &Order, event: &Event) -> Result<Appended> {
     let stored = serde_json::to_value(event)?;
     let mut after = before.clone();
     after.apply(event);

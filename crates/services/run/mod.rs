@@ -119,7 +119,8 @@ impl Stage {
             self.servers.postgres_url.parse().context("cannot read the URL of PostgreSQL")?;
         let server = database::connect(&server).await?;
         // what an earlier run left behind when it was killed
-        let slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
+        let slots =
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
         server.execute(slots, &[&name]).await.with_context(|| format!("cannot drop the slots of {name}"))?;
         server.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
         server.batch_execute(&format!("CREATE DATABASE {name}")).await?;

@@ -83,7 +83,12 @@ impl Process {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        bail!("{} did not end within {} s of SIGTERM; its log is {}", self.name, GRACE.as_secs(), self.log.display())
+        bail!(
+            "{} did not end within {} s of SIGTERM; its log is {}",
+            self.name,
+            GRACE.as_secs(),
+            self.log.display()
+        )
     }
 
     /// kill -9.

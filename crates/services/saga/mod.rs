@@ -86,8 +86,7 @@ impl Saga {
     async fn start(servers: &Servers) -> Result<Saga> {
         let stage = Stage::new(servers)?;
         stage.say("three services, each with its database and its relay");
-        let orders =
-            stage.create_database("orders", &[OUTBOX, INBOX, include_str!("orders.sql")]).await?;
+        let orders = stage.create_database("orders", &[OUTBOX, INBOX, include_str!("orders.sql")]).await?;
         let stock = stage.create_database("stock", &[OUTBOX, INBOX, include_str!("stock.sql")]).await?;
         let payments =
             stage.create_database("payments", &[OUTBOX, INBOX, include_str!("payments.sql")]).await?;
@@ -104,7 +103,13 @@ impl Saga {
             let config = relay_toml(&stage, &url, &stage.named(database), &listen, aggregate);
             let config = stage.write(&format!("{relay}.toml"), &config)?;
             let mut arguments = vec![
-                name, "--database-url", &url, "--bootstrap", &servers.bootstrap, "--name", &servers.name,
+                name,
+                "--database-url",
+                &url,
+                "--bootstrap",
+                &servers.bootstrap,
+                "--name",
+                &servers.name,
             ];
             if name == "saga-orders" {
                 arguments.extend(["--listen", &orders_address, "--timeout-ms", TIMEOUT_MS]);

@@ -32,10 +32,11 @@ const LOOK: Duration = Duration::from_millis(200);
 pub async fn run(service: &Service, listen: SocketAddr, timeout_ms: i32) -> Result<()> {
     let stop = Stop::at_signals()?;
     let database = Arc::new(Database::new(&service.database_url)?);
-    let consumer = subscribe(&service.bootstrap, &service.group("orders"), &[
-        &service.topic("stock"),
-        &service.topic("payment"),
-    ])?;
+    let consumer = subscribe(
+        &service.bootstrap,
+        &service.group("orders"),
+        &[&service.topic("stock"), &service.topic("payment")],
+    )?;
     let router = Router::new().route("/orders/{id}", put(place)).with_state(Arc::clone(&database));
     // a session of its own for each of the three, so that none waits for another
     let (events, timeouts) = (Database::new(&service.database_url)?, Database::new(&service.database_url)?);
@@ -102,9 +103,8 @@ async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
 
 /// The last step. Where it fails, money is returned first and stock given back then.
 async fn confirm(transaction: &Transaction<'_>, order: &str) -> Result<()> {
-    let row = transaction
-        .query_one("SELECT deliverable FROM purchase WHERE id = $1 FOR UPDATE", &[&order])
-        .await?;
+    let row =
+        transaction.query_one("SELECT deliverable FROM purchase WHERE id = $1 FOR UPDATE", &[&order]).await?;
     if row.get(0) {
         if moved(transaction, order, "PENDING", "CONFIRMED", None).await? {
             emit(transaction, "order", order, "OrderConfirmed", &json!({})).await?;

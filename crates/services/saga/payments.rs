@@ -12,10 +12,11 @@ use crate::service::Stop;
 /// Runs until SIGTERM.
 pub async fn run(service: &Service) -> Result<()> {
     let stop = Stop::at_signals()?;
-    let consumer = subscribe(&service.bootstrap, &service.group("payments"), &[
-        &service.topic("order"),
-        &service.topic("stock"),
-    ])?;
+    let consumer = subscribe(
+        &service.bootstrap,
+        &service.group("payments"),
+        &[&service.topic("order"), &service.topic("stock")],
+    )?;
     consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await
 }
 

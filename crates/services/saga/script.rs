@@ -122,7 +122,8 @@ async fn consistent(saga: &Saga, each: i64) -> Result<()> {
         Ok(saga.stock.number(reserved).await? == 0)
     })
     .await?;
-    let microseconds = |column: &str| format!("coalesce((extract(epoch FROM {column}) * 1000000)::bigint, 0)");
+    let microseconds =
+        |column: &str| format!("coalesce((extract(epoch FROM {column}) * 1000000)::bigint, 0)");
     let payments = format!("SELECT order_id, state, {} FROM payment", microseconds("returned_at"));
     let payments = states(&saga.payments, &payments).await?;
     let stock = format!("SELECT order_id, state, {} FROM reservation", microseconds("released_at"));
@@ -138,7 +139,9 @@ async fn consistent(saga: &Saga, each: i64) -> Result<()> {
             | ("CANCELLED", "none", "REJECTED")
             | ("CANCELLED", "REFUSED" | "VOIDED", "RELEASED") => {}
             ("CANCELLED", "REFUNDED", "RELEASED") if returned < released => {}
-            ends => bail!("order {order} ended as {ends:?}, money returned at {returned}, stock at {released}"),
+            ends => {
+                bail!("order {order} ended as {ends:?}, money returned at {returned}, stock at {released}")
+            }
         }
         *counts.entry(format!("{state}: payment {payment}, stock {reservation}")).or_default() += 1;
     }

@@ -15,10 +15,11 @@ use crate::service::Stop;
 /// Runs until SIGTERM.
 pub async fn run(service: &Service) -> Result<()> {
     let stop = Stop::at_signals()?;
-    let consumer = subscribe(&service.bootstrap, &service.group("stock"), &[
-        &service.topic("order"),
-        &service.topic("payment"),
-    ])?;
+    let consumer = subscribe(
+        &service.bootstrap,
+        &service.group("stock"),
+        &[&service.topic("order"), &service.topic("payment")],
+    )?;
     consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await
 }
 

@@ -136,7 +136,10 @@ impl Shop {
     }
 
     fn process(&self, name: &str) -> Result<&Process> {
-        self.processes.iter().find(|process| process.name == name).with_context(|| format!("no process {name}"))
+        self.processes
+            .iter()
+            .find(|process| process.name == name)
+            .with_context(|| format!("no process {name}"))
     }
 
     /// Through the product service, as its users would.
@@ -167,8 +170,7 @@ impl Shop {
     /// How many events there are in each status.
     async fn statuses(&self) -> Result<BTreeMap<String, i64>> {
         let client = self.product.client().await?;
-        let rows =
-            client.query("SELECT status, count(*) FROM headwater.outbox GROUP BY status", &[]).await?;
+        let rows = client.query("SELECT status, count(*) FROM headwater.outbox GROUP BY status", &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
@@ -181,9 +183,7 @@ impl Shop {
 
     /// Both tables, as one text each.
     async fn tables(&self) -> Result<(String, String)> {
-        let sql = |table| {
-            format!("SELECT coalesce(json_agg(t ORDER BY sku), '[]')::text FROM {table} t")
-        };
+        let sql = |table| format!("SELECT coalesce(json_agg(t ORDER BY sku), '[]')::text FROM {table} t");
         Ok((self.product.text(&sql("inventory")).await?, self.orders.text(&sql("inventory_copy")).await?))
     }
 

@@ -17,10 +17,8 @@ use crate::service::{self, Failure, JsonText, Stop};
 /// Runs until SIGTERM.
 pub async fn run(listen: SocketAddr, database_url: &str) -> Result<()> {
     let database = Arc::new(Database::new(database_url)?);
-    let router = Router::new()
-        .route("/inventory", get(inventory))
-        .route("/orders", post(order))
-        .with_state(database);
+    let router =
+        Router::new().route("/inventory", get(inventory)).route("/orders", post(order)).with_state(database);
     service::serve(listen, router, Stop::at_signals()?).await
 }
 
@@ -36,10 +34,7 @@ struct Order {
 }
 
 /// Accepted if the copy has enough of it: as good as the copy is, and without waiting for another service.
-async fn order(
-    State(database): State<Arc<Database>>,
-    Json(order): Json<Order>,
-) -> Result<JsonText, Failure> {
+async fn order(State(database): State<Arc<Database>>, Json(order): Json<Order>) -> Result<JsonText, Failure> {
     let client = database.client().await?;
     let row = client
         .query_opt(

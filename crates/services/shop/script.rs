@@ -89,7 +89,8 @@ async fn failed_and_healed(shop: &Shop) -> Result<()> {
     shop.trouble(Some("BUC-10")).await?;
     shop.set_stock("BUC-10", None, 77).await?;
     until("an answer FAILED", async || {
-        let sql = "SELECT count(*) FROM headwater.outbox WHERE aggregateid = 'BUC-10' AND failed_at IS NOT NULL";
+        let sql =
+            "SELECT count(*) FROM headwater.outbox WHERE aggregateid = 'BUC-10' AND failed_at IS NOT NULL";
         Ok(shop.product.number(sql).await? == 1)
     })
     .await?;
@@ -114,12 +115,15 @@ async fn exhausted(shop: &Shop, sku: &str) -> Result<String> {
     );
     until("the first failure", async || Ok(shop.product.number(&failing).await? == 1)).await?;
     shop.set_stock(sku, None, 41).await?;
-    until("an event that is BLOCKED", async || Ok(shop.product.number(&of_sku("BLOCKED")).await? == 1)).await?;
+    until("an event that is BLOCKED", async || Ok(shop.product.number(&of_sku("BLOCKED")).await? == 1))
+        .await?;
     until("an event that is DEAD", async || Ok(shop.product.number(&of_sku("DEAD")).await? == 1)).await?;
     let id = format!("SELECT id::text FROM headwater.outbox WHERE aggregateid = '{sku}' AND status = 'DEAD'");
     let id = shop.product.text(&id).await?;
     until("a mail", async || Ok(shop.mailbox.mails()?.len() > mails)).await?;
-    shop.stage.say(format!("  DEAD after {ATTEMPTS} attempts, and a mail to the team; the next event is BLOCKED behind it"));
+    shop.stage.say(format!(
+        "  DEAD after {ATTEMPTS} attempts, and a mail to the team; the next event is BLOCKED behind it"
+    ));
     Ok(id)
 }
 
@@ -219,6 +223,7 @@ async fn dead_while_things_die(shop: &Shop) -> Result<()> {
     shop.trouble(None).await?;
     shop.outbox(&["retry", "--status", "DEAD"]).await?;
     settled(shop).await?;
-    shop.stage.say("  the order service works again, headwater outbox retry --status DEAD: both tables are equal");
+    shop.stage
+        .say("  the order service works again, headwater outbox retry --status DEAD: both tables are equal");
     Ok(())
 }
