@@ -6,6 +6,7 @@
 mod consume;
 mod database;
 mod ledger;
+mod profile;
 mod run;
 mod saga;
 mod service;
@@ -32,6 +33,8 @@ enum Command {
     Saga(saga::Settings),
     /// The scenario of an order that is its events.
     Ledger(ledger::Settings),
+    /// The scenario of a user service and an e-mail service.
+    Profile(profile::Settings),
     /// The product service of the shop.
     Product(Service),
     /// The order service of the shop.
@@ -51,6 +54,10 @@ enum Command {
     SagaStock(saga::Service),
     /// The payment service of the saga.
     SagaPayments(saga::Service),
+    /// The user service of the profile.
+    Users(Service),
+    /// The e-mail service of the profile.
+    Mailer(profile::mailer::Settings),
     /// The order service of the ledger.
     LedgerOrders(Service),
     /// The view of the ledger's orders.
@@ -101,6 +108,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Shop(settings) => shop::run(&settings).await,
         Command::Saga(settings) => saga::run(&settings).await,
         Command::Ledger(settings) => ledger::run(&settings).await,
+        Command::Profile(settings) => profile::run(&settings).await,
+        Command::Users(service) => profile::users::run(service.listen, &service.database_url).await,
+        Command::Mailer(settings) => profile::mailer::run(&settings).await,
         Command::SagaOrders { service, listen, timeout_ms } => {
             saga::orders::run(&service, listen, timeout_ms).await
         }

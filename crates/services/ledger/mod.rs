@@ -7,7 +7,7 @@ pub mod projection;
 mod script;
 mod store;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use crate::database::Database;
@@ -37,13 +37,8 @@ pub struct Ledger {
 /// Starts it, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
     let ledger = Ledger::start(&settings.servers).await?;
-    let result = script::play(&ledger, if settings.long { 5000 } else { 400 }).await;
-    for process in ledger.processes.iter().chain([&ledger.rebuilding]) {
-        if let Some(status) = process.stop().await? {
-            ensure!(status.success(), "{} ended with {status}", process.name);
-        }
-    }
-    result
+    let result = ledger.stage.play(script::play(&ledger, if settings.long { 5000 } else { 400 })).await;
+    ledger.stage.end(ledger.processes.iter().chain([&ledger.rebuilding]), result).await
 }
 
 impl Ledger {

@@ -14,11 +14,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use tokio_postgres::Config;
+use tokio_postgres::{Client, Config};
 
 use crate::database::{self, Database};
+use crate::service::Stop;
 
 /// Real servers, and where the scenario may write.
 #[derive(Args, Clone)]
@@ -56,6 +57,9 @@ pub struct Stage {
     next_port: AtomicU16,
     begun: Instant,
     said: Mutex<Vec<String>>,
+    databases: Mutex<Vec<String>>,
+    /// SIGTERM and Ctrl-C, from the beginning on.
+    pub stop: Stop,
 }
 
 impl Stage {
@@ -70,6 +74,8 @@ impl Stage {
             http,
             begun: Instant::now(),
             said: Mutex::default(),
+            databases: Mutex::default(),
+            stop: Stop::at_signals()?,
         })
     }
 
@@ -115,20 +121,38 @@ impl Stage {
     /// Creates a database, anew if it exists, and runs `scripts` in it.
     pub async fn create_database(&self, rest: &str, scripts: &[&str]) -> Result<Database> {
         let name = self.named(rest);
-        let server: Config =
-            self.servers.postgres_url.parse().context("cannot read the URL of PostgreSQL")?;
-        let server = database::connect(&server).await?;
         // what an earlier run left behind when it was killed
+        self.drop_database(&name).await?;
+        self.server().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let database = Database::new(&self.database_url(&name)?)?;
+        for script in scripts {
+            database.execute(script).await.with_context(|| format!("cannot fill database {name}"))?;
+        }
+        self.databases.lock().expect("nobody panics with it").push(name);
+        Ok(database)
+    }
+
+    /// Drops the databases and their slots, once everything has ended.
+    async fn clean(&self) -> Result<()> {
+        let databases = std::mem::take(&mut *self.databases.lock().expect("nobody panics with it"));
+        for name in databases {
+            self.drop_database(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn drop_database(&self, name: &str) -> Result<()> {
+        let server = self.server().await?;
         let slots =
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1";
         server.execute(slots, &[&name]).await.with_context(|| format!("cannot drop the slots of {name}"))?;
-        server.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
-        server.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-        let database = Database::new(&self.database_url(&name)?)?;
-        for script in scripts {
-            database.execute(script).await?;
-        }
-        Ok(database)
+        Ok(server.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?)
+    }
+
+    async fn server(&self) -> Result<Client> {
+        let server: Config =
+            self.servers.postgres_url.parse().context("cannot read the URL of PostgreSQL")?;
+        database::connect(&server).await
     }
 
     /// A process of the headwater binary.
@@ -156,6 +180,25 @@ impl Stage {
     /// Waits until a GET of `url` answers 200.
     pub async fn until_answers(&self, url: &str) -> Result<()> {
         until(&format!("an answer of {url}"), async || Ok(self.answers(url).await)).await
+    }
+
+    /// Plays a script until its end, or until a signal.
+    pub async fn play(&self, script: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::select! {
+            result = script => result,
+            () = self.stop.wanted() => bail!("stopped before the script was at its end"),
+        }
+    }
+
+    /// Ends the processes in good order; what a scenario that failed leaves behind stays to be looked at.
+    pub async fn end(&self, processes: impl IntoIterator<Item = &Process>, result: Result<()>) -> Result<()> {
+        for process in processes {
+            if let Some(status) = process.stop().await? {
+                ensure!(status.success() || result.is_err(), "{} ended with {status}", process.name);
+            }
+        }
+        result?;
+        self.clean().await
     }
 
     /// Writes a file into the folder.

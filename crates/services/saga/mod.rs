@@ -8,7 +8,7 @@ pub mod stock;
 mod lease;
 mod script;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use crate::consume::INBOX;
@@ -73,13 +73,8 @@ pub struct Saga {
 pub async fn run(settings: &Settings) -> Result<()> {
     let saga = Saga::start(&settings.servers).await?;
     let orders = settings.orders.unwrap_or(if settings.long { 1000 } else { 60 });
-    let result = script::play(&saga, orders).await;
-    for process in &saga.processes {
-        if let Some(status) = process.stop().await? {
-            ensure!(status.success(), "{} ended with {status}", process.name);
-        }
-    }
-    result
+    let result = saga.stage.play(script::play(&saga, orders)).await;
+    saga.stage.end(&saga.processes, result).await
 }
 
 impl Saga {

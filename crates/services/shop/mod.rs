@@ -14,8 +14,9 @@ mod script;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
@@ -38,7 +39,7 @@ pub struct Settings {
     /// Serve the page here, host:port.
     #[arg(long)]
     page: Option<String>,
-    /// Skip the script, and serve the page until SIGTERM or Ctrl-C.
+    /// Leave everything up behind the script, for the page, until SIGTERM or Ctrl-C.
     #[arg(long, requires = "page")]
     stay: bool,
 }
@@ -57,22 +58,18 @@ pub struct Shop {
     mailbox: Mailbox,
 }
 
-/// Starts the shop, plays the script or serves the page, and ends all of it.
+/// Starts the shop, plays the script, and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let shop = std::sync::Arc::new(Shop::start(&settings.servers).await?);
-    let serving = match &settings.page {
-        Some(address) => Some(page::serve(std::sync::Arc::clone(&shop), address).await?),
-        None => None,
-    };
-    let result = if settings.stay { Ok(()) } else { script::play(&shop, settings.long).await };
-    if let (Ok(()), Some(serving)) = (&result, serving) {
-        if settings.stay {
-            shop.stage.say("open the page; Ctrl-C ends everything");
-            serving.stop.wanted().await;
-        }
+    let shop = Arc::new(Shop::start(&settings.servers).await?);
+    if let Some(address) = &settings.page {
+        page::serve(Arc::clone(&shop), address).await?;
     }
-    shop.end().await?;
-    result
+    let result = shop.stage.play(script::play(&shop, settings.long)).await;
+    if settings.stay && result.is_ok() {
+        shop.stage.say("the script is at its end; everything stays up until Ctrl-C");
+        shop.stage.stop.wanted().await;
+    }
+    shop.stage.end(&shop.processes, result).await
 }
 
 impl Shop {
@@ -200,16 +197,6 @@ impl Shop {
             bail!("headwater outbox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Ends the processes in good order.
-    async fn end(&self) -> Result<()> {
-        for process in &self.processes {
-            if let Some(status) = process.stop().await? {
-                ensure!(status.success(), "{} ended with {status}", process.name);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::Shop;
-use crate::service::{Failure, JsonText, Stop};
+use crate::service::{Failure, JsonText};
 
 /// Rows of the outbox that are shown, the newest first.
 const EVENTS: &str = "SELECT coalesce(json_agg(e), '[]')::text FROM (
@@ -23,14 +23,8 @@ const PURCHASES: &str = "SELECT coalesce(json_agg(p), '[]')::text FROM (
     SELECT sku, quantity, accepted, to_char(at, 'HH24:MI:SS') AS at FROM purchase ORDER BY id DESC LIMIT 5) p";
 const TROUBLE: &str = "SELECT coalesce(max(sku), '') FROM trouble";
 
-/// The page is being served until this hears that it should stop.
-pub struct Serving {
-    pub stop: Stop,
-}
-
 /// Serves from now on, in the background.
-pub async fn serve(shop: Arc<Shop>, address: &str) -> Result<Serving> {
-    let stop = Stop::at_signals()?;
+pub async fn serve(shop: Arc<Shop>, address: &str) -> Result<()> {
     let router = Router::new()
         .route("/", get(page))
         .route("/state", get(state))
@@ -48,7 +42,7 @@ pub async fn serve(shop: Arc<Shop>, address: &str) -> Result<Serving> {
             tracing::error!(%error, "the page failed");
         }
     });
-    Ok(Serving { stop })
+    Ok(())
 }
 
 async fn page() -> ([(header::HeaderName, &'static str); 1], &'static str) {
