@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// The database of one service.
@@ -52,8 +53,11 @@ impl Database {
 pub async fn connect(config: &Config) -> Result<Client> {
     let (client, connection) = config.connect(NoTls).await.context("cannot connect to PostgreSQL")?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::warn!(%error, "the connection to PostgreSQL broke");
+        match connection.await {
+            // the scenario drops its databases at its end
+            Err(error) if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) => {}
+            Err(error) => tracing::warn!(%error, "the connection to PostgreSQL broke"),
+            Ok(()) => {}
         }
     });
     Ok(client)

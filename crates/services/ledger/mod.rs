@@ -52,6 +52,7 @@ impl Ledger {
         let projection_url = stage.database_url(&stage.named("projection"))?;
         let config = stage.write("relay.toml", &relay_toml(&stage, &database_url, &relay_listen))?;
         let topic = format!("{}.order", servers.name);
+        stage.make_topics(&[&topic]).await?;
         let project = [
             "ledger-projection",
             "--database-url",

@@ -10,8 +10,6 @@ mod watch;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 
 use crate::database::Database;
 use crate::run::{Mailbox, Process, Relay, Servers, Stage, argument, relay_config};
@@ -62,7 +60,7 @@ impl Profile {
         let topic = format!("{}.user.profile.updated", servers.name);
         let subject = format!("{topic}-payload");
         schema::register(&servers.registry, &subject, include_str!("profile.avsc")).await?;
-        make_topics(&servers.bootstrap, &[&topic, &format!("{topic}.dead")]).await?;
+        stage.make_topics(&[&topic, &format!("{topic}.dead")]).await?;
         let config = stage.write("relay.toml", &relay_toml(&stage, &users_db, &relay_address))?;
         let group = format!("{}-mailer", servers.name);
         let processes = vec![
@@ -109,21 +107,6 @@ impl Profile {
         }
         Ok(profile)
     }
-}
-
-/// Topics, as a deployment makes them; those that are there stay as they are.
-async fn make_topics(bootstrap: &str, names: &[&str]) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> =
-        rdkafka::ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
-    let topics: Vec<_> =
-        names.iter().map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1))).collect();
-    for result in admin.create_topics(&topics, &AdminOptions::new()).await.context("cannot make topics")? {
-        match result {
-            Ok(_) | Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, code)) => anyhow::bail!("cannot make topic {topic}: {code}"),
-        }
-    }
-    Ok(())
 }
 
 fn relay_toml(stage: &Stage, database_url: &str, listen: &str) -> String {

@@ -2,7 +2,7 @@
 //! killed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -104,7 +104,14 @@ fn dead_letter(bootstrap: &str, topic: &str) -> Result<String> {
         .set("auto.offset.reset", "earliest")
         .create()?;
     consumer.subscribe(&[topic])?;
-    let message = consumer.poll(Duration::from_secs(120)).context("no dead letter came")??;
+    // a poll that gave nothing may have served the group
+    let begun = Instant::now();
+    let message = loop {
+        match consumer.poll(Duration::from_secs(1)) {
+            Some(message) => break message?,
+            None => ensure!(begun.elapsed() < Duration::from_secs(120), "no dead letter came"),
+        }
+    };
     let headers = message.headers().context("a dead letter without headers")?;
     let reason = headers.iter().find(|header| header.key == "dead_letter.reason");
     let reason = reason.and_then(|header| header.value).context("a dead letter without a reason")?;

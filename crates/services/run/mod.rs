@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::types::RDKafkaErrorCode;
 use tokio_postgres::{Client, Config};
 
 use crate::database::{self, Database};
@@ -153,6 +157,24 @@ impl Stage {
         let server: Config =
             self.servers.postgres_url.parse().context("cannot read the URL of PostgreSQL")?;
         database::connect(&server).await
+    }
+
+    /// Topics, as a deployment makes them; those that are there stay as they are.
+    pub async fn make_topics(&self, names: &[&str]) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.servers.bootstrap).create()?;
+        let topics: Vec<_> = names
+            .iter()
+            .map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
+            .collect();
+        let results = admin.create_topics(&topics, &AdminOptions::new()).await;
+        for result in results.context("cannot make topics")? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => bail!("cannot make topic {topic}: {code}"),
+            }
+        }
+        Ok(())
     }
 
     /// A process of the headwater binary.

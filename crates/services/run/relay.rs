@@ -33,8 +33,6 @@ url = "{registry}"
 [topics]
 prefix = "{name}"
 partitions = 3
-# events are read again from their beginning
-config = {{ "retention.ms" = "-1" }}
 
 [http]
 listen = "{listen}"

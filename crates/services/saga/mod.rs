@@ -85,6 +85,8 @@ impl Saga {
         let stock = stage.create_database("stock", &[OUTBOX, INBOX, include_str!("stock.sql")]).await?;
         let payments =
             stage.create_database("payments", &[OUTBOX, INBOX, include_str!("payments.sql")]).await?;
+        let topics = ["order", "stock", "payment"].map(|aggregate| format!("{}.{aggregate}", servers.name));
+        stage.make_topics(&topics.each_ref().map(String::as_str)).await?;
         let orders_address = stage.address();
         let mut processes = Vec::new();
         for (name, relay, aggregate, what) in [

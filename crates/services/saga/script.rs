@@ -16,8 +16,8 @@ const ARTICLES: [&str; 3] = ["anvil", "rope", "bucket"];
 /// All of it.
 pub async fn play(saga: &Saga, orders: usize) -> Result<()> {
     one_piece(saga).await?;
-    // enough for about two thirds of what will be asked for
-    let each = i32::try_from(orders * 2 / 3 / ARTICLES.len())?;
+    // enough for about two thirds of what will be asked for, and a few
+    let each = i32::try_from(orders / ARTICLES.len() + 10)?;
     for sku in ARTICLES {
         saga.stock.execute(&format!("INSERT INTO stock VALUES ('{sku}', {each})")).await?;
     }
@@ -50,6 +50,17 @@ async fn place(saga: &Saga, id: &str, sku: &str, quantity: i32, card: &str, deli
 }
 
 async fn each_way_to_end(saga: &Saga) -> Result<()> {
+    let mut number = 0;
+    until("services that have joined their groups", async || {
+        number += 1;
+        let id = format!("first-{number}");
+        place(saga, &id, ARTICLES[1], 1, "pays", true).await?;
+        let open =
+            format!("SELECT count(*) FROM purchase WHERE id = '{id}' AND state IN ('PENDING', 'CANCELLING')");
+        until("an order to end", async || Ok(saga.orders.number(&open).await? == 0)).await?;
+        Ok(saga.orders.number("SELECT count(*) FROM purchase WHERE state = 'CONFIRMED'").await? > 0)
+    })
+    .await?;
     saga.stage.say("one order of each kind");
     for (id, quantity, card, deliverable, state, reason) in [
         ("fine", 1, "pays", true, "CONFIRMED", ""),

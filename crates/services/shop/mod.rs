@@ -78,6 +78,9 @@ impl Shop {
         stage.say("two databases, a mail server, four processes");
         let product = stage.create_database("product", &[OUTBOX, include_str!("product.sql")]).await?;
         let orders = stage.create_database("orders", &[include_str!("orders.sql")]).await?;
+        stage
+            .make_topics(&[&format!("{}.inventory", servers.name), &format!("{}.feedback", servers.name)])
+            .await?;
         let smtp = stage.address();
         let mailbox = Mailbox::start(&servers.stack, port_of(&smtp)?).await?;
         let addresses = [stage.address(), stage.address(), stage.address(), stage.address()];
