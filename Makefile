@@ -1,7 +1,7 @@
 # Headwater's commands. `make` alone lists them.
 SHELL := /bin/bash
 CARGO ?= cargo
-export KEEP LONG
+export KEEP LONG PAGE
 
 .DEFAULT_GOAL := help
 .PHONY: help build test demo bench bench-snapshots stack-up stack-down check-deploy

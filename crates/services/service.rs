@@ -1,12 +1,16 @@
-//! What every service here has: a log, an HTTP server with `/healthz`, and an end in good order at SIGTERM.
+//! What every service here has: an HTTP server with `/healthz` and `/metrics`, and an end in good order at SIGTERM.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus::{Encoder, IntCounterVec, Opts, TextEncoder, register_int_counter_vec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -43,12 +47,35 @@ impl Stop {
 /// Serves until `stop`; requests that have begun are answered.
 pub async fn serve(listen: SocketAddr, router: Router, stop: Stop) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let router = router.route("/healthz", get(async || "ok\n"));
+    let router = router
+        .layer(middleware::from_fn(count))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics));
     tracing::info!(%listen, "serving");
     axum::serve(listener, router)
         .with_graceful_shutdown(async move { stop.wanted().await })
         .await
         .context("the HTTP server failed")
+}
+
+/// Requests by the status of their answers: what a caller sees of this service.
+static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let opts = Opts::new("service_requests_total", "Requests that were answered, by status.");
+    register_int_counter_vec!(opts, &["status"]).expect("registered once, with a valid name")
+});
+
+async fn count(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    REQUESTS.with_label_values(&[response.status().as_str()]).inc();
+    response
+}
+
+async fn metrics() -> Result<String, Failure> {
+    // present from the start, so that a rate has a beginning
+    REQUESTS.with_label_values(&["200"]);
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&prometheus::gather(), &mut text)?;
+    Ok(String::from_utf8(text)?)
 }
 
 /// An answer that is no success: what the caller did wrong, or a 503 for whatever broke on our side.

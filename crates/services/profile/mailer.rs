@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::routing::post;
 use clap::Args;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
@@ -92,7 +92,6 @@ pub async fn run(settings: &Settings) -> Result<()> {
     tracing::info!(version = mailer.schema.version, "events are checked against the registered schema");
     let (say, orders) = mpsc::channel(8);
     let router = Router::new()
-        .route("/metrics", get(watch::metrics).with_state(Arc::clone(&consumer)))
         .route("/replay", post(ask).with_state((say.clone(), Order::Replay)))
         .route("/pause", post(ask).with_state((say.clone(), Order::Pause)))
         .route("/resume", post(ask).with_state((say, Order::Resume)));
@@ -100,6 +99,7 @@ pub async fn run(settings: &Settings) -> Result<()> {
     tokio::try_join!(
         service::serve(settings.listen, router, stop.clone()),
         mailer.read(orders, &stop),
+        watch::measure(&consumer, &stop),
         outgoing::send(&mails, settings.smtp_port, &mailer.written, &stop),
     )?;
     // nothing stored is nothing to commit

@@ -1,17 +1,17 @@
 //! What the e-mail service shows of itself: what became of events, and how far it is behind.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Result;
-use axum::extract::State;
-use prometheus::{
-    Encoder, IntCounterVec, IntGaugeVec, Opts, TextEncoder, register_int_counter_vec, register_int_gauge_vec,
-};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge_vec};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::topic_partition_list::Offset;
 
-use crate::service::Failure;
+use crate::service::Stop;
+
+/// How often the lag is measured.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Events by outcome: `mail`, `skipped`, `dead_letter`.
 pub static EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -25,16 +25,22 @@ static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(opts, &["partition"]).expect("registered once, with a valid name")
 });
 
-/// `/metrics`.
-pub async fn metrics(State(consumer): State<Arc<StreamConsumer>>) -> Result<String, Failure> {
-    tokio::task::block_in_place(|| lag(&consumer))?;
+/// Measures the lag once a second until `stop`.
+pub async fn measure(consumer: &StreamConsumer, stop: &Stop) -> Result<()> {
     for outcome in ["mail", "skipped", "dead_letter"] {
         // present from the start, so that a rate has a beginning
         EVENTS.with_label_values(&[outcome]);
     }
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&prometheus::gather(), &mut text)?;
-    Ok(String::from_utf8(text)?)
+    while !stop.is_wanted() {
+        if let Err(error) = tokio::task::block_in_place(|| lag(consumer)) {
+            tracing::warn!(error = format!("{error:#}"), "the lag can't be measured");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.wanted() => {}
+        }
+    }
+    Ok(())
 }
 
 /// The end of each partition that is ours, less where we are.

@@ -39,6 +39,9 @@ pub struct Settings {
     /// Serve the page here, host:port.
     #[arg(long)]
     page: Option<String>,
+    /// Play only the first step: the rest is for whoever has the page open.
+    #[arg(long)]
+    page_only: bool,
     /// Leave everything up behind the script, for the page, until SIGTERM or Ctrl-C.
     #[arg(long, requires = "page")]
     stay: bool,
@@ -64,7 +67,7 @@ pub async fn run(settings: &Settings) -> Result<()> {
     if let Some(address) = &settings.page {
         page::serve(Arc::clone(&shop), address).await?;
     }
-    let result = shop.stage.play(script::play(&shop, settings.long)).await;
+    let result = shop.stage.play(script::play(&shop, settings.long, settings.page_only)).await;
     if settings.stay && result.is_ok() {
         shop.stage.say("the script is at its end; everything stays up until Ctrl-C");
         shop.stage.stop.wanted().await;
@@ -102,6 +105,7 @@ impl Shop {
             headwater("apply", "headwater apply: events into the copy, answers", "apply", &apply_config)?,
             service("orders", "takes orders by its copy", orders_address, &orders_db)?,
         ];
+        stage.write("prometheus.yml", &prometheus_yml(&addresses))?;
         let url = |address: &String| format!("http://{address}");
         let shop = Shop {
             product_url: url(product_address),
@@ -255,4 +259,21 @@ on_event.'InventoryChanged' = "select inventory_changed($1)"
 feedback_topic = "{name}.feedback""#
     );
     apply_config(stage, database_url, listen, &apply)
+}
+
+/// What a Prometheus needs to watch the shop, with the rules of deploy/prometheus.
+fn prometheus_yml([product, relay, apply, orders]: &[String; 4]) -> String {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/prometheus");
+    format!(
+        r#"global: {{ scrape_interval: 1s, evaluation_interval: 1s }}
+rule_files: ["{rules}/alerts.yml", "{rules}/outbox-alerts.yml"]
+scrape_configs:
+  - job_name: headwater
+    static_configs: [{{ targets: ["{relay}"] }}]
+  - job_name: apply
+    static_configs: [{{ targets: ["{apply}"] }}]
+  - job_name: services
+    static_configs: [{{ targets: ["{product}", "{orders}"] }}]
+"#
+    )
 }

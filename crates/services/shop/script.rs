@@ -18,9 +18,12 @@ const ARTICLES: [(&str, &str); 6] = [
     ("SAW-01", "Saw"),
 ];
 
-/// All of it.
-pub async fn play(shop: &Shop, long: bool) -> Result<()> {
+/// All of it, or only the articles.
+pub async fn play(shop: &Shop, long: bool, first_step_only: bool) -> Result<()> {
     filled(shop).await?;
+    if first_step_only {
+        return Ok(());
+    }
     new_and_sent(shop).await?;
     without_the_product_service(shop).await?;
     failed_and_healed(shop).await?;

@@ -1,10 +1,12 @@
-//! The short forms of the scenarios, on real servers: those that the environment names, or else their own.
+//! Real servers: those that the environment names, or else their own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+/// The services and their scenarios.
 const BINARY: &str = env!("CARGO_BIN_EXE_headwater-services");
+/// What starts the servers.
 const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/local/stack");
 const VARIABLES: [&str; 3] = ["PG16_URL", "KAFKA_BOOTSTRAP", "SCHEMA_REGISTRY_URL"];
 
@@ -45,41 +47,29 @@ fn started() -> Vec<(String, String)> {
     VARIABLES.iter().map(|name| ((*name).to_owned(), value(name).expect("stack env names it"))).collect()
 }
 
-fn folder(name: &str) -> PathBuf {
+/// A folder for one test's files.
+pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Plays a scenario; its output is this test's.
-fn check(scenario: &str, ports: u16, more: &[&str]) {
-    let name = format!("{scenario}{}", std::process::id());
+/// `scenario`, ready to be started; its logs are in the folder.
+pub fn scenario(scenario: &str, ports: u16) -> (Command, PathBuf) {
+    let name = format!("{scenario}{}p{ports}", std::process::id());
     let folder = folder(&name);
-    let status = Command::new(BINARY)
+    let mut command = Command::new(BINARY);
+    command
         .args([scenario, "--name", &name, "--stack", STACK, "--ports", &ports.to_string(), "--folder"])
         .arg(&folder)
-        .args(more)
-        .envs(servers().iter().map(|(name, value)| (name, value)))
-        .status()
-        .expect("the scenario starts");
-    assert!(status.success(), "scenario {scenario} failed; its logs are in {}", folder.display());
-    std::fs::remove_dir_all(folder).ok();
+        .envs(servers().iter().map(|(name, value)| (name, value)));
+    (command, folder)
 }
 
-#[test]
-fn shop() {
-    check("shop", 19_000, &[]);
-}
+/// A process that ends with this, by SIGTERM, so that it can end its own.
+pub struct Running(pub Child);
 
-#[test]
-fn saga() {
-    check("saga", 19_100, &[]);
-}
-
-#[test]
-fn ledger() {
-    check("ledger", 19_200, &[]);
-}
-
-#[test]
-fn profile() {
-    check("profile", 19_300, &[]);
+impl Drop for Running {
+    fn drop(&mut self) {
+        Command::new("kill").arg(self.0.id().to_string()).status().ok();
+        self.0.wait().ok();
+    }
 }
