@@ -21,7 +21,7 @@ const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 pub struct Settings {
     #[command(flatten)]
     servers: Servers,
-    /// 3,000 changes instead of 200.
+    /// 3,000 changes instead of 80.
     #[arg(long)]
     long: bool,
 }
@@ -41,7 +41,7 @@ pub struct Profile {
 /// Starts it, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
     let profile = Profile::start(&settings.servers).await?;
-    let result = profile.stage.play(script::play(&profile, if settings.long { 3000 } else { 200 })).await;
+    let result = profile.stage.play(script::play(&profile, if settings.long { 3000 } else { 80 })).await;
     profile.stage.end(&profile.processes, result).await
 }
 

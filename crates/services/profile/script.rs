@@ -188,7 +188,7 @@ async fn ended_and_killed(profile: &Profile, changes: usize) -> Result<()> {
     loop {
         tokio::select! {
             done = &mut loading => break done?,
-            () = tokio::time::sleep(Duration::from_millis(fastrand::u64(300..1200))) => {
+            () = tokio::time::sleep(Duration::from_millis(fastrand::u64(500..2500))) => {
                 let process = &profile.processes[fastrand::usize(..profile.processes.len())];
                 process.kill();
                 process.start()?;

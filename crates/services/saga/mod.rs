@@ -18,7 +18,7 @@ use crate::run::{Process, Relay, Servers, Stage, argument, relay_config};
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
 /// How long an order may be pending.
-const TIMEOUT_MS: &str = "4000";
+const TIMEOUT_MS: &str = "6000";
 
 /// What `saga` is called with.
 #[derive(Args)]

@@ -29,7 +29,7 @@ pub async fn play(shop: &Shop, long: bool, first_step_only: bool) -> Result<()> 
     failed_and_healed(shop).await?;
     dead_blocked_and_retried(shop).await?;
     cancelled(shop).await?;
-    let load = if long { Duration::from_secs(120) } else { Duration::from_secs(8) };
+    let load = if long { Duration::from_secs(120) } else { Duration::from_secs(6) };
     killed_under_load(shop, load).await?;
     dead_while_things_die(shop).await
 }

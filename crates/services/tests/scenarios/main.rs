@@ -7,11 +7,15 @@ mod servers;
 
 use servers::scenario;
 
-/// Plays a scenario; its output is this test's.
+/// Plays a scenario; what it says is kept with its logs.
 fn check(name: &str, ports: u16) {
     let (mut command, folder) = scenario(name, ports);
-    let status = command.status().expect("the scenario starts");
-    assert!(status.success(), "scenario {name} failed; its logs are in {}", folder.display());
+    let said = folder.join("said");
+    let file = std::fs::File::create(&said).expect("a file in the test's folder");
+    let errors = file.try_clone().expect("a second handle of it");
+    let status = command.stdout(file).stderr(errors).status().expect("the scenario starts");
+    let said = std::fs::read_to_string(&said).unwrap_or_default();
+    assert!(status.success(), "scenario {name} failed; its logs are in {}\n{said}", folder.display());
     std::fs::remove_dir_all(folder).ok();
 }
 

@@ -56,6 +56,7 @@ pub fn folder(name: &str) -> PathBuf {
 pub fn scenario(scenario: &str, ports: u16) -> (Command, PathBuf) {
     let name = format!("{scenario}{}p{ports}", std::process::id());
     let folder = folder(&name);
+    std::fs::create_dir_all(&folder).expect("a folder for the test");
     let mut command = Command::new(BINARY);
     command
         .args([scenario, "--name", &name, "--stack", STACK, "--ports", &ports.to_string(), "--folder"])
