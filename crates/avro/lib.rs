@@ -34,6 +34,7 @@ mod type_schema;
 
 mod bare;
 mod enum_labels;
+mod feedback;
 mod json;
 mod json_form;
 mod json_schema;
@@ -60,6 +61,7 @@ pub use description::{ColumnDescription, Declared, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op, SnapshotMark, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
+pub use feedback::{FEEDBACK_JSON, Feedback, write_feedback};
 pub use flat::{MetadataField, MetadataFields};
 pub use glob::glob_matches;
 pub use json::{LinePlan, write_json_change, write_json_row};

@@ -155,6 +155,8 @@ pub struct SnapshotSettings {
     pub max_transaction_age: Duration,
     /// Bytes of a chunk that is copied beside the stream, as an aim.
     pub chunk_bytes: u64,
+    /// Whether the copy beside the stream rests between its chunks while transactions come.
+    pub gives_way: bool,
     /// Rows that are read in a second, by all workers together; 0 is no limit.
     pub max_rows_per_second: u64,
     /// Bytes that are read in a second, by all workers together; 0 is no limit.
@@ -230,7 +232,8 @@ impl Default for SnapshotSettings {
             filters: Vec::new(),
             workers: 2,
             max_transaction_age: Duration::from_secs(30 * 60),
-            chunk_bytes: 1 << 20,
+            chunk_bytes: 128 << 10,
+            gives_way: true,
             max_rows_per_second: 0,
             max_bytes_per_second: 0,
             lock_timeout: Duration::from_secs(10),

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) connect_type: Option<Arc<str>>,
     /// How the source declared the column, where the producer says so (`propagate_source_type`).
     pub(crate) source_type: Option<Arc<str>>,
+    /// The length it declared.
+    pub(crate) source_length: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +80,7 @@ impl Node {
             precision: None,
             connect_type: None,
             source_type: None,
+            source_length: None,
         }
     }
 
@@ -240,6 +243,7 @@ fn annotate(node: &mut Node, json: &Map<String, Value>) {
         None => json.get("precision").and_then(Value::as_i64),
     };
     node.source_type = parameter("__debezium.source.column.type").map(Into::into);
+    node.source_length = number("__debezium.source.column.length");
 }
 
 /// Passes over a value.

@@ -366,8 +366,12 @@ sections! {
         /// that, or when half of `max_slot_wal_keep_size` is used up, the stream begins and the rest is copied
         /// beside it.
         max_transaction_age: Duration = "30m",
-        /// How much is copied at a time beside the stream.
-        chunk_bytes: Size = "1MiB",
+        /// How much is copied at a time beside the stream. The stream's records stand behind it, so larger chunks
+        /// make the copy quicker and the stream later.
+        chunk_bytes: Size = "128KiB",
+        /// Whether the copy beside the stream rests after each chunk for as long as the chunk took, while transactions
+        /// come. Without the rests it copies more rows, and the stream has less of server, broker and processor.
+        gives_way: bool = "true",
         /// Rows that all workers together may read in a second, also beside the stream; 0 is no limit.
         max_rows_per_second: i32 = "0",
         /// Bytes, as COPY sends them, that all workers together may read in a second, also beside the stream;

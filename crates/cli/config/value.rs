@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_apply::{OnPoison, StartAt};
+use headwater_apply::{FeedbackFormat, OnPoison, StartAt};
 use headwater_avro::from_json::{EmptyArrays, NullFields};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
@@ -373,6 +373,7 @@ words_of! {
     BinaryHandling,
     DecimalHandling,
     Envelope,
+    FeedbackFormat,
     FlatDeletes,
     HstoreHandling,
     IntervalHandling,
