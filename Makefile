@@ -4,7 +4,7 @@ CARGO ?= cargo
 export KEEP LONG PAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench bench-snapshots stack-up stack-down check-deploy
+.PHONY: help build test demo bench bench-snapshots bench-apply stack-up stack-down check-deploy
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROW
 
 bench-snapshots: ## copies of a table beside psql's COPY, and latency during one; Markdown on stdout (ROWS=, ROUNDS=)
 	@deploy/local/bench-snapshots
+
+bench-apply: ## rows from Kafka into a replica beside psql's COPY; Markdown on stdout (ROWS=, ROUNDS=)
+	@deploy/local/bench-apply
 
 stack-up: ## the servers alone: Kafka, registry, PostgreSQL 16
 	@deploy/local/stack up kafka registry pg 16
