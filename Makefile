@@ -1,7 +1,7 @@
 # Headwater's commands. `make` alone lists them.
 SHELL := /bin/bash
 CARGO ?= cargo
-export KEEP
+export KEEP LONG PAGE
 
 .DEFAULT_GOAL := help
 .PHONY: help build test demo bench bench-snapshots bench-apply stack-up stack-down check-deploy
@@ -16,8 +16,8 @@ build: ## the release binary, target/release/headwater
 test: ## formatting, lints, unit tests, end-to-end tests on real servers (which it starts and stops)
 	@deploy/local/test
 
-demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up)
-	@deploy/local/demo
+demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up); SCENARIO=shop|profile|saga|ledger (LONG=1) plays services
+	@deploy/local/$(if $(SCENARIO),scenario $(SCENARIO),demo)
 
 bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROWS=, ROUNDS=; AGAINST=revision)
 	@deploy/local/bench

@@ -48,11 +48,14 @@ mod unchanged_columns;
 
 pub mod reading;
 
+pub mod from_json;
+
 mod same_bytes;
 mod schema_diff;
 mod subject;
 
 pub use bare::BarePlan;
+pub use binary::write_header;
 pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
 pub use description::{ColumnDescription, Declared, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op, SnapshotMark, TransactionPlace};
@@ -90,5 +93,5 @@ pub use transaction_metadata::{
     TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, write_json_transaction,
     write_transaction, write_transaction_key,
 };
-pub use types::is_placeholder;
+pub use types::{decode_bytea, event_unix_millis, is_placeholder, utc_text};
 pub use unchanged_columns::{UnchangedColumn, unchanged_columns};

@@ -393,7 +393,10 @@ impl Pump {
                 let origin = Origin { name: &plan.name };
                 plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, &mut row)?);
             }
-            Row::Updated(..) => plan.counts.outbox_update += 1,
+            Row::Updated(..) => {
+                plan.counts.outbox_update += 1;
+                event::note_update(events, &Origin { name: &plan.name }, &row)?;
+            }
             Row::Deleted(_) => plan.counts.outbox_delete += 1,
         }
         Ok(Written::Done)
@@ -443,7 +446,8 @@ impl Pump {
         let origin = Origin { name: &name };
         let mut row = self.writer.row(lsn, transaction);
         let content = MessageContent::parse(logical.content).map_err(|what| origin.error(&row, what))?;
-        let event = content.event(aggregatetype);
+        let event = content.event(aggregatetype, &self.message_events.route);
+        let event = event.map_err(|what| origin.error(&row, what))?;
         event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)?;
         let topic = &self.writer.scratch.topic;
         self.writer.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();

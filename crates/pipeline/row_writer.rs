@@ -16,6 +16,7 @@ use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::reselect::Marks;
+use crate::reserved_topics::ReservedTopics;
 use crate::resolver::Question;
 use crate::sent::SentLog;
 use crate::settings::Settings;
@@ -78,6 +79,10 @@ pub(crate) struct Writer {
     malformed_traces: MalformedTraces,
     /// Set where outbox tables have a status.
     pub(crate) sent: Option<SentLog>,
+    /// Topics that no row's content may choose.
+    pub(crate) reserved: ReservedTopics,
+    /// The timestamp of the record that is being written, where an outbox row has its own.
+    pub(crate) event_time_ms: Option<i64>,
 }
 
 impl Writer {
@@ -98,6 +103,8 @@ impl Writer {
             trace: None,
             malformed_traces: MalformedTraces::default(),
             sent: None,
+            reserved: ReservedTopics::of(settings),
+            event_time_ms: None,
         }
     }
 
@@ -598,7 +605,8 @@ impl<'a> RowWriter<'a> {
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
         let id = (ID_HEADER, id);
-        let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
+        let commit_ms = self.transaction.commit_unix_micros.div_euclid(1000);
+        let timestamp_ms = self.writer.event_time_ms.or(Some(commit_ms));
         let record = |headers| Record {
             topic,
             partition,

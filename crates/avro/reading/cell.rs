@@ -15,7 +15,7 @@ use super::schema_tree::{Node, RecordShape, Shape};
 pub struct Unreadable(String);
 
 impl Unreadable {
-    pub(super) fn new(reason: impl Into<String>) -> Unreadable {
+    pub(crate) fn new(reason: impl Into<String>) -> Unreadable {
         Unreadable(reason.into())
     }
 
