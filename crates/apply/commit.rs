@@ -12,7 +12,7 @@ use crate::writer::{Flight, Landed, Writer};
 
 /// The writer, or what it is doing.
 pub(crate) enum Connection {
-    Idle(Writer),
+    Idle(Box<Writer>),
     Busy(Flight),
     /// The session has failed.
     Lost,
@@ -85,7 +85,7 @@ impl Session<'_> {
     /// The writer, when nothing is under way.
     pub(crate) fn writer(&mut self) -> Result<&mut Writer, Failure> {
         match &mut self.connection {
-            Connection::Idle(writer) => Ok(writer),
+            Connection::Idle(writer) => Ok(writer.as_mut()),
             _ => Err(Failure::Away("the connection is not free".to_owned())),
         }
     }

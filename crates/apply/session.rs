@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
         let mut session = Session {
             shared,
             consumer,
-            connection: Connection::Idle(writer),
+            connection: Connection::Idle(Box::new(writer)),
             written: None,
             owner: owner(),
             partitions: Vec::new(),

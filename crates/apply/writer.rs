@@ -31,7 +31,7 @@ pub(crate) struct Flight(JoinHandle<Landed>);
 
 /// The writer, back.
 pub(crate) struct Landed {
-    pub(crate) writer: Writer,
+    pub(crate) writer: Box<Writer>,
     pub(crate) batch: Batch,
     pub(crate) moves: Moves,
     pub(crate) outcome: Result<(), Failure>,
@@ -44,7 +44,12 @@ impl Writer {
     }
 
     /// Begins.
-    pub(crate) fn depart(mut self, runtime: &tokio::runtime::Handle, batch: Batch, moves: Moves) -> Flight {
+    pub(crate) fn depart(
+        mut self: Box<Self>,
+        runtime: &tokio::runtime::Handle,
+        batch: Batch,
+        moves: Moves,
+    ) -> Flight {
         Flight(runtime.spawn(async move {
             let began = Instant::now();
             let outcome = self.apply(&batch, &moves).await;
