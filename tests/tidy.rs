@@ -29,9 +29,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pg", &["pgoutput"]),
     ("avro", &["pgoutput"]),
     ("kafka", &[]),
-    ("pipeline", &["pg", "pgoutput", "avro", "kafka"]),
-    ("apply", &["pg", "avro", "kafka"]),
-    ("outbox", &["pg", "pgoutput", "avro", "kafka", "pipeline"]),
+    ("dead_letter", &["kafka"]),
+    ("pipeline", &["pg", "pgoutput", "avro", "kafka", "dead_letter"]),
+    ("apply", &["pg", "avro", "kafka", "dead_letter"]),
+    ("outbox", &["pg", "pgoutput", "avro", "kafka", "dead_letter", "pipeline"]),
     ("demo", &[]),
 ];
 

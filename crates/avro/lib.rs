@@ -35,6 +35,7 @@ mod type_schema;
 mod bare;
 mod enum_labels;
 mod json;
+mod key_text;
 mod json_form;
 mod json_schema;
 mod logical_message;
@@ -59,6 +60,7 @@ pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
 pub use flat::{MetadataField, MetadataFields};
 pub use glob::glob_matches;
+pub use key_text::KeyTexts;
 pub use json::{LinePlan, write_json_change, write_json_row};
 pub use logical_message::{
     LogicalMessage, MESSAGE_KEY_JSON, message_value_json, write_json_message, write_message,
@@ -74,7 +76,7 @@ pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json
 pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnName, DecimalHandling, Envelope,
-    FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible,
+    FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnError, OnIncompatible,
     RecordEncoding, RecordNaming, RecordOverrides, RecordSettings, SchemaNames, SharedTopic, TABLE_KEY_FIELD,
     TimePrecision, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };

@@ -10,7 +10,7 @@ use headwater_apply::{OnPoison, StartAt};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
+    Mask, MetadataField, MetadataFields, OnError, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
     SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 use headwater_outbox::{MailTls, ProcessedWhen};
@@ -360,6 +360,7 @@ words_of! {
     FlatDeletes,
     HstoreHandling,
     IntervalHandling,
+    OnError,
     OnIncompatible,
     OnPoison,
     StartAt,
