@@ -30,9 +30,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("avro", &["pgoutput"]),
     ("kafka", &[]),
     ("dead_letter", &["kafka"]),
-    ("pipeline", &["pg", "pgoutput", "avro", "kafka", "dead_letter"]),
-    ("apply", &["pg", "avro", "kafka", "dead_letter"]),
-    ("outbox", &["pg", "pgoutput", "avro", "kafka", "dead_letter", "pipeline"]),
+    ("pipeline", &["pg", "pgoutput", "avro", "kafka", "dead-letter"]),
+    ("apply", &["pg", "avro", "kafka", "dead-letter"]),
+    ("outbox", &["pg", "pgoutput", "avro", "kafka", "dead-letter", "pipeline"]),
     ("demo", &[]),
 ];
 

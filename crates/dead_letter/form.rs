@@ -7,6 +7,7 @@
 //! headwater.dead_letter.attempt    1, and one more each time that a replay failed
 //! headwater.dead_letter.table      schema.table
 //! headwater.dead_letter.key        the row's key, {"column":"text",…}
+//! headwater.dead_letter.old_key    the one that it had before, if it has changed
 //! headwater.dead_letter.lsn        the transaction's commit, or where a snapshot read the row
 //! headwater.dead_letter.topic, .partition, .offset   where it was to go, or where it was
 //! headwater.dead_letter.consumer   the consumer group that could not use it
@@ -52,6 +53,8 @@ pub struct Cause {
     pub table: Option<String>,
     /// The row's key as a JSON object of texts.
     pub key: Option<String>,
+    /// The same of the key that it had before the change.
+    pub old_key: Option<String>,
     /// The commit's LSN.
     pub lsn: Option<String>,
     /// The topic that it was to go to, or came from.
@@ -65,7 +68,7 @@ pub struct Cause {
 impl Cause {
     /// The headers, behind those of the record.
     pub fn headers(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let Cause { stage, reason, form, attempt, table, key, lsn, topic, place, consumer } = self;
+        let Cause { stage, reason, form, attempt, table, key, old_key, lsn, topic, place, consumer } = self;
         let mut headers = vec![
             ("headwater.dead_letter.stage", stage.clone().into_bytes()),
             ("headwater.dead_letter.reason", reason.clone().into_bytes()),
@@ -75,6 +78,7 @@ impl Cause {
         let mut some = |name, text: Option<String>| headers.extend(text.map(|text| (name, text.into_bytes())));
         some("headwater.dead_letter.table", table.clone());
         some("headwater.dead_letter.key", key.clone());
+        some("headwater.dead_letter.old_key", old_key.clone());
         some("headwater.dead_letter.lsn", lsn.clone());
         some("headwater.dead_letter.topic", topic.clone());
         some("headwater.dead_letter.partition", place.map(|(partition, _)| partition.to_string()));
@@ -98,6 +102,7 @@ impl Cause {
             attempt: number("attempt").and_then(|number| u32::try_from(number).ok()).unwrap_or(1),
             table: text("table"),
             key: text("key"),
+            old_key: text("old_key"),
             lsn: text("lsn"),
             topic: text("topic"),
             place: number("partition")
@@ -131,6 +136,7 @@ mod tests {
             attempt: 3,
             table: Some("public.a".to_owned()),
             key: Some(r#"{"id":"1"}"#.to_owned()),
+            old_key: Some(r#"{"id":"2"}"#.to_owned()),
             lsn: Some("0/1".to_owned()),
             topic: Some("shop.public.a".to_owned()),
             place: Some((2, 17)),

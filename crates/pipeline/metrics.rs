@@ -202,6 +202,16 @@ impl Metrics {
                 "Notifications written to notifications.topic, by type",
                 &["type"],
             ),
+            dead_letters: counters(
+                "headwater_dead_letters_total",
+                "Rows and records that went to the dead letter topic, by table and stage (encode, schema, outbox, size, blocked)",
+                &["table", "stage"],
+            ),
+            blocked_keys: gauges(
+                "headwater_blocked_keys",
+                "Keys whose changes go to the dead letter topic until they are replayed or dropped, by table",
+                &["table"],
+            ),
             reselected: counters(
                 "headwater_reselected_rows_total",
                 "Rows with unchanged TOAST values under unchanged_toast = \"reselect\", by table and outcome: sent with the value of that change (exact), with a newer one (newer), with a placeholder (marked)",

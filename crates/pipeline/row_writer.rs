@@ -12,6 +12,7 @@ use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use tokio::sync::mpsc;
 
 use crate::copied_run::CopiedRun;
+use crate::dead_letter::DeadLetters;
 use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
@@ -78,10 +79,16 @@ pub(crate) struct Writer {
     malformed_traces: MalformedTraces,
     /// Set where outbox tables have a status.
     pub(crate) sent: Option<SentLog>,
+    pub(crate) dead_letters: DeadLetters,
 }
 
 impl Writer {
-    pub(crate) fn new(settings: &Settings, questions: mpsc::Sender<Question>, out: Outlet) -> Writer {
+    pub(crate) fn new(
+        settings: &Settings,
+        questions: mpsc::Sender<Question>,
+        dead_letters: DeadLetters,
+        out: Outlet,
+    ) -> Writer {
         let transactions = settings
             .transactions
             .metadata
@@ -98,6 +105,7 @@ impl Writer {
             trace: None,
             malformed_traces: MalformedTraces::default(),
             sent: None,
+            dead_letters,
         }
     }
 
@@ -183,6 +191,10 @@ pub(crate) struct Copied {
     pub(crate) epoch: u64,
     pub(crate) chunk: u32,
     pub(crate) mark: SnapshotMark,
+    /// Where the stream stands.
+    pub(crate) passed: Lsn,
+    /// Which attempt at its delivery it is, if it is read for that; 0 if not.
+    pub(crate) attempt: u32,
 }
 
 /// Writes the records of one row.
@@ -460,6 +472,9 @@ impl<'a> RowWriter<'a> {
                 lines.write(&plan.description, change, value);
                 Ok(false)
             }
+            Form::Unplanned { reason, .. } => {
+                Err(StageError::Unplanned { table: plan.name.clone(), reason: reason.clone() })
+            }
             Form::Event(..) | Form::LeftOut => unreachable!("the pump sends no such row here"),
         }
     }
@@ -598,26 +613,48 @@ impl<'a> RowWriter<'a> {
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
         let id = (ID_HEADER, id);
-        let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
-        let record = |headers| Record {
-            topic,
-            partition,
-            key,
-            value,
-            headers,
-            timestamp_ms,
-            token: Token::CHECKPOINT,
-        };
-        let commit_lsn = self.transaction.commit_lsn;
+        if self.writer.dead_letters.is_watching() {
+            let mut headers = vec![id];
+            headers.extend_from_slice(more);
+            if self.offer_aside(topic, key, value, &headers)? {
+                return Ok(());
+            }
+        }
         match more {
-            [] => self.writer.out.take(self.writer.sequence, record(&[id]), commit_lsn),
-            [one] => self.writer.out.take(self.writer.sequence, record(&[id, *one]), commit_lsn),
+            [] => self.offer_record(topic, partition, key, value, &[id]),
+            [one] => self.offer_record(topic, partition, key, value, &[id, *one]),
             more => {
                 let mut headers = vec![id];
                 headers.extend_from_slice(more);
-                self.writer.out.take(self.writer.sequence, record(&headers), commit_lsn)
+                self.offer_record(topic, partition, key, value, &headers)
             }
         }
+    }
+
+    /// Offers one record with all its headers.
+    #[inline]
+    pub(crate) fn offer_record(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
+        let record =
+            Record { topic, partition, key, value, headers, timestamp_ms, token: Token::CHECKPOINT };
+        self.writer.out.take(self.writer.sequence, record, self.transaction.commit_lsn)
+    }
+
+    /// Where the stream stands while a copied row is written; none for a row of the stream.
+    pub(crate) fn copied_at(&self) -> Option<Lsn> {
+        self.copied.map(|copied| copied.passed)
+    }
+
+    /// Which attempt a row is that was read for another delivery; else 0.
+    pub(crate) fn copied_attempt(&self) -> u32 {
+        self.copied.map_or(0, |copied| copied.attempt)
     }
 
     pub(crate) fn encode_error(&self, plan: &TablePlan, source: EncodeError) -> StageError {
