@@ -13,13 +13,14 @@ use headwater_avro::{Change, ChangeSource, KeyTexts, LinePlan, OnError, Op};
 use headwater_dead_letter::{Cause, Form as LetterForm};
 use headwater_kafka::{Refused, partition_for_key};
 use headwater_pgoutput::{Lsn, OldTuple, Tuple};
+use serde::Deserialize;
 
 use crate::blocked_keys::{BlockedKeys, Entry};
-use crate::error::{StageError, chain};
+use crate::error::{BLOCKED, StageError, chain};
 use crate::resolver::Question;
 use crate::row_writer::{Row, RowWriter, Writer};
 use crate::settings::{DeadLetterSettings, Oversized};
-use crate::table_cache::TablePlan;
+use crate::table_cache::{Form, TablePlan};
 use crate::versions::ask;
 
 /// How often the log tells of one table's and stage's letters.
@@ -51,6 +52,8 @@ struct Watched {
     on_error: OnError,
     /// The key is blocked since there.
     blocked_since: Option<Lsn>,
+    /// An outbox' rows are set aside as they are, so that they can be written again.
+    as_row: bool,
 }
 
 /// The topic as it was found.
@@ -116,7 +119,7 @@ impl DeadLetters {
     fn goes_aside(&self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(&'static str, String)> {
         let watched = self.watched.as_ref()?;
         if let Some(since) = watched.blocked_since {
-            return Some(("blocked", format!("a change of its key that was committed at {since} went here")));
+            return Some((BLOCKED, format!("a change of its key that was committed at {since} went here")));
         }
         let value_bytes = value.map_or(0, <[u8]>::len);
         // A set is asked with an owned key; this is the way of sessions that have met a refusal.
@@ -139,6 +142,15 @@ impl DeadLetters {
     }
 }
 
+impl Watched {
+    fn new(plan: &TablePlan, aside: &AsidePlan, changed: &Row<'_>) -> Watched {
+        let (key, old_key) = keys_of(aside, changed);
+        let as_row = matches!(plan.form, Form::Event(..));
+        let (table, on_error) = (plan.name.clone(), aside.on_error);
+        Watched { table, key, old_key, on_error, blocked_since: None, as_row }
+    }
+}
+
 /// The texts of a row's key, and of the one that it had before if that is another.
 fn keys_of(aside: &AsidePlan, changed: &Row<'_>) -> (Option<String>, Option<String>) {
     let text = |row: &Tuple<'_>, old: Option<&Tuple<'_>>| {
@@ -152,6 +164,7 @@ fn keys_of(aside: &AsidePlan, changed: &Row<'_>) -> (Option<String>, Option<Stri
     match changed {
         Row::Inserted(new) | Row::Read(new) => (Some(text(new, None)), None),
         Row::Deleted(old) => (Some(text(old.tuple(), None)), None),
+        Row::Truncated => (None, None),
         Row::Updated(None, new) => (Some(text(new, None)), None),
         Row::Updated(Some(old), new) => {
             let (new, old) = (text(new, Some(old.tuple())), text(old.tuple(), None));
@@ -166,12 +179,41 @@ fn change_of<'r>(changed: &'r Row<'_>, source: &'r ChangeSource<'r>) -> Change<'
         Row::Read(new) => (Op::Read, None, Some(new)),
         Row::Updated(old, new) => (Op::Update, old.as_ref(), Some(new)),
         Row::Deleted(old) => (Op::Delete, Some(old), None),
+        Row::Truncated => (Op::Truncate, None, None),
     };
     let (before, before_is_full) = (old.map(OldTuple::tuple), old.is_some_and(OldTuple::is_full));
     Change { op, before, before_is_full, after: new, source }
 }
 
+/// What `headwater dlq` writes into the WAL, in front of the rows that it writes again: from this transaction on the keys
+/// are not blocked. As a part of the WAL it has one place among the changes, also after a crash.
+#[derive(Debug, Deserialize)]
+struct Unblock {
+    table: String,
+    keys: Vec<String>,
+    /// Which attempt the rows of the transaction are.
+    #[serde(default)]
+    attempt: u32,
+}
+
+/// The prefix of that logical message.
+pub(crate) const UNBLOCK_PREFIX: &str = "headwater.unblock";
+
 impl Writer {
+    /// Such a message in the open transaction.
+    pub(crate) fn unblock(&mut self, content: &[u8], commit_lsn: Lsn) -> Result<(), StageError> {
+        let Ok(Unblock { table, keys, attempt }) = serde_json::from_slice(content) else {
+            tracing::warn!(%commit_lsn, "a logical message {UNBLOCK_PREFIX} that headwater dlq did not write is ignored");
+            return Ok(());
+        };
+        self.attempt = attempt;
+        for key in keys {
+            let entry = self.dead_letters.blocked.unblock(&table, &key, commit_lsn);
+            self.store_blocked(entry)?;
+        }
+        Ok(())
+    }
+
     /// The topic of letters; made sure of at the first one.
     fn letter_topic(&mut self) -> Result<LetterTopic, StageError> {
         if let Some(topic) = self.dead_letters.topic {
@@ -221,16 +263,16 @@ impl RowWriter<'_> {
     /// Before a row is written: whether its key is blocked. The present row of a key, which a copy has read, ends that.
     pub(crate) fn watch(&mut self, plan: &TablePlan, changed: &Row<'_>) -> Result<(), StageError> {
         let Some(aside) = plan.aside.as_deref() else { return Ok(()) };
-        let (key, old_key) = keys_of(aside, changed);
+        let watched = Watched::new(plan, aside, changed);
+        let (key, old_key) = (&watched.key, &watched.old_key);
         if let Some(passed) = self.copied_at() {
             return self.write_present(&plan.name, key.as_deref().unwrap_or_default(), passed);
         }
         let at = self.place();
         let blocked = &self.writer.dead_letters.blocked;
         let since = |key: &Option<String>| blocked.since(&plan.name, key.as_deref().unwrap_or_default(), at);
-        let blocked_since = since(&key).or_else(|| old_key.as_ref().and_then(|_| since(&old_key)));
-        let watched =
-            Watched { table: plan.name.clone(), key, old_key, on_error: aside.on_error, blocked_since };
+        let blocked_since = since(key).or_else(|| old_key.as_ref().and_then(|_| since(old_key)));
+        let watched = Watched { blocked_since, ..watched };
         if blocked_since.is_some() && watched.old_key.is_some() {
             // The row goes on under the other key, and so does what is missing of it.
             self.block(&watched, at)?;
@@ -276,10 +318,9 @@ impl RowWriter<'_> {
         error: StageError,
     ) -> Result<(), StageError> {
         let (Some(aside), Some(stage)) = (plan.aside.as_deref(), error.stage_of_row()) else { return Err(error) };
-        let (key, old_key) = keys_of(aside, changed);
         let on_error = aside.on_error;
-        let watched = Watched { table: plan.name.clone(), key, old_key, on_error, blocked_since: None };
-        if on_error == OnError::DeadLetterAndBlockKey && !self.may_block() {
+        let watched = Watched::new(plan, aside, changed);
+        if on_error == OnError::DeadLetterAndBlockKey && stage != BLOCKED && !self.may_block() {
             return Err(self.too_many_blocked(error));
         }
         let mut value = Vec::new();
@@ -302,8 +343,8 @@ impl RowWriter<'_> {
         error: StageError,
     ) -> Result<(), StageError> {
         let Some(stage) = error.stage_of_row().filter(|_| on_error != OnError::Halt) else { return Err(error) };
-        let watched =
-            Watched { table: name.to_owned(), key: None, old_key: None, on_error, blocked_since: None };
+        let (table, key, old_key) = (name.to_owned(), None, None);
+        let watched = Watched { table, key, old_key, on_error, blocked_since: None, as_row: true };
         let cause = Cause { reason: chain(&error), form: LetterForm::Row, ..self.cause(&watched, "") };
         self.send(NewLetter { cause, stage, key: None, value: Some(content), headers: &[] }, error)
     }
@@ -318,7 +359,7 @@ impl RowWriter<'_> {
 
     fn cause(&self, watched: &Watched, topic: &str) -> Cause {
         let key = watched.key.as_deref().unwrap_or_default();
-        let attempt = match self.copied_attempt() {
+        let attempt = match self.attempt() {
             0 => self.writer.dead_letters.blocked.attempt(&watched.table, key),
             attempt => attempt,
         };
@@ -345,14 +386,21 @@ impl RowWriter<'_> {
             return Ok(false);
         };
         let Some(watched) = self.writer.dead_letters.watched.take() else { return Ok(false) };
-        let refused = StageError::Refused { topic: topic.to_owned(), table: watched.table.clone() };
+        let table = watched.table.clone();
+        let refused = match watched.blocked_since {
+            Some(since) => StageError::KeyBlocked { table, since },
+            None => StageError::Refused { topic: topic.to_owned(), table },
+        };
+        if watched.as_row {
+            return Err(refused);
+        }
         let at = self.place();
         let mut cause = Cause { reason, ..self.cause(&watched, topic) };
         // One of the three records of a changed key is of the old one.
         if value.is_none() || headers.iter().any(|(name, _)| *name == "__debezium.newkey") {
             cause.key = watched.old_key.clone().or(cause.key);
         }
-        if stage != "blocked" && watched.on_error == OnError::DeadLetterAndBlockKey {
+        if stage != BLOCKED && watched.on_error == OnError::DeadLetterAndBlockKey {
             if !self.may_block() {
                 return Err(self.too_many_blocked(refused));
             }

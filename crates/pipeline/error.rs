@@ -6,6 +6,9 @@ use headwater_pgoutput::{CopyTextError, DecodeError, Lsn, RelationId};
 
 use crate::halt::Halt;
 
+/// The stage of a row that is sound, and whose key is blocked.
+pub(crate) const BLOCKED: &str = "blocked";
+
 /// An error of one stage of the pipeline.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
@@ -47,6 +50,8 @@ pub(crate) enum StageError {
     LearnedTooLarge { records: usize, topic: String },
     #[error("a record of {table} is larger than topic {topic} takes")]
     Refused { table: String, topic: String },
+    #[error("a row of {table}, of whose key a change that was committed at {since} was set aside")]
+    KeyBlocked { table: String, since: Lsn },
     #[error("the rows of {table} have no schema: {reason}")]
     Unplanned { table: String, reason: String },
     /// An error of one row that its policy would set aside, and can't.
@@ -73,6 +78,7 @@ impl StageError {
             | StageError::Outbox { .. }
             | StageError::UnknownRelation { .. }
             | StageError::Refused { .. }
+            | StageError::KeyBlocked { .. }
             | StageError::Unplanned { .. }
             | StageError::NotAside { .. }
             | StageError::Halt(_) => true,
@@ -96,6 +102,7 @@ impl StageError {
             StageError::Encode { .. } => Some("encode"),
             StageError::Outbox { .. } => Some("outbox"),
             StageError::RowTooLarge { .. } | StageError::Refused { .. } => Some("size"),
+            StageError::KeyBlocked { .. } => Some(BLOCKED),
             StageError::Schema { .. } | StageError::Unplanned { .. } => Some("schema"),
             StageError::Registry { source, .. } => match source {
                 RegistryError::Incompatible { .. } | RegistryError::NotRegistered { .. } => Some("schema"),

@@ -48,6 +48,10 @@ pub struct Metrics {
     pub signals: IntCounterVec,
     /// Notifications written, by type.
     pub notifications: IntCounterVec,
+    /// Rows and records that were set aside, by table and stage.
+    pub dead_letters: IntCounterVec,
+    /// Keys that are blocked, by table.
+    pub blocked_keys: IntGaugeVec,
     /// Rows read back for unchanged TOAST values, by table and outcome.
     pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.

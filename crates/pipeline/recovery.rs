@@ -55,6 +55,7 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
         | StageError::UnknownRelation { .. }
         | StageError::TooLarge { .. }
         | StageError::Refused { .. }
+        | StageError::KeyBlocked { .. }
         | StageError::Unplanned { .. }
         | StageError::NotAside { .. }
         | StageError::Local { .. }
@@ -75,7 +76,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
             ExitCode::RecordTooLarge,
             "raise max.message.bytes of the topic, or leave the large column out with a column list in the publication".to_owned(),
         ),
-        StageError::Unplanned { .. } => (
+        StageError::Unplanned { .. } | StageError::KeyBlocked { .. } => (
             ExitCode::TableUnsuitable,
             "correct what it names, or leave the table out of the publication".to_owned(),
         ),

@@ -41,7 +41,7 @@ pub(crate) enum Question {
     /// That the topic of dead letters exists, and what it takes.
     LetterTopic { topic: String, answer: oneshot::Sender<Result<LetterTopic, StageError>> },
     /// The largest record that a topic takes, where that can be asked.
-    Limit { topic: String, answer: oneshot::Sender<Option<u64>> },
+    Limit { topic: String, answer: oneshot::Sender<Result<Option<u64>, StageError>> },
     /// The id of a schema under a subject.
     Register {
         table: String,
@@ -105,7 +105,7 @@ impl Resolver {
                     drop(answer.send(self.letter_topic(&topic).await));
                 }
                 Ok(Some(Question::Limit { topic, answer })) => {
-                    drop(answer.send(self.limit(&topic).await));
+                    drop(answer.send(Ok(self.limit(&topic).await)));
                 }
                 Ok(Some(Question::Register { table, subject, schema_json, on_incompatible, answer })) => {
                     let registered = self.register(&table, subject, &schema_json, on_incompatible).await;

@@ -45,6 +45,8 @@ pub(crate) enum Row<'a> {
     Read(Tuple<'a>),
     Updated(Option<OldTuple<'a>>, Tuple<'a>),
     Deleted(OldTuple<'a>),
+    /// All of them.
+    Truncated,
 }
 
 impl Row<'_> {
@@ -54,6 +56,7 @@ impl Row<'_> {
             Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
             Row::Updated(old, new) => (old.as_ref(), Some(new)),
             Row::Deleted(old) => (Some(old), None),
+            Row::Truncated => (None, None),
         };
         new.and_then(|new| labels.unseen(new)).or_else(|| labels.unseen(old?.tuple()))
     }
@@ -80,6 +83,8 @@ pub(crate) struct Writer {
     /// Set where outbox tables have a status.
     pub(crate) sent: Option<SentLog>,
     pub(crate) dead_letters: DeadLetters,
+    /// Which attempt the rows of the open transaction are, where it says so; else 0.
+    pub(crate) attempt: u32,
 }
 
 impl Writer {
@@ -106,6 +111,7 @@ impl Writer {
             malformed_traces: MalformedTraces::default(),
             sent: None,
             dead_letters,
+            attempt: 0,
         }
     }
 
@@ -114,6 +120,7 @@ impl Writer {
         debug_assert!(self.marks.is_none(), "marks are of the row that they were made for");
         self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
         self.ordinal = 0;
+        self.attempt = 0;
         self.trace = None;
     }
 
@@ -230,6 +237,7 @@ impl<'a> RowWriter<'a> {
         let (before, after) = match changed {
             Row::Inserted(new) | Row::Read(new) => (false, passes(new, None)?),
             Row::Deleted(old) => (passes(old.tuple(), None)?, false),
+            Row::Truncated => (true, true),
             Row::Updated(Some(old), new) => (passes(old.tuple(), None)?, passes(new, Some(old))?),
             // Without an old row the identity is what it was, and the filter looks at nothing else.
             Row::Updated(None, new) => {
@@ -273,6 +281,7 @@ impl<'a> RowWriter<'a> {
                 Ok(())
             }
             Row::Deleted(old) => self.delete(plan, old, None),
+            Row::Truncated => self.truncated(plan),
         }
     }
 
@@ -335,6 +344,17 @@ impl<'a> RowWriter<'a> {
             plan.counts.flat_delete += 1;
         }
         Ok(())
+    }
+
+    /// A row that was read by its key for another delivery, and is not there any more. Under REPLICA IDENTITY FULL a delete
+    /// would have all of its columns, which nobody knows: the tombstone says it alone then.
+    pub(crate) fn write_gone(&mut self, plan: &mut TablePlan, old: &OldTuple<'_>) -> Result<(), StageError> {
+        let has_key = matches!(plan.form, Form::Record { key: Some(_), .. });
+        if !plan.description.has_full_identity() || !has_key {
+            return self.delete(plan, old, None);
+        }
+        plan.counts.tombstone += 1;
+        self.tombstone(plan, old, None)
     }
 
     fn tombstone(
@@ -652,9 +672,9 @@ impl<'a> RowWriter<'a> {
         self.copied.map(|copied| copied.passed)
     }
 
-    /// Which attempt a row is that was read for another delivery; else 0.
-    pub(crate) fn copied_attempt(&self) -> u32 {
-        self.copied.map_or(0, |copied| copied.attempt)
+    /// Which attempt a row is that is written for another delivery; else 0.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.copied.map_or(self.writer.attempt, |copied| copied.attempt)
     }
 
     pub(crate) fn encode_error(&self, plan: &TablePlan, source: EncodeError) -> StageError {

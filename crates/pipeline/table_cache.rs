@@ -41,6 +41,13 @@ pub(crate) struct TablePlan {
     pub(crate) counts: Counts,
 }
 
+impl TablePlan {
+    #[inline]
+    pub(crate) fn is_unplanned(&self) -> bool {
+        matches!(self.form, Form::Unplanned { .. })
+    }
+}
+
 /// What becomes of a row.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one for each table, in a box")]

@@ -127,6 +127,16 @@ impl Versions {
         }
     }
 
+    /// Whether records of this topic are set aside, whosever they are.
+    pub(crate) fn sets_aside(&mut self, topic: &str) -> bool {
+        let writes_to = |plan: &&mut TablePlan| match &plan.form {
+            Form::Event(_, topics) => topics.contains_key(topic),
+            _ => plan.topic == topic,
+        };
+        let mut policies = self.tables.plans_mut().filter(writes_to).map(|plan| plan.aside.is_some()).peekable();
+        policies.peek().is_some() && policies.all(|aside| aside)
+    }
+
     /// How rows are set aside; none if they are not.
     fn aside(
         &self,

@@ -15,7 +15,7 @@ use headwater_avro::{
 };
 use headwater_outbox::{MailTls, ProcessedWhen};
 use headwater_pg::Secret;
-use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
+use headwater_pipeline::settings::{OnNewTable, Oversized, SnapshotMode};
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -363,6 +363,7 @@ words_of! {
     OnError,
     OnIncompatible,
     OnPoison,
+    Oversized,
     StartAt,
     SubjectStrategy,
     RecordEncoding,

@@ -30,6 +30,7 @@ mod new_tables;
 mod notifications;
 mod pace;
 pub mod progress;
+mod replay;
 mod requested;
 pub(crate) mod requests;
 mod row_key;
@@ -116,6 +117,8 @@ pub(crate) struct BesideChunk {
     pub(crate) rows: Vec<CopyRows>,
     /// The keys that it was to have, if it was read for them only.
     pub(crate) asked: Vec<Vec<String>>,
+    /// Which attempt it is to deliver the rows of these keys; 0 if it is a copy like any other.
+    pub(crate) attempt: u32,
 }
 
 /// What the pump tells the coordinator.
