@@ -75,7 +75,8 @@ impl Cause {
             ("headwater.dead_letter.form", form.word().into()),
             (ATTEMPT, attempt.max(&1).to_string().into_bytes()),
         ];
-        let mut some = |name, text: Option<String>| headers.extend(text.map(|text| (name, text.into_bytes())));
+        let mut some =
+            |name, text: Option<String>| headers.extend(text.map(|text| (name, text.into_bytes())));
         some("headwater.dead_letter.table", table.clone());
         some("headwater.dead_letter.key", key.clone());
         some("headwater.dead_letter.old_key", old_key.clone());
@@ -144,7 +145,8 @@ mod tests {
         };
         let least = Cause { stage: "size".to_owned(), attempt: 1, ..Cause::default() };
         for cause in [whole, least] {
-            let mut headers = vec![("id".to_owned(), b"7".to_vec()), (format!("{PREFIX}stage"), b"old".to_vec())];
+            let mut headers =
+                vec![("id".to_owned(), b"7".to_vec()), (format!("{PREFIX}stage"), b"old".to_vec())];
             headers.extend(cause.headers().into_iter().map(|(name, value)| (name.to_owned(), value)));
             assert_eq!(Cause::of(&headers), Some(cause.clone()), "the last of each counts");
             assert_eq!(attempt_of(&headers), cause.attempt);

@@ -11,9 +11,12 @@ mod shelf;
 
 pub use form::{ATTEMPT, Cause, Form, PREFIX, attempt_of};
 pub use mark::{Done, Mark};
-pub use shelf::{Letter, LetterId, Shelf, read_shelf, read_value};
+pub use shelf::{Letter, LetterId, Shelf, read_shelf, read_values};
 
 use std::collections::BTreeMap;
+
+/// What the largest record may have that any client of ours sends.
+pub const RECORD_BYTES_MAX: u64 = 100 << 20;
 
 /// Settings of a topic of letters that is made: they stay until somebody deals with them, and a record that its own topic
 /// did not take finds room.

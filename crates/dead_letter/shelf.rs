@@ -3,7 +3,7 @@
 //! In: a topic. Out: its letters in the order of their partitions, without their values, which can be large.
 //! Invariant: a letter is open until a mark of the same partition names its offset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -94,7 +94,12 @@ impl Shelf {
 ///
 /// # Errors
 /// Brokers out of reach, a missing right or topic, or the time limit.
-pub fn read_shelf(settings: &Settings, topic: &str, partitions: i32, limit: Duration) -> Result<Shelf, Error> {
+pub fn read_shelf(
+    settings: &Settings,
+    topic: &str,
+    partitions: i32,
+    limit: Duration,
+) -> Result<Shelf, Error> {
     let mut shelf = Shelf::default();
     for partition in 0..partitions {
         read_partition(settings, topic, partition, 0, limit, |record| {
@@ -105,24 +110,36 @@ pub fn read_shelf(settings: &Settings, topic: &str, partitions: i32, limit: Dura
     Ok(shelf)
 }
 
-/// Reads the value of one letter; the outer option is none if there is no such record any more.
+/// Reads the values of letters; what is not there any more is left out.
 ///
 /// # Errors
 /// As [`read_shelf`].
-pub fn read_value(
+pub fn read_values(
     settings: &Settings,
     topic: &str,
-    id: LetterId,
+    ids: &BTreeSet<LetterId>,
     limit: Duration,
-) -> Result<Option<Option<Vec<u8>>>, Error> {
-    let mut found = None;
-    read_partition(settings, topic, id.partition, id.offset, limit, |record| {
-        if record.offset == id.offset {
-            found = Some(record.value);
-        }
-        false
-    })?;
-    Ok(found)
+) -> Result<BTreeMap<LetterId, Option<Vec<u8>>>, Error> {
+    let mut values = BTreeMap::new();
+    let partitions: BTreeSet<i32> = ids.iter().map(|id| id.partition).collect();
+    for partition in partitions {
+        let of_partition =
+            LetterId { partition, offset: i64::MIN }..=LetterId { partition, offset: i64::MAX };
+        let (mut wanted, first) = {
+            let mut ids = ids.range(of_partition);
+            let Some(first) = ids.next() else { continue };
+            (ids.count() + 1, first.offset)
+        };
+        read_partition(settings, topic, partition, first, limit, |record| {
+            let id = LetterId { partition, offset: record.offset };
+            if ids.contains(&id) {
+                values.insert(id, record.value);
+                wanted -= 1;
+            }
+            wanted > 0
+        })?;
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -146,8 +163,12 @@ mod tests {
         shelf.take(0, record(3, &[(Mark::HEADER, "replayed")], br#"{"offsets":[0,9]}"#));
         shelf.take(0, record(4, &[(Mark::HEADER, "dropped")], br#"{"offsets":[0,2]}"#));
         shelf.take(0, record(5, &[], b"a stranger"));
-        let open: Vec<String> =
-            shelf.letters.values().filter(|letter| letter.done.is_none()).map(|letter| letter.id.to_string()).collect();
+        let open: Vec<String> = shelf
+            .letters
+            .values()
+            .filter(|letter| letter.done.is_none())
+            .map(|letter| letter.id.to_string())
+            .collect();
         assert_eq!(open, ["0:1", "1:0", "1:1", "1:2"]);
         let first = &shelf.letters[&LetterId { partition: 0, offset: 0 }];
         assert_eq!(first.done, Some(Done::Replayed), "what came first counts");

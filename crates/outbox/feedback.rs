@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use headwater_dead_letter::{Cause, RECORD_BYTES_MAX, attempt_of, topic_config};
 use headwater_kafka::{
     Admin, AssignmentChange, Fetched, GroupConsumer, NewTopic, OfferError, Producer, ProducerRecord,
     StartOffset, TopicPartition, partition_for_key,
@@ -140,7 +141,7 @@ impl Feedback {
         for table in &self.settings.tables {
             tables.push(runtime.block_on(table::load(&client, table))?);
         }
-        self.make_topic(&self.feedback.topic)?;
+        self.make_topic(&self.feedback.topic, BTreeMap::new())?;
         let group = GroupConsumer::join(
             &self.feedback.kafka,
             &self.feedback.group,
@@ -166,7 +167,7 @@ impl Feedback {
         Ok(())
     }
 
-    fn make_topic(&self, topic: &str) -> Result<i32, Trouble> {
+    fn make_topic(&self, topic: &str, config: BTreeMap<String, String>) -> Result<i32, Trouble> {
         let admin = Admin::new(&self.feedback.kafka)?;
         if let Some(partitions) = admin.partition_count(topic)? {
             return Ok(partitions);
@@ -175,7 +176,7 @@ impl Feedback {
             name: topic.to_owned(),
             partitions: self.feedback.partitions,
             replication_factor: self.feedback.replication_factor,
-            config: BTreeMap::new(),
+            config,
         };
         admin.create_topic(&new)?;
         Ok(self.feedback.partitions)
@@ -265,21 +266,23 @@ impl Feedback {
     /// Sends what can't be used, with its reason, and waits until it is safe.
     fn set_aside(&self, batch: &[Read], letters: &[(usize, String)]) -> Result<(), Trouble> {
         let topic = &self.feedback.dead_letter_topic;
-        let partitions = self.make_topic(topic)?;
+        let partitions = self.make_topic(topic, topic_config(RECORD_BYTES_MAX))?;
         let mut producer = Producer::new(&self.feedback.kafka)?;
         for (place, reason) in letters {
             let read = &batch[*place];
-            let (partition, offset) = (read.place.partition.to_string(), read.offset.to_string());
+            let cause = Cause {
+                stage: "feedback".to_owned(),
+                reason: reason.clone(),
+                attempt: attempt_of(&read.headers),
+                topic: Some(read.place.topic.clone()),
+                place: Some((read.place.partition, read.offset)),
+                consumer: Some(self.feedback.group.clone()),
+                ..Cause::default()
+            };
+            let causes = cause.headers();
             let mut headers: Vec<(&str, &[u8])> =
                 read.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-            headers.extend([
-                ("headwater.dead_letter.topic", read.place.topic.as_bytes()),
-                ("headwater.dead_letter.partition", partition.as_bytes()),
-                ("headwater.dead_letter.offset", offset.as_bytes()),
-                ("headwater.dead_letter.stage", b"feedback".as_slice()),
-                ("headwater.dead_letter.reason", reason.as_bytes()),
-                ("headwater.dead_letter.consumer", self.feedback.group.as_bytes()),
-            ]);
+            headers.extend(causes.iter().map(|(name, value)| (*name, value.as_slice())));
             let record = ProducerRecord {
                 topic,
                 partition: read.key.as_deref().map_or(0, |key| partition_for_key(key, partitions)),

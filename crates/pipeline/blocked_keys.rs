@@ -66,6 +66,8 @@ pub(crate) struct BlockedKeys {
     /// Of those, how many are over as soon as the checkpoint has passed them.
     ending: usize,
     epoch: u64,
+    /// Since they were counted last.
+    changed: bool,
 }
 
 impl BlockedKeys {
@@ -83,13 +85,18 @@ impl BlockedKeys {
         self.len
     }
 
-    /// Keys of each table that are blocked now.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
-        let open = |keys: &HashMap<String, BlockedRecord>| keys.values().filter(|key| key.until.is_none()).count();
-        self.tables.iter().map(move |(table, keys)| (table.as_str(), open(keys)))
+    /// Keys of each table that are blocked now, if that has changed.
+    pub(crate) fn take_counts(&mut self) -> Vec<(&str, usize)> {
+        if !std::mem::take(&mut self.changed) {
+            return Vec::new();
+        }
+        let open =
+            |keys: &HashMap<String, BlockedRecord>| keys.values().filter(|key| key.until.is_none()).count();
+        self.tables.iter().map(|(table, keys)| (table.as_str(), open(keys))).collect()
     }
 
     fn insert(&mut self, record: BlockedRecord) {
+        self.changed = true;
         self.ending += usize::from(record.until.is_some());
         let keys = self.tables.entry(record.table.clone()).or_default();
         match keys.insert(record.key.clone(), record) {
@@ -102,6 +109,11 @@ impl BlockedKeys {
     pub(crate) fn since(&self, table: &str, key: &str, at: (Lsn, u64)) -> Option<Lsn> {
         let record = self.tables.get(table)?.get(key)?;
         record.is_at(at).then_some(record.since.0)
+    }
+
+    /// Whether it is or was blocked.
+    pub(crate) fn is_known(&self, table: &str, key: &str) -> bool {
+        self.tables.get(table).is_some_and(|keys| keys.contains_key(key))
     }
 
     /// Which attempt at the key fails now.
@@ -137,6 +149,7 @@ impl BlockedKeys {
         if record.until.is_some() {
             return None;
         }
+        self.changed = true;
         record.until = Some(passed);
         record.attempt += 1;
         record.epoch = self.epoch;
@@ -161,7 +174,6 @@ impl BlockedKeys {
         }
         self.len -= gone.len();
         self.ending -= gone.len();
-        self.tables.retain(|_, keys| !keys.is_empty());
         gone
     }
 }
@@ -230,7 +242,8 @@ mod tests {
         let gone = keys.prune(Lsn(40));
         assert_eq!(gone.len(), 1);
         assert_eq!(keys.len(), 2);
-        assert_eq!(keys.counts().collect::<Vec<_>>(), [("t", 1)]);
+        assert_eq!(keys.take_counts(), [("t", 1)]);
+        assert_eq!(keys.take_counts(), []);
         entries.extend(gone.into_iter().map(Some));
         assert_eq!(BlockedKeys::new(stored(entries), 2).len(), 2);
     }

@@ -80,7 +80,11 @@ pub(crate) struct DeadLetters {
 }
 
 impl DeadLetters {
-    pub(crate) fn new(settings: DeadLetterSettings, blocked: BlockedKeys, shared: RefusedRecords) -> DeadLetters {
+    pub(crate) fn new(
+        settings: DeadLetterSettings,
+        blocked: BlockedKeys,
+        shared: RefusedRecords,
+    ) -> DeadLetters {
         let refused = shared.lock().expect("no code panics while it holds them").clone();
         DeadLetters { settings, topic: None, blocked, refused, shared, watched: None, told: HashMap::new() }
     }
@@ -116,7 +120,12 @@ impl DeadLetters {
     }
 
     /// Whether a record of the watched row goes aside, and why.
-    fn goes_aside(&self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(&'static str, String)> {
+    fn goes_aside(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Option<(&'static str, String)> {
         let watched = self.watched.as_ref()?;
         if let Some(since) = watched.blocked_since {
             return Some((BLOCKED, format!("a change of its key that was committed at {since} went here")));
@@ -130,7 +139,8 @@ impl DeadLetters {
 
     /// One line of the log for many letters.
     fn tell(&mut self, table: &str, stage: &'static str, reason: &str) {
-        let told = self.told.entry((table.to_owned(), stage)).or_insert(Told { at: Instant::now(), untold: 0 });
+        let told =
+            self.told.entry((table.to_owned(), stage)).or_insert(Told { at: Instant::now(), untold: 0 });
         told.untold += 1;
         if told.untold > 1 && told.at.elapsed() < TOLD_EVERY {
             return;
@@ -138,7 +148,14 @@ impl DeadLetters {
         let letters = std::mem::take(&mut told.untold);
         told.at = Instant::now();
         let topic = &self.settings.topic;
-        tracing::warn!(table, stage, letters, reason, topic, "went to the dead letter topic; see headwater dlq ls");
+        tracing::warn!(
+            table,
+            stage,
+            letters,
+            reason,
+            topic,
+            "went to the dead letter topic; see headwater dlq ls"
+        );
     }
 }
 
@@ -220,7 +237,8 @@ impl Writer {
             return Ok(topic);
         }
         let name = self.dead_letters.settings.topic.clone();
-        let topic = ask(&self.questions, &mut self.out, |answer| Question::LetterTopic { topic: name, answer })?;
+        let topic =
+            ask(&self.questions, &mut self.out, |answer| Question::LetterTopic { topic: name, answer })?;
         self.dead_letters.topic = Some(topic);
         Ok(topic)
     }
@@ -243,8 +261,8 @@ impl Writer {
         gone.into_iter().try_for_each(|entry| self.store_blocked(Some(entry)))
     }
 
-    pub(crate) fn tell_blocked(&self) {
-        for (table, count) in self.dead_letters.blocked.counts() {
+    pub(crate) fn tell_blocked(&mut self) {
+        for (table, count) in self.dead_letters.blocked.take_counts() {
             self.out.metrics().blocked_keys.with_label_values(&[table]).set(count as i64);
         }
     }
@@ -304,9 +322,11 @@ impl RowWriter<'_> {
         Ok(())
     }
 
-    fn may_block(&self) -> bool {
+    /// Whether there is room for its key, or it is blocked already.
+    fn may_block(&self, watched: &Watched) -> bool {
         let DeadLetters { blocked, settings, .. } = &self.writer.dead_letters;
-        blocked.len() < settings.blocked_keys_max
+        let key = watched.key.as_deref().unwrap_or_default();
+        blocked.len() < settings.blocked_keys_max || blocked.is_known(&watched.table, key)
     }
 
     /// A row that could not be written goes to the dead letter topic instead, if its table's policy says so; else the
@@ -317,21 +337,26 @@ impl RowWriter<'_> {
         changed: &Row<'_>,
         error: StageError,
     ) -> Result<(), StageError> {
-        let (Some(aside), Some(stage)) = (plan.aside.as_deref(), error.stage_of_row()) else { return Err(error) };
+        let (Some(aside), Some(stage)) = (plan.aside.as_deref(), error.stage_of_row()) else {
+            return Err(error);
+        };
         let on_error = aside.on_error;
         let watched = Watched::new(plan, aside, changed);
-        if on_error == OnError::DeadLetterAndBlockKey && stage != BLOCKED && !self.may_block() {
+        // A TRUNCATE is of no key.
+        let blocks = on_error == OnError::DeadLetterAndBlockKey && !matches!(changed, Row::Truncated);
+        if blocks && !self.may_block(&watched) {
             return Err(self.too_many_blocked(error));
         }
         let mut value = Vec::new();
         let source = self.source(None);
         aside.lines.write(&plan.description, &change_of(changed, &source), &mut value);
         let at = self.place();
-        let cause = Cause { reason: chain(&error), form: LetterForm::Row, ..self.cause(&watched, &plan.topic) };
+        let cause =
+            Cause { reason: chain(&error), form: LetterForm::Row, ..self.cause(&watched, &plan.topic) };
         let key_text = watched.key.clone();
         let key = key_text.as_deref().map(str::as_bytes);
         self.send(NewLetter { cause, stage, key, value: Some(&value), headers: &[] }, error)?;
-        if on_error == OnError::DeadLetterAndBlockKey { self.block(&watched, at) } else { Ok(()) }
+        if blocks { self.block(&watched, at) } else { Ok(()) }
     }
 
     /// The same of what is no row: a logical message that is no event.
@@ -342,7 +367,9 @@ impl RowWriter<'_> {
         on_error: OnError,
         error: StageError,
     ) -> Result<(), StageError> {
-        let Some(stage) = error.stage_of_row().filter(|_| on_error != OnError::Halt) else { return Err(error) };
+        let Some(stage) = error.stage_of_row().filter(|_| on_error != OnError::Halt) else {
+            return Err(error);
+        };
         let (table, key, old_key) = (name.to_owned(), None, None);
         let watched = Watched { table, key, old_key, on_error, blocked_since: None, as_row: true };
         let cause = Cause { reason: chain(&error), form: LetterForm::Row, ..self.cause(&watched, "") };
@@ -401,7 +428,7 @@ impl RowWriter<'_> {
             cause.key = watched.old_key.clone().or(cause.key);
         }
         if stage != BLOCKED && watched.on_error == OnError::DeadLetterAndBlockKey {
-            if !self.may_block() {
+            if !self.may_block(&watched) {
                 return Err(self.too_many_blocked(refused));
             }
             self.block(&watched, at)?;

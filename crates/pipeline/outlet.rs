@@ -308,8 +308,7 @@ impl Outlet {
         value: Option<&[u8]>,
         token: Token,
     ) -> Result<(), StageError> {
-        let record =
-            Record { topic, partition, key, value, headers: &[], timestamp_ms: None, token };
+        let record = Record { topic, partition, key, value, headers: &[], timestamp_ms: None, token };
         while self.parts.sink.offer(&record)? == Offered::Full {
             self.parts.sink.poll(WAIT, &mut self.delivered)?;
             self.take_deliveries();

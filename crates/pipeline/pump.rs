@@ -22,8 +22,8 @@ use crate::halt::{ExitCode, Halt};
 use crate::message_topic::MessageTopic;
 use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
-use crate::resolver::Question;
 use crate::release::Holding;
+use crate::resolver::Question;
 use crate::row_writer::{Row, RowWriter, Writer};
 use crate::settings::Settings;
 use crate::snapshot::intake::Intake;
@@ -465,7 +465,7 @@ impl Pump {
     /// enum comes without any Relation message, the one that begins with the first row that holds it, before any of the
     /// row's records is offered.
     fn make_ready(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
-        self.versions.ask_again(relation, (lsn, self.writer.ordinal));
+        self.versions.ask_again(relation, (lsn, self.writer.ordinal), false);
         self.resolve(relation, lsn)?;
         while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
         {
@@ -555,11 +555,7 @@ impl Pump {
 }
 
 /// Writes a row as its table's plan has it.
-fn write_planned(
-    plan: &mut TablePlan,
-    changed: &Row<'_>,
-    row: &mut RowWriter<'_>,
-) -> Result<(), StageError> {
+fn write_planned(plan: &mut TablePlan, changed: &Row<'_>, row: &mut RowWriter<'_>) -> Result<(), StageError> {
     let (events, topics) = match &mut plan.form {
         Form::Event(events, topics) => (events, topics),
         Form::LeftOut => {

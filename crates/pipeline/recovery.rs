@@ -323,6 +323,11 @@ pub(crate) mod tests {
             snapshot: SnapshotSettings::default(),
             signals: Default::default(),
             notifications: Default::default(),
+            dead_letters: crate::settings::DeadLetterSettings {
+                topic: "d".to_owned(),
+                blocked_keys_max: 1,
+                oversized: crate::settings::Oversized::Halt,
+            },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }
@@ -381,6 +386,18 @@ pub(crate) mod tests {
             ),
             (
                 StageError::Outbox { origin: text(), commit_lsn: at, what: text() },
+                Some(ExitCode::OutboxInvalid),
+            ),
+            (StageError::LearnedTooLarge { records: 1, topic: text() }, None),
+            (StageError::Refused { table: text(), topic: text() }, Some(ExitCode::RecordTooLarge)),
+            (StageError::KeyBlocked { table: text(), since: at }, Some(ExitCode::TableUnsuitable)),
+            (StageError::Unplanned { table: text(), reason: text() }, Some(ExitCode::TableUnsuitable)),
+            (
+                StageError::NotAside {
+                    why: text(),
+                    advice: "more room",
+                    source: Box::new(StageError::Outbox { origin: text(), commit_lsn: at, what: text() }),
+                },
                 Some(ExitCode::OutboxInvalid),
             ),
             (StageError::Local { path: text(), source: io }, Some(ExitCode::LocalOutput)),

@@ -662,8 +662,7 @@ impl<'a> RowWriter<'a> {
         headers: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
         let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
-        let record =
-            Record { topic, partition, key, value, headers, timestamp_ms, token: Token::CHECKPOINT };
+        let record = Record { topic, partition, key, value, headers, timestamp_ms, token: Token::CHECKPOINT };
         self.writer.out.take(self.writer.sequence, record, self.transaction.commit_lsn)
     }
 

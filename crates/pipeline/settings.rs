@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_avro::{OnError, legal_in_topic};
 use headwater_avro::registry::RegistrySettings;
+use headwater_avro::{OnError, legal_in_topic};
 use headwater_pg::ConnectSettings;
 
 use crate::records::{RecordRules, TableChoice};
@@ -469,7 +469,10 @@ impl Settings {
         let overrides = self.records.tables.iter().filter_map(|rule| rule.overrides.on_error);
         let is_used = overrides.chain([self.records.all.on_error]).any(|policy| policy != OnError::Halt);
         if is_used && !matches!(self.sink, SinkSettings::Kafka { .. }) {
-            problem("records.on_error", "only the Kafka sink has a dead letter topic; write \"halt\"".to_owned());
+            problem(
+                "records.on_error",
+                "only the Kafka sink has a dead letter topic; write \"halt\"".to_owned(),
+            );
         }
         for outbox in self.outbox.iter().filter(|outbox| outbox.status) {
             if self.records.records_for(&outbox.schema, &outbox.table).on_error != OnError::Halt {

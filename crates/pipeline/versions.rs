@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use headwater_avro::{
-    EnumLabels, KeyPlan, KeyTexts, LinePlan, OnError, RecordPart, RecordSettings, SchemaId, SourceSettings, TableDescription,
-    TruncateHandling, UnseenLabel, columns_of_unknown_types,
+    EnumLabels, KeyPlan, KeyTexts, LinePlan, OnError, RecordPart, RecordSettings, SchemaId, SourceSettings,
+    TableDescription, TruncateHandling, UnseenLabel, columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
@@ -115,11 +115,9 @@ impl Versions {
         Ok(TablePlan { description, form, aside, ..left_out(table) })
     }
 
-    /// Whether it is time to ask again for the schema of a table that had none: it is announced anew then.
-    pub(crate) fn ask_again(&mut self, relation: RelationId, at: (Lsn, u64)) {
-        let due = |plan: &mut TablePlan| {
-            matches!(plan.form, Form::Unplanned { ask_again, .. } if ask_again <= Instant::now())
-        };
+    /// A table that had no schema is announced anew when it is time to ask again, or somebody wants to know.
+    pub(crate) fn ask_again(&mut self, relation: RelationId, at: (Lsn, u64), now: bool) {
+        let due = |plan: &mut TablePlan| matches!(plan.form, Form::Unplanned { ask_again, .. } if now || ask_again <= Instant::now());
         if self.tables.plan_for(relation).is_some_and(due)
             && let Some(table) = self.tables.schema_of(relation).cloned()
         {
@@ -133,7 +131,8 @@ impl Versions {
             Form::Event(_, topics) => topics.contains_key(topic),
             _ => plan.topic == topic,
         };
-        let mut policies = self.tables.plans_mut().filter(writes_to).map(|plan| plan.aside.is_some()).peekable();
+        let mut policies =
+            self.tables.plans_mut().filter(writes_to).map(|plan| plan.aside.is_some()).peekable();
         policies.peek().is_some() && policies.all(|aside| aside)
     }
 
@@ -149,9 +148,11 @@ impl Versions {
         }
         let name = format!("{}.{}", description.schema, description.table);
         let schema_error = |source| StageError::Schema { table: name.clone(), source };
-        let outbox = self.settings.outbox.iter().find(|outbox| {
-            outbox.schema == description.schema && outbox.table == description.table
-        });
+        let outbox = self
+            .settings
+            .outbox
+            .iter()
+            .find(|outbox| outbox.schema == description.schema && outbox.table == description.table);
         let (columns, lines) = match outbox {
             // All of the row, so that it can be written again.
             Some(outbox) => {
@@ -456,7 +457,9 @@ impl Versions {
                 &present::keyed(&self.settings, &record.description).map_err(StageError::Halt)?,
                 &records,
             ),
-            Form::Lines(_) | Form::Event(..) | Form::LeftOut | Form::Unplanned { .. } => EnumLabels::default(),
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut | Form::Unplanned { .. } => {
+                EnumLabels::default()
+            }
         };
         let reselect = match form {
             Form::Record { .. } => ReselectPlan::new(&record.description, &records).map_err(schema_error)?,

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnError, OnIncompatible, RecordEncoding, RecordNaming,
-    RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision, TopicTemplate,
-    TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes, legal_in_topic,
+    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnError, OnIncompatible, RecordEncoding,
+    RecordNaming, RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision,
+    TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes, legal_in_topic,
 };
 use headwater_pg::Secret;
 use headwater_pipeline::Rewriting;

@@ -14,9 +14,9 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
-    CheckpointSettings, DeadLetterSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxRoute, OutboxTable,
-    PayloadFormat, ReselectSettings, SignalSettings, SinkSettings, SnapshotMode, SnapshotSettings,
-    TopicSettings, TransactionSettings,
+    CheckpointSettings, DeadLetterSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxRoute,
+    OutboxTable, PayloadFormat, ReselectSettings, SignalSettings, SinkSettings, SnapshotMode,
+    SnapshotSettings, TopicSettings, TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -398,7 +398,8 @@ fn make_dead_letters(
         Field::Set(topic, _) => topic,
     };
     let origin = blocked_keys_max.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
-    let Some(blocked_keys_max) = usize::try_from(blocked_keys_max.value()?).ok().filter(|max| *max > 0) else {
+    let Some(blocked_keys_max) = usize::try_from(blocked_keys_max.value()?).ok().filter(|max| *max > 0)
+    else {
         return findings.wrong(&origin, "dead_letter.blocked_keys_max", "is not at least 1");
     };
     Some(DeadLetterSettings { topic, blocked_keys_max, oversized: oversized.value()? })

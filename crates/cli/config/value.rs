@@ -10,8 +10,9 @@ use headwater_apply::{OnPoison, StartAt};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    Mask, MetadataField, MetadataFields, OnError, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
-    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
+    Mask, MetadataField, MetadataFields, OnError, OnIncompatible, RecordEncoding, RowFilter, SchemaNames,
+    SharedTopic, SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast,
+    UnknownTypes,
 };
 use headwater_outbox::{MailTls, ProcessedWhen};
 use headwater_pg::Secret;

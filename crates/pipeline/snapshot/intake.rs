@@ -366,6 +366,7 @@ impl Intake {
             }
             versions.tables.announce(beside.chunk.table.clone(), (passed, 0));
         }
+        versions.ask_again(relation, (passed, 0), beside.attempt > 0);
         versions.make_ready(relation, passed, &mut writer.out)?;
         Ok(ChunkVerdict::Write)
     }

@@ -24,12 +24,16 @@ impl Coordinator {
         attempt: u32,
     ) -> Result<String, NotBegun> {
         if keys.is_empty() || keys.len() > KEYS_MAX || attempt == 0 {
-            return Err(NotBegun::Refused(format!("a replay has 1 to {KEYS_MAX} keys, and an attempt from 1 on")));
+            return Err(NotBegun::Refused(format!(
+                "a replay has 1 to {KEYS_MAX} keys, and an attempt from 1 on"
+            )));
         }
         let is_outbox =
             self.parts.settings.outbox.iter().any(|outbox| outbox.schema == *schema && outbox.table == *name);
         if is_outbox {
-            return Err(NotBegun::Refused(format!("{schema}.{name} is an outbox: its events are written again")));
+            return Err(NotBegun::Refused(format!(
+                "{schema}.{name} is an outbox: its events are written again"
+            )));
         }
         let pattern = [TablePattern::Exact(schema.clone(), name.clone())];
         let known: Vec<SnapshotTable> = self.choose(&Matcher::all(&pattern)).await?;
@@ -39,13 +43,19 @@ impl Coordinator {
         let count = keys.len();
         let (epoch, number) = (self.parts.epoch, self.number());
         let id = format!("replay-{epoch}-{number}");
-        self.begin_unstored(JobKind::AdHoc, NewJob { id: id.clone(), tables: &pattern, ..NewJob::default() }).await?;
+        self.begin_unstored(JobKind::AdHoc, NewJob { id: id.clone(), tables: &pattern, ..NewJob::default() })
+            .await?;
         let record = &mut self.tables[0];
         (record.key_columns, record.attempt) = (columns, attempt);
         record.state = TableState::Copying;
         record.again.add(keys);
         self.store_all()?;
-        tracing::info!(table = record_name(schema, name), keys = count, attempt, "replaying rows that were set aside");
+        tracing::info!(
+            table = record_name(schema, name),
+            keys = count,
+            attempt,
+            "replaying rows that were set aside"
+        );
         Ok(id)
     }
 
@@ -64,12 +74,19 @@ impl Coordinator {
         let masks = self.parts.settings.records.records_for(schema, name).masks;
         let is_masked = |column: &&&str| masks.of(column).is_some();
         if let Some(column) = wanted.iter().find(is_masked) {
-            return Err(format!("{schema}.{name}: letters have a mask for {column}, which is in its key; {whole}"));
+            return Err(format!(
+                "{schema}.{name}: letters have a mask for {column}, which is in its key; {whole}"
+            ));
         }
         let text = |key: &BTreeMap<String, String>| -> Option<Vec<String>> {
             wanted.iter().map(|column| key.get(*column).cloned()).collect()
         };
-        let not_by = || format!("{schema}.{name} is read by its key ({}), and its letters have another; {whole}", wanted.join(", "));
+        let not_by = || {
+            format!(
+                "{schema}.{name} is read by its key ({}), and its letters have another; {whole}",
+                wanted.join(", ")
+            )
+        };
         keys.iter().map(|key| text(key).ok_or_else(not_by)).collect()
     }
 }
