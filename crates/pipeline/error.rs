@@ -55,7 +55,7 @@ pub(crate) enum StageError {
     #[error("the rows of {table} have no schema: {reason}")]
     Unplanned { table: String, reason: String },
     /// An error of one row that its policy would set aside, and can't.
-    #[error("{source}; {why}")]
+    #[error("{why}")]
     NotAside { why: String, advice: &'static str, source: Box<StageError> },
     #[error("{0}")]
     Halt(Halt),

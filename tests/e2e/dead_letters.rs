@@ -131,7 +131,7 @@ async fn poison_of_each_kind(test: &mut Fixture) -> Result<()> {
     test.database
         .execute(
             "insert into item (id, version, body) select 4, nextval('versions'),
-               string_agg(md5(random()::text), '') from generate_series(1, 60000)",
+               string_agg(md5(random()::text), '') from generate_series(1, 200000)",
         )
         .await?;
     test.database.execute(&put(5, "5")).await?;
@@ -152,15 +152,18 @@ async fn poison_of_each_kind(test: &mut Fixture) -> Result<()> {
     let mut decoder = Decoder::new(&test.kafka.registry);
     let value = decoder.json(large.value.as_deref())?;
     ensure!(
-        value["after"]["body"].as_str().is_some_and(|body| body.len() == 1_920_000),
+        value["after"]["body"].as_str().is_some_and(|body| body.len() == 6_400_000),
         "its value is not whole"
     );
     let counted = headwater.metric("headwater_dead_letters_total", &["public.item"]).unwrap_or(0.0);
     ensure!(counted >= 3.0, "{counted} were counted");
-    // A row with a value that is a string from now on is incompatible with those before it.
+    // What was a number is a string from now on, which no reader of both can read.
     let subject = format!("{}/config/{topic}-value", test.kafka.registry);
-    http::request("PUT", &subject, Some(r#"{"compatibility": "BACKWARD"}"#))?;
-    test.database.execute("alter table item alter amount type text using amount::text").await?;
+    let answer = http::request("PUT", &subject, Some(r#"{"compatibility": "BACKWARD"}"#))?;
+    ensure!(answer.status == 200, "{}", answer.body);
+    test.database
+        .execute("drop trigger note on item; alter table item alter version type text using version::text")
+        .await?;
     test.database.execute(&put(6, "6")).await?;
     test.settle().await?;
     ensure!(stages(test)?.get("schema") == Some(&1), "letters {:?}", stages(test)?);
@@ -461,6 +464,64 @@ async fn events_in_their_order(test: &mut Fixture) -> Result<()> {
     headwater.stop().await
 }
 
+/// Letters of a consumer go to their topic again, once, with their attempt; rows that apply could not write do not.
+async fn letters_of_consumers(test: &mut Fixture) -> Result<()> {
+    test.database.execute(TABLES).await?;
+    let (topic, answers) = (letters_topic(test), format!("answers.{}", test.prefix()));
+    kafka::create_topic(&test.kafka.bootstrap, &topic, 2).await?;
+    kafka::create_topic(&test.kafka.bootstrap, &answers, 2).await?;
+    let name = |name: &str| format!("headwater.dead_letter.{name}");
+    let letter = |key: &str, stage: &str, attempt: &str| {
+        let (stage_name, reason, of, partition, offset, consumer, attempt_name) = (
+            name("stage"),
+            name("reason"),
+            name("topic"),
+            name("partition"),
+            name("offset"),
+            name("consumer"),
+            name("attempt"),
+        );
+        let headers = [
+            ("id", "e-1"),
+            (stage_name.as_str(), stage),
+            (reason.as_str(), "no outbox has an event of this id"),
+            (of.as_str(), answers.as_str()),
+            (partition.as_str(), "1"),
+            (offset.as_str(), "7"),
+            (consumer.as_str(), "relay"),
+            (attempt_name.as_str(), attempt),
+        ];
+        kafka::produce_with(&test.kafka.bootstrap, &topic, (key, "{\"status\":\"SUCCESS\"}"), &headers)
+    };
+    letter("a", "feedback", "1")?;
+    letter("b", "event", "2")?;
+    let config = config(test, "halt");
+    let headwater = test.start(config.clone()).await?;
+    let text = dlq_done(test, &headwater, &config, &["replay", "--all"])?;
+    ensure!(text.contains("2 records to their topics"), "{text}");
+    let text = dlq_done(test, &headwater, &config, &["replay", "--all"])?;
+    ensure!(text.contains("nothing to be replayed"), "{text}");
+    let sent = test.raw_topic(&answers)?;
+    ensure!(sent.len() == 2 && sent.iter().all(|record| record.partition == 1), "{sent:?}");
+    for record in &sent {
+        let attempt = if record.key.as_deref() == Some(b"a") { "2" } else { "3" };
+        ensure!(says(record, "attempt") == attempt && record.header("id").as_deref() == Some("e-1"), "{record:?}");
+        ensure!(record.headers.len() == 2, "what made it a letter is gone: {:?}", record.headers);
+    }
+    letter("c", "apply", "1")?;
+    letter("d", "feedback", "5")?;
+    let (ok, text) = dlq(test, &headwater, &config, &["replay", "--stage", "apply"])?;
+    ensure!(!ok && text.contains("headwater apply --replay"), "{text}");
+    let (ok, text) = dlq(test, &headwater, &config, &["replay", "--stage", "feedback"])?;
+    ensure!(!ok && text.contains("--force"), "{text}");
+    dlq_done(test, &headwater, &config, &["replay", "--stage", "feedback", "--force"])?;
+    dlq_done(test, &headwater, &config, &["drop", "--stage", "apply"])?;
+    ensure!(open(test, &headwater, &config)?.is_empty(), "letters are still open");
+    ensure!(test.raw_topic(&answers)?.len() == 3, "one more was sent");
+    let mut headwater = headwater;
+    headwater.stop().await
+}
+
 /// Without its topic nothing is set aside, and nothing is lost.
 async fn no_topic(test: &mut Fixture) -> Result<()> {
     test.database.execute(TABLES).await?;
@@ -527,6 +588,11 @@ fn a_replay_under_load_ends_where_the_table_is() {
 #[test]
 fn events_keep_their_order_over_a_replay() {
     on_shared("dead_letter_events", events_in_their_order);
+}
+
+#[test]
+fn letters_of_consumers_go_back_once() {
+    on_shared("dead_letter_consumers", letters_of_consumers);
 }
 
 #[test]
