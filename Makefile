@@ -1,10 +1,10 @@
 # Headwater's commands. `make` alone lists them.
 SHELL := /bin/bash
 CARGO ?= cargo
-export KEEP
+export KEEP LONG PAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench bench-snapshots stack-up stack-down check-deploy
+.PHONY: help build test demo bench bench-snapshots bench-apply stack-up stack-down check-deploy
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,14 +16,17 @@ build: ## the release binary, target/release/headwater
 test: ## formatting, lints, unit tests, end-to-end tests on real servers (which it starts and stops)
 	@deploy/local/test
 
-demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up)
-	@deploy/local/demo
+demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up); SCENARIO=shop|profile|saga|ledger (LONG=1) plays services
+	@deploy/local/$(if $(SCENARIO),scenario $(SCENARIO),demo)
 
 bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROWS=, ROUNDS=; AGAINST=revision)
 	@deploy/local/bench
 
 bench-snapshots: ## copies of a table beside psql's COPY, and latency during one; Markdown on stdout (ROWS=, ROUNDS=)
 	@deploy/local/bench-snapshots
+
+bench-apply: ## rows from Kafka into a replica beside psql's COPY; Markdown on stdout (ROWS=, ROUNDS=)
+	@deploy/local/bench-apply
 
 stack-up: ## the servers alone: Kafka, registry, PostgreSQL 16
 	@deploy/local/stack up kafka registry pg 16

@@ -11,6 +11,9 @@ CREATE TABLE IF NOT EXISTS headwater.apply_offset (
   -- The newest position of the source seen in the partition, and the time of its commit.
   newest_lsn    pg_lsn NOT NULL DEFAULT '0/0',
   newest_micros bigint NOT NULL DEFAULT 0,
+  -- That of the last record that had one: what comes behind it without one stands behind it.
+  last_lsn      pg_lsn NOT NULL DEFAULT '0/0',
+  last_ordinal  bigint NOT NULL DEFAULT 0,
   updated_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (consumer, topic, partition)
 ) WITH (fillfactor = 50);

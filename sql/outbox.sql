@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS headwater.outbox (
 -- Neither `status` nor anything else that changes while all goes well is in an index or in an index's condition, so that
 -- these updates are HOT: they write one row version and no index entry.
 CREATE INDEX IF NOT EXISTS outbox_txid ON headwater.outbox (txid);
+CREATE INDEX IF NOT EXISTS outbox_aggregate ON headwater.outbox (aggregateid);
 CREATE INDEX IF NOT EXISTS outbox_failing ON headwater.outbox (aggregatetype, aggregateid) WHERE failed_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS outbox_next_attempt ON headwater.outbox (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 
@@ -63,8 +64,12 @@ CREATE TABLE IF NOT EXISTS headwater.outbox_relay (
     since         pg_lsn NOT NULL,
     -- Rows of older transactions are none of those that a crash left behind.
     looked_from   xid8   NOT NULL,
+    -- No row of an older transaction is NEW or SENT.
+    open_from     xid8   NOT NULL DEFAULT '0',
     PRIMARY KEY (slot, outbox)
 );
+
+ALTER TABLE headwater.outbox_relay ADD COLUMN IF NOT EXISTS open_from xid8 NOT NULL DEFAULT '0';
 
 -- How far the answers of consumers have been read; written with what they change.
 CREATE TABLE IF NOT EXISTS headwater.outbox_feedback (
@@ -75,8 +80,10 @@ CREATE TABLE IF NOT EXISTS headwater.outbox_feedback (
 );
 
 -- Makes the partitions of today and the days ahead. Half of each page is left free for the new versions of its rows.
+-- A table that is made first and attached then stops no writer; where somebody holds the default partition for long, it
+-- gives up, and is called again.
 CREATE OR REPLACE FUNCTION headwater.outbox_make_partitions(days_ahead integer DEFAULT 3) RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET timezone = 'UTC' AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
 DECLARE
     day  date;
     name text;
@@ -89,7 +96,9 @@ BEGIN
         -- A day whose rows are in the default partition already stays there.
         CONTINUE WHEN EXISTS (SELECT FROM headwater.outbox_default
                                WHERE created_at >= day::timestamptz AND created_at < (day + 1)::timestamptz);
-        EXECUTE format('CREATE TABLE headwater.%I PARTITION OF headwater.outbox FOR VALUES FROM (%L) TO (%L) WITH (fillfactor = 50)',
+        EXECUTE format('CREATE TABLE headwater.%I (LIKE headwater.outbox INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) WITH (fillfactor = 50)',
+                       name);
+        EXECUTE format('ALTER TABLE headwater.outbox ATTACH PARTITION headwater.%I FOR VALUES FROM (%L) TO (%L)',
                        name, day::timestamptz, (day + 1)::timestamptz);
         made := made + 1;
     END LOOP;
@@ -98,21 +107,35 @@ END
 $$;
 SELECT headwater.outbox_make_partitions();
 
--- Drops the partitions of days before `before` in which every event is at its end. Without feedback that is SENT.
+-- Drops the partitions of days before `before` in which every event is at its end, and takes such rows out of the default
+-- partition. Without feedback SENT is the end. Dropping locks the outbox for a moment, so all looking comes before it.
 CREATE OR REPLACE FUNCTION headwater.outbox_drop_partitions(before date, sent_is_the_end boolean DEFAULT false)
     RETURNS SETOF text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET timezone = 'UTC' SET lock_timeout = '2s' AS $$
 DECLARE
-    name text;
-    used boolean;
+    name  text;
+    used  boolean;
+    ended text[] := '{}';
+    taken bigint;
 BEGIN
+    DELETE FROM headwater.outbox_default
+     WHERE created_at < before::timestamptz
+       AND (status IN ('PROCESSED', 'CANCELLED') OR status = 'SENT' AND sent_is_the_end);
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    IF taken > 0 THEN
+        RETURN NEXT taken || ' rows of headwater.outbox_default';
+    END IF;
     FOR name IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                  WHERE i.inhparent = 'headwater.outbox'::regclass AND c.relname ~ '^outbox_[0-9]{8}$'
                    AND to_date(right(c.relname, 8), 'YYYYMMDD') < before ORDER BY 1 LOOP
         EXECUTE format('LOCK TABLE headwater.%I IN SHARE MODE', name);
         EXECUTE format('SELECT EXISTS (SELECT FROM headwater.%I WHERE status NOT IN (''PROCESSED'', ''CANCELLED'') AND NOT (status = ''SENT'' AND $1))',
                        name) INTO used USING sent_is_the_end;
-        CONTINUE WHEN used;
+        IF NOT used THEN
+            ended := ended || name;
+        END IF;
+    END LOOP;
+    FOREACH name IN ARRAY ended LOOP
         EXECUTE format('DROP TABLE headwater.%I', name);
         RETURN NEXT 'headwater.' || name;
     END LOOP;

@@ -97,7 +97,9 @@ pub(crate) fn take(
     }
     let change = match said.op {
         None | Some((ChangeOp::Delete, _)) => Change::Delete,
-        Some((ChangeOp::Create | ChangeOp::Update | ChangeOp::Read, true)) => Change::Row { line, unchanged },
+        Some((op @ (ChangeOp::Create | ChangeOp::Update | ChangeOp::Read), true)) => {
+            Change::Row { line, unchanged, is_update: op == ChangeOp::Update }
+        }
         Some((ChangeOp::Other, _)) => return Taken::Done,
         Some(_) => {
             return Taken::Refused(refusal(

@@ -1,8 +1,7 @@
 //! Outbox events: a statement of the team's own per event, once per event id, in the transaction of the event's offset.
 //!
-//! In: records of event topics. Out: calls, rows of the inbox, answers on the feedback topic. Invariants:
-//! - An id that was handled is not handled again, whichever offset it comes at. One that failed is, when it is sent again.
-//! - An answer is sent after the commit, and again until Kafka has it: the inbox remembers which are owed.
+//! In: records of event topics. Out: calls, and rows of the inbox, which remember the answers that are owed. Invariant:
+//! an id that was handled is not handled again, whichever offset it comes at. One that failed is, when it is sent again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +18,6 @@ use crate::settings::EventSettings;
 const ATTEMPT_HEADER: &str = "headwater.attempt";
 /// A reason is a sentence, not a page.
 const REASON_CHARS_MAX: usize = 500;
-/// Answers sent at a time.
-const ANSWERS_MAX: i64 = 500;
 
 /// An event to handle.
 #[derive(Clone, Debug)]
@@ -125,6 +122,15 @@ fn text_of(
     }
 }
 
+/// What a failing statement does to its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// The batch is refused. Costs nothing while none fails.
+    Refuses,
+    /// The statement alone is undone, and its event noted as FAILED.
+    IsNoted,
+}
+
 /// Handles events inside of the batch's transaction; gives type and outcome of each, for the metrics.
 pub(crate) async fn handle(
     client: &Client,
@@ -132,6 +138,7 @@ pub(crate) async fn handle(
     settings: &EventSettings,
     consumer: &str,
     events: &[Event],
+    failing: Failing,
 ) -> Result<Vec<(String, &'static str)>, Failure> {
     let mut outcomes = Vec::new();
     let mut seen = HashSet::new();
@@ -139,31 +146,93 @@ pub(crate) async fn handle(
         let Some((_, sql)) = settings.handlers.iter().find(|(kind, _)| *kind == event.kind) else {
             continue;
         };
-        if !seen.insert(&event.id) || !note(client, settings, consumer, event, None).await? {
+        if !seen.insert(&event.id) || !note(client, settings, consumer, event).await? {
+            again(client, settings, consumer, event).await?;
             outcomes.push((event.kind.clone(), "duplicate"));
             continue;
         }
-        call(client, handlers, event, sql).await?;
-        outcomes.push((event.kind.clone(), "success"));
+        let outcome = match failing {
+            Failing::Refuses => {
+                call(client, handlers, event, sql).await?;
+                "success"
+            }
+            Failing::IsNoted => match call_apart(client, handlers, event, sql).await? {
+                None => "success",
+                Some(reason) => {
+                    note_failure(client, consumer, event, &reason).await?;
+                    // It may come again in the same batch, by a later attempt.
+                    seen.remove(&event.id);
+                    tracing::info!(kind = event.kind, id = event.id, reason, "an event failed");
+                    "failed"
+                }
+            },
+        };
+        outcomes.push((event.kind.clone(), outcome));
     }
     Ok(outcomes)
 }
 
-/// Writes the event into the inbox; false if it was handled before. A reason says that it failed.
-pub(crate) async fn note(
+/// Calls behind a savepoint; gives the reason if the statement failed.
+async fn call_apart(
+    client: &Client,
+    handlers: &mut Handlers,
+    event: &Event,
+    sql: &str,
+) -> Result<Option<String>, Failure> {
+    let apart = async |sql: &str| {
+        let done = client.batch_execute(sql).await;
+        done.map_err(|error| of_postgres(&error.into(), "handling an event", None))
+    };
+    apart("SAVEPOINT headwater_event").await?;
+    let reason = match call(client, handlers, event, sql).await {
+        Ok(()) => None,
+        Err(Failure::Refused(refusal)) => {
+            apart("ROLLBACK TO SAVEPOINT headwater_event").await?;
+            Some(refusal.reason)
+        }
+        Err(other) => return Err(other),
+    };
+    apart("RELEASE SAVEPOINT headwater_event").await?;
+    Ok(reason)
+}
+
+/// Takes the success back that was written before the call.
+async fn note_failure(client: &Client, consumer: &str, event: &Event, reason: &str) -> Result<(), Failure> {
+    const SQL: &str = "UPDATE headwater.inbox SET status = 'FAILED', reason = $3 \
+                       WHERE consumer = $1 AND event_id = $2";
+    let done = client.execute(SQL, &[&consumer, &event.id, &reason]).await;
+    done.map(drop).map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
+}
+
+/// An event that succeeded and was sent once more: whoever did so waits for an answer to this attempt.
+async fn again(
     client: &Client,
     settings: &EventSettings,
     consumer: &str,
     event: &Event,
-    reason: Option<&str>,
+) -> Result<(), Failure> {
+    const SQL: &str = "UPDATE headwater.inbox SET attempt = $3, unanswered = true, handled_at = now() \
+                       WHERE consumer = $1 AND event_id = $2 AND status = 'SUCCESS' AND attempt < $3";
+    if settings.feedback_topic.is_none() || event.attempt == 1 {
+        return Ok(());
+    }
+    let done = client.execute(SQL, &[&consumer, &event.id, &event.attempt]).await;
+    done.map(drop).map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
+}
+
+/// Writes the event into the inbox as handled; false if it was before.
+async fn note(
+    client: &Client,
+    settings: &EventSettings,
+    consumer: &str,
+    event: &Event,
 ) -> Result<bool, Failure> {
     const SQL: &str = "INSERT INTO headwater.inbox AS i \
-        (consumer, event_id, event_type, status, reason, attempt, topic, partition, \"offset\", unanswered) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (consumer, event_id) DO UPDATE SET \
-        status = excluded.status, reason = excluded.reason, attempt = excluded.attempt, topic = excluded.topic, \
+        (consumer, event_id, event_type, status, attempt, topic, partition, \"offset\", unanswered) \
+        VALUES ($1, $2, $3, 'SUCCESS', $4, $5, $6, $7, $8) ON CONFLICT (consumer, event_id) DO UPDATE SET \
+        status = 'SUCCESS', reason = NULL, attempt = excluded.attempt, topic = excluded.topic, \
         partition = excluded.partition, \"offset\" = excluded.\"offset\", unanswered = excluded.unanswered, \
         handled_at = now() WHERE i.status = 'FAILED'";
-    let status = if reason.is_none() { "SUCCESS" } else { "FAILED" };
     let unanswered = settings.feedback_topic.is_some();
     let written = client
         .execute(
@@ -172,8 +241,6 @@ pub(crate) async fn note(
                 &consumer,
                 &event.id,
                 &event.kind,
-                &status,
-                &reason,
                 &event.attempt,
                 &event.topic,
                 &event.partition,
@@ -223,42 +290,4 @@ fn of_call(error: &headwater_pg::Error, kind: &str) -> Failure {
     let reason: String =
         format!("SQLSTATE {code}{}", words.unwrap_or_default()).chars().take(REASON_CHARS_MAX).collect();
     Failure::Refused(Refusal { stage: "event", table: None, reason })
-}
-
-/// An answer that is owed.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) event_id: String,
-    pub(crate) body: String,
-    /// When it was handled: an event that was handled again meanwhile is owed another answer.
-    handled_at: String,
-}
-
-/// The oldest answers that Kafka does not have yet.
-pub(crate) async fn owed(client: &Client, consumer: &str) -> Result<Vec<Answer>, Failure> {
-    const SQL: &str = "SELECT event_id, json_build_object('event_id', event_id, 'status', status, 'reason', reason, \
-        'consumer', consumer, 'attempt', attempt, 'at', to_char(handled_at AT TIME ZONE 'UTC', \
-        'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))::text \
-        , handled_at::text FROM headwater.inbox WHERE consumer = $1 AND unanswered ORDER BY handled_at LIMIT $2";
-    let failed = |error: headwater_pg::Error| of_postgres(&error, "reading the inbox", None);
-    let rows = client.query(SQL, &[&consumer, &ANSWERS_MAX]).await.map_err(|error| failed(error.into()))?;
-    let answers = rows.iter().map(|row| {
-        Ok(Answer { event_id: row.try_get(0)?, body: row.try_get(1)?, handled_at: row.try_get(2)? })
-    });
-    answers.collect::<Result<_, headwater_pg::Error>>().map_err(failed)
-}
-
-/// Kafka has these.
-pub(crate) async fn answered(client: &Client, consumer: &str, answers: &[Answer]) -> Result<(), Failure> {
-    let ids: Vec<&str> = answers.iter().map(|answer| answer.event_id.as_str()).collect();
-    let times: Vec<&str> = answers.iter().map(|answer| answer.handled_at.as_str()).collect();
-    client
-        .execute(
-            "UPDATE headwater.inbox i SET unanswered = false FROM unnest($2::text[], $3::text[]) a (id, at) \
-             WHERE i.consumer = $1 AND i.event_id = a.id AND i.handled_at = a.at::timestamptz",
-            &[&consumer, &ids, &times],
-        )
-        .await
-        .map(drop)
-        .map_err(|error| of_postgres(&error.into(), "writing into the inbox", None))
 }

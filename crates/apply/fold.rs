@@ -17,6 +17,8 @@ pub(crate) struct Slot {
     pub(crate) key: Range,
     pub(crate) position: Position,
     pub(crate) state: State,
+    /// Whether the first change of it in the batch is one of a row that should be in the table.
+    pub(crate) exists: bool,
 }
 
 /// Bytes of the batch.
@@ -52,10 +54,11 @@ pub(crate) struct TableBatch {
 /// A change of one key.
 pub(crate) enum Change<'a> {
     Delete,
-    /// The line, and the columns that hold the placeholder.
+    /// The line, the columns that hold the placeholder, and whether it is an update.
     Row {
         line: &'a [u8],
         unchanged: &'a [u16],
+        is_update: bool,
     },
 }
 
@@ -85,6 +88,11 @@ impl TableBatch {
         &self.bytes[range.start..range.end]
     }
 
+    /// Whether a key of it ends up deleted.
+    pub(crate) fn deletes(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Deleted))
+    }
+
     pub(crate) fn bytes_len(&self) -> usize {
         self.bytes.len()
     }
@@ -102,14 +110,17 @@ impl TableBatch {
             let range = self.append(key);
             let state = self.state(change);
             self.keys.insert(key.into(), self.slots.len());
-            self.slots.push(Slot { key: range, position, state });
+            let exists = !matches!(change, Change::Row { is_update: false, .. });
+            self.slots.push(Slot { key: range, position, state, exists });
             return;
         };
         if !position.replaces(self.slots[index].position) {
             return;
         }
         let state = match change {
-            Change::Row { line, unchanged } if !unchanged.is_empty() => self.merged(index, line, unchanged),
+            Change::Row { line, unchanged, .. } if !unchanged.is_empty() => {
+                self.merged(index, line, unchanged)
+            }
             other => self.state(other),
         };
         self.slots[index].position = position;
@@ -119,15 +130,15 @@ impl TableBatch {
     fn state(&mut self, change: &Change<'_>) -> State {
         match change {
             Change::Delete => State::Deleted,
-            Change::Row { line, unchanged: [] } => State::Row(self.append(line)),
-            Change::Row { line, unchanged } => State::Partial(self.append(line), unchanged.to_vec()),
+            Change::Row { line, unchanged: [], .. } => State::Row(self.append(line)),
+            Change::Row { line, unchanged, .. } => State::Partial(self.append(line), unchanged.to_vec()),
         }
     }
 
     /// A row that lacks columns, filled with those of the row before it. COPY's text has no tab inside of a field.
     fn merged(&mut self, index: usize, line: &[u8], unchanged: &[u16]) -> State {
         let (before, missing) = match &self.slots[index].state {
-            State::Deleted => return self.state(&Change::Row { line, unchanged }),
+            State::Deleted => return self.state(&Change::Row { line, unchanged, is_update: true }),
             State::Row(range) => (self.bytes_of(*range), &[][..]),
             State::Partial(range, missing) => (self.bytes_of(*range), &missing[..]),
         };
@@ -168,7 +179,7 @@ mod tests {
         for (ordinal, line, unchanged) in steps {
             let change = match line {
                 None => Change::Delete,
-                Some(line) => Change::Row { line: line.as_bytes(), unchanged },
+                Some(line) => Change::Row { line: line.as_bytes(), unchanged, is_update: true },
             };
             batch.add(b"7", at(*ordinal), &change);
         }

@@ -83,8 +83,9 @@ pub(crate) fn of_postgres(error: &headwater_pg::Error, doing: &str, table: Optio
         return Failure::Away(format!("{doing}: {words}"));
     }
     let code = error.sqlstate().unwrap_or_default();
-    // Data exceptions and integrity violations are about rows, and the server's words may quote them.
-    if code.starts_with("22") || code.starts_with("23") {
+    // Data exceptions, integrity violations, limits of a row and what triggers raise are about rows, and the server's
+    // words may quote them. 21000 is two keys of a batch that are one to the table (1.0 and 1.00).
+    if ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)) || code == "21000" {
         let constraint = match code {
             "23505" => ": another unique constraint than the key's",
             "23503" => {
@@ -94,6 +95,8 @@ pub(crate) fn of_postgres(error: &headwater_pg::Error, doing: &str, table: Optio
             "23514" => ": a CHECK constraint",
             "22003" => ": a number is out of the column's range",
             "22001" => ": a text is too long for its column",
+            "54000" => ": a limit of the server, such as the size of an index's entry",
+            "P0001" => ": raised by a trigger",
             _ => "",
         };
         let reason = format!("the database refuses the row (SQLSTATE {code}{constraint})");
@@ -103,7 +106,7 @@ pub(crate) fn of_postgres(error: &headwater_pg::Error, doing: &str, table: Optio
     let (cause, advice) = if rights {
         (
             HaltCause::TargetRights,
-            "grant the role of [postgres] url what the message names; docs/APPLY.md lists the rights",
+            "grant the role of target.url what the message names; docs/APPLY.md lists the rights",
         )
     } else {
         (HaltCause::TargetError, "the server's own words say what is wrong")

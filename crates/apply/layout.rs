@@ -1,20 +1,20 @@
 //! From schemas to plans: how records of a topic are read for their table, resolved once per schema.
 //!
 //! In: schema ids of records. Out: a [`KeyLayout`] and a [`ValueLayout`], after the table was found, made or widened.
-//! This is the only place that changes a target table's definition; it runs outside of the batches' transactions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use headwater_avro::SchemaId;
 use headwater_avro::reading::{
-    EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, PgColumnType,
+    EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, PgColumnType, Unreadable,
 };
 use headwater_avro::registry::{Registry, RegistryError};
 use headwater_pg::Client;
 
-use crate::halt::{Failure, Halt, HaltCause, Refusal, of_postgres};
+use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::naming::{TopicRule, rule_of};
+use crate::ready_table::{changes, ready_table};
 use crate::settings::Settings;
 use crate::target::{self, TargetName, TargetTable};
 
@@ -50,7 +50,6 @@ pub(crate) struct Known<'a> {
 #[derive(Debug)]
 pub(crate) struct TopicLayouts {
     pub(crate) rule: TopicRule,
-    table: Option<TargetTable>,
     keys: HashMap<SchemaId, Arc<KeyLayout>>,
     values: HashMap<(SchemaId, SchemaId), Arc<ValueLayout>>,
 }
@@ -73,6 +72,10 @@ impl Layouts {
         self.topics.clear();
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     pub(crate) fn rule(&mut self, topic: &str) -> Result<&TopicRule, Halt> {
         Ok(&self.topic(topic)?.rule)
     }
@@ -80,7 +83,7 @@ impl Layouts {
     fn topic(&mut self, topic: &str) -> Result<&mut TopicLayouts, Halt> {
         if !self.topics.contains_key(topic) {
             let rule = rule_of(&self.settings, topic)?;
-            let layouts = TopicLayouts { rule, table: None, keys: HashMap::new(), values: HashMap::new() };
+            let layouts = TopicLayouts { rule, keys: HashMap::new(), values: HashMap::new() };
             self.topics.insert(topic.to_owned(), layouts);
         }
         Ok(self.topics.get_mut(topic).expect("inserted above"))
@@ -132,49 +135,86 @@ impl Layouts {
         };
         let settings = self.settings.clone();
         let layouts = self.topic(topic)?;
-        let table_name = layouts.rule.target.plain();
-        let refused = |why: headwater_avro::reading::Unreadable| {
-            Failure::Refused(Refusal {
-                stage: "decode",
-                table: Some(table_name.clone()),
-                reason: why.to_string(),
-            })
-        };
-        let key_reader = KeyReader::parse(&key_schema).map_err(&refused)?;
-        let reader =
-            value_schema.map(|schema| EnvelopeReader::parse(&schema)).transpose().map_err(&refused)?;
-        let key_columns: Vec<_> =
-            key_reader.columns().into_iter().map(|column| layouts.rule.key_column(column)).collect();
-        let row_columns: Vec<_> = match &reader {
-            Some(reader) => reader
-                .columns()
-                .into_iter()
-                .map(|column| layouts.rule.row_column(column, &key_columns))
-                .collect(),
-            None => Vec::new(),
-        };
-        let Some(table) =
-            ready_table(client, &settings, &layouts.rule.target, &key_columns, &row_columns).await?
-        else {
+        let target = layouts.rule.target.clone();
+        let shapes = Shapes::new(&layouts.rule, &key_schema, value_schema.as_deref())?;
+        let Some(table) = ready_table(client, &settings, &target, &shapes.key, &shapes.row).await? else {
             return Ok(false);
         };
+        let (of_key, of_value) = shapes.layouts(&target, &table, &settings.placeholder)?;
+        layouts.keys.insert(key, Arc::new(of_key));
+        if let (Some(value), Some(of_value)) = (value, of_value) {
+            layouts.values.insert((key, value), Arc::new(of_value));
+        }
+        Ok(true)
+    }
+
+    /// Whether a topic's table can take its rows: the table, and the SQL that would be run first. Changes nothing.
+    pub(crate) async fn check(
+        &mut self,
+        client: &Client,
+        topic: &str,
+        key_schema: &str,
+        value_schema: &str,
+    ) -> Result<(TargetName, Option<String>), Failure> {
+        let settings = self.settings.clone();
+        let rule = self.rule(topic)?;
+        let shapes = Shapes::new(rule, key_schema, Some(value_schema))?;
+        let found = target::look_up(client, &rule.target).await?;
+        let key: Vec<_> = shapes.key.iter().flatten().map(|column| column.name.clone()).collect();
+        let row: Vec<_> = shapes.row.iter().flatten().cloned().collect();
+        let sql = changes(&settings, &rule.target, &key, &row, found.as_ref())?;
+        if let Some(found) = found {
+            shapes.layouts(&rule.target, &found, &settings.placeholder)?;
+        }
+        Ok((rule.target.clone(), sql))
+    }
+}
+
+/// What a pair of schemas has, under the names of the table; none of a field that is left out.
+struct Shapes {
+    key_reader: KeyReader,
+    reader: Option<EnvelopeReader>,
+    key: Vec<Option<OfferedColumn>>,
+    row: Vec<Option<OfferedColumn>>,
+}
+
+impl Shapes {
+    fn new(rule: &TopicRule, key_schema: &str, value_schema: Option<&str>) -> Result<Shapes, Failure> {
+        let refused = |why| unreadable(&rule.target, &why);
+        let key_reader = KeyReader::parse(key_schema).map_err(refused)?;
+        let reader = value_schema.map(EnvelopeReader::parse).transpose().map_err(refused)?;
+        let key: Vec<_> = key_reader.columns().into_iter().map(|column| rule.key_column(column)).collect();
+        let columns = reader.iter().flat_map(EnvelopeReader::columns);
+        let row = columns.map(|column| rule.row_column(column, &key)).collect();
+        Ok(Shapes { key_reader, reader, key, row })
+    }
+
+    fn layouts(
+        self,
+        target: &TargetName,
+        table: &TargetTable,
+        placeholder: &str,
+    ) -> Result<(KeyLayout, Option<ValueLayout>), Failure> {
+        let refused = |why| unreadable(target, &why);
         let types = |columns: &[Option<OfferedColumn>]| -> Vec<Option<PgColumnType>> {
             let of = |column: &OfferedColumn| table.column(&column.name).map(|found| found.pg_type.clone());
             columns.iter().map(|column| column.as_ref().and_then(of)).collect()
         };
-        let names = |columns: &[Option<OfferedColumn>]| -> Vec<String> {
-            let there = columns.iter().flatten().filter(|column| table.column(&column.name).is_some());
-            there.map(|column| column.name.clone()).collect()
+        let names = |columns: Vec<Option<OfferedColumn>>| -> Vec<String> {
+            let there = columns.into_iter().flatten().filter(|column| table.column(&column.name).is_some());
+            there.map(|column| column.name).collect()
         };
-        let plan = key_reader.plan(&types(&key_columns)).map_err(&refused)?;
-        layouts.keys.insert(key, Arc::new(KeyLayout { columns: names(&key_columns), plan }));
-        if let (Some(value), Some(reader)) = (value, reader) {
-            let plan = reader.plan(&types(&row_columns), &settings.placeholder).map_err(&refused)?;
-            layouts.values.insert((key, value), Arc::new(ValueLayout { columns: names(&row_columns), plan }));
-        }
-        layouts.table = Some(table);
-        Ok(true)
+        let plan = self.key_reader.plan(&types(&self.key)).map_err(refused)?;
+        let key = KeyLayout { columns: names(self.key), plan };
+        let Some(reader) = self.reader else { return Ok((key, None)) };
+        let plan = reader.plan(&types(&self.row), placeholder).map_err(refused)?;
+        Ok((key, Some(ValueLayout { columns: names(self.row), plan })))
     }
+}
+
+fn unreadable(target: &TargetName, why: &Unreadable) -> Failure {
+    let reason = why.to_string();
+    Failure::Refused(Refusal { stage: "decode", table: Some(target.plain()), reason })
 }
 
 impl TopicRule {
@@ -196,81 +236,7 @@ impl TopicRule {
     }
 }
 
-/// The table with its key, all columns and the columns of positions; none if it is missing and there is nothing to make
-/// it of.
-async fn ready_table(
-    client: &Client,
-    settings: &Settings,
-    name: &TargetName,
-    key: &[Option<OfferedColumn>],
-    row: &[Option<OfferedColumn>],
-) -> Result<Option<TargetTable>, Failure> {
-    let key: Vec<String> = key.iter().flatten().map(|column| column.name.clone()).collect();
-    let row: Vec<OfferedColumn> = row.iter().flatten().cloned().collect();
-    let mut statements = Vec::new();
-    let mut missing = "";
-    let found = target::look_up(client, name).await?;
-    match &found {
-        None if row.is_empty() => return Ok(None),
-        None => {
-            missing = "the table does not exist";
-            statements.push((settings.create_tables, target::create_statement(name, &row, &key)?));
-        }
-        Some(table) => {
-            if !table.has_key(&key) {
-                return Err(no_key(name, &key).into());
-            }
-            let lacks = |column: &&OfferedColumn| {
-                table.column(&column.name).is_none() && !table.generated.contains(&column.name)
-            };
-            let lacking: Vec<_> = row.iter().filter(lacks).collect();
-            if !lacking.is_empty() {
-                missing = "the table lacks columns that the topic has";
-                statements.push((settings.alter_tables, target::widen_statement(name, &lacking)?));
-            }
-        }
-    }
-    if found.as_ref().is_none_or(|table| !table.has_positions) {
-        let allowed = settings.alter_tables || found.is_none() && settings.create_tables;
-        missing = if missing.is_empty() { "the table lacks the columns of positions" } else { missing };
-        statements.push((allowed, target::positions_statement(name)));
-    }
-    if statements.is_empty() {
-        return Ok(found);
-    }
-    let sql: Vec<_> = statements.iter().map(|(_, sql)| format!("{sql};")).collect();
-    let sql = sql.join("\n");
-    if statements.iter().any(|(allowed, _)| !allowed) {
-        let advice = format!("run this, or allow it with create_tables and alter_tables:\n{sql}");
-        return Err(Halt::new(
-            HaltCause::TargetUnsuitable,
-            format!("table {}: {missing}", name.plain()),
-            advice,
-        )
-        .into());
-    }
-    tracing::info!(table = name.plain(), sql, "changing the target table");
-    let doing = format!("changing table {}", name.plain());
-    // Two instances may do the same at once.
-    let sql = format!("BEGIN; SELECT pg_advisory_xact_lock(7237011924); {sql} COMMIT");
-    let made = client.batch_execute(&sql).await;
-    made.map_err(|error| of_postgres(&error.into(), &doing, None))?;
-    target::look_up(client, name).await
-}
-
-fn no_key(name: &TargetName, key: &[String]) -> Halt {
-    let columns = key.join(", ");
-    Halt::new(
-        HaltCause::TargetUnsuitable,
-        format!("table {} has no primary key or unique index on the key's columns ({columns})", name.plain()),
-        format!(
-            "ALTER TABLE {} ADD PRIMARY KEY ({columns}), or choose other columns at the source with message_key_columns",
-            name.quoted()
-        ),
-    )
-}
-
-fn of_registry(error: RegistryError) -> Failure {
+pub(crate) fn of_registry(error: RegistryError) -> Failure {
     if error.is_retriable() {
         return Failure::Away(error.to_string());
     }

@@ -2,7 +2,7 @@
 //! keys were deleted, and how far tables were emptied. The same transaction that changes rows changes this.
 //!
 //! ```text
-//! apply_offset   (consumer, topic, partition) -> next_offset, owner
+//! apply_offset   (consumer, topic, partition) -> next_offset, owner, newest and last position
 //! apply_table    target -> truncated_lsn, truncated_ordinal
 //! apply_deleted  (target, key) -> lsn, ordinal, deleted_at
 //! inbox          (consumer, event_id) -> status, reason, attempt, …
@@ -19,6 +19,7 @@ use headwater_pg::catalog::quote_literal;
 use headwater_pg::{Client, ConnectSettings, Error, TextParameter};
 
 use crate::halt::{Failure, of_postgres};
+use crate::position::Position;
 
 /// Made at the start where they are missing; `sql/apply.sql` has the same for whoever wants to make them by hand.
 pub(crate) const TABLES: &str = include_str!("../../sql/apply.sql");
@@ -26,9 +27,16 @@ pub(crate) const TABLES: &str = include_str!("../../sql/apply.sql");
 /// A partition was never applied.
 pub(crate) const NEVER: i64 = -1;
 
-/// A session of a connection that has to be gone before another instance can take over must not linger.
+/// A partition is to be applied from its oldest record on, wherever unread ones begin.
+pub(crate) const FROM_BEGINNING: i64 = -2;
+
+/// A session of a connection that has to be gone before another instance can take over must not linger, neither between
+/// statements nor in a COPY whose client is cut off. What roles and databases may have set otherwise and what the text
+/// of values and statements is read by.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '20s'; \
-                       SET client_min_messages = 'warning'; SET synchronous_commit = on";
+                       SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
+                       SET client_min_messages = 'warning'; SET synchronous_commit = on; \
+                       SET standard_conforming_strings = on; SET xmloption = content; SET DateStyle = 'ISO, YMD'";
 
 /// Connects, and makes what is missing.
 pub(crate) async fn connect(settings: &ConnectSettings) -> Result<Client, Failure> {
@@ -59,6 +67,7 @@ pub(crate) struct Claimed {
     pub(crate) next_offset: i64,
     pub(crate) newest_lsn: u64,
     pub(crate) newest_micros: i64,
+    pub(crate) last: Position,
 }
 
 /// An LSN as Postgres writes it.
@@ -77,7 +86,7 @@ pub(crate) async fn claim(
     const SQL: &str = "INSERT INTO headwater.apply_offset AS o (consumer, topic, partition, next_offset, owner) \
                        VALUES ($1, $2, $3, -1, $4) ON CONFLICT (consumer, topic, partition) \
                        DO UPDATE SET owner = excluded.owner, updated_at = now() \
-                       RETURNING o.next_offset, o.newest_lsn::text, o.newest_micros";
+                       RETURNING o.next_offset, o.newest_lsn::text, o.newest_micros, o.last_lsn::text, o.last_ordinal";
     let failed = |error: Error| of_postgres(&error, "claiming partitions", None);
     let statement = client.prepare(SQL).await.map_err(|error| failed(error.into()))?;
     let mut claimed = Vec::new();
@@ -87,13 +96,13 @@ pub(crate) async fn claim(
             .await
             .map_err(|error| failed(error.into()))?;
         let read = || {
-            let newest: String = row.try_get(1)?;
-            let newest_lsn = lsn(&newest).unwrap_or(0);
+            let (newest, last): (String, String) = (row.try_get(1)?, row.try_get(3)?);
             Ok(Claimed {
                 place: place.clone(),
                 next_offset: row.try_get(0)?,
-                newest_lsn,
+                newest_lsn: lsn(&newest).unwrap_or(0),
                 newest_micros: row.try_get(2)?,
+                last: Position { lsn: lsn(&last).unwrap_or(0), ordinal: row.try_get(4)? },
             })
         };
         claimed.push(read().map_err(failed)?);
@@ -101,12 +110,42 @@ pub(crate) async fn claim(
     Ok(claimed)
 }
 
-/// Forgets how far a consumer has come, so that it begins again; whoever is at it is fenced.
-pub(crate) async fn forget(client: &Client, consumer: &str) -> Result<u64, Failure> {
+/// The partitions that a consumer has applied, by topic.
+pub(crate) async fn partitions(
+    client: &Client,
+    consumer: &str,
+) -> Result<BTreeMap<String, Vec<TopicPartition>>, Failure> {
+    const SQL: &str = "SELECT topic, partition FROM headwater.apply_offset WHERE consumer = $1";
+    let failed = |error: Error| of_postgres(&error, "reading the offsets", None);
+    let rows = client.query(SQL, &[&consumer]).await.map_err(|error| failed(error.into()))?;
+    let mut found: BTreeMap<String, Vec<TopicPartition>> = BTreeMap::new();
+    for row in rows {
+        let read = || Ok((row.try_get::<_, String>(0)?, row.try_get(1)?));
+        let (topic, partition) = read().map_err(failed)?;
+        found.entry(topic.clone()).or_default().push(TopicPartition { topic, partition });
+    }
+    Ok(found)
+}
+
+/// Sets a consumer's offsets back, all in one transaction; whoever is at it is fenced by the new owner.
+pub(crate) async fn rewind(
+    client: &Client,
+    consumer: &str,
+    owner: &str,
+    next: &BTreeMap<TopicPartition, i64>,
+) -> Result<(), Failure> {
+    const SQL: &str = "UPDATE headwater.apply_offset o SET next_offset = v.next_offset, owner = $2, last_lsn = '0/0', \
+                       last_ordinal = 0, updated_at = now() \
+                       FROM unnest($3::text[], $4::int[], $5::bigint[]) v (topic, partition, next_offset) \
+                       WHERE o.consumer = $1 AND o.topic = v.topic AND o.partition = v.partition";
+    let topics: Vec<&str> = next.keys().map(|place| place.topic.as_str()).collect();
+    let numbers: Vec<i32> = next.keys().map(|place| place.partition).collect();
+    let offsets: Vec<i64> = next.values().copied().collect();
     client
-        .execute("DELETE FROM headwater.apply_offset WHERE consumer = $1", &[&consumer])
+        .execute(SQL, &[&consumer, &owner, &topics, &numbers, &offsets])
         .await
-        .map_err(|error| of_postgres(&error.into(), "forgetting the offsets", None))
+        .map(drop)
+        .map_err(|error| of_postgres(&error.into(), "setting the offsets back", None))
 }
 
 /// The statement that locks the partitions of a batch and tells whether they are still the owner's, at the offsets that
@@ -137,22 +176,25 @@ pub(crate) fn lock_statement(
 pub(crate) fn advance_statement(consumer: &str, next: &[Claimed]) -> String {
     let mut sql = String::from(
         "UPDATE headwater.apply_offset o SET next_offset = v.next_offset, newest_lsn = v.newest_lsn, \
-         newest_micros = v.newest_micros, updated_at = now() FROM (VALUES ",
+         newest_micros = v.newest_micros, last_lsn = v.last_lsn, last_ordinal = v.last_ordinal, updated_at = now() \
+         FROM (VALUES ",
     );
-    for (index, Claimed { place, next_offset, newest_lsn, newest_micros }) in next.iter().enumerate() {
+    for (index, Claimed { place, next_offset, newest_lsn, newest_micros, last }) in next.iter().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let _ = write!(
             sql,
-            "{comma}({}, {}, {next_offset}::bigint, '{:X}/{:X}'::pg_lsn, {newest_micros}::bigint)",
+            "{comma}({}, {}, {next_offset}::bigint, '{:X}/{:X}'::pg_lsn, {newest_micros}::bigint, '{}'::pg_lsn, {}::bigint)",
             quote_literal(&place.topic),
             place.partition,
             newest_lsn >> 32,
             *newest_lsn as u32,
+            last.lsn_text(),
+            last.ordinal,
         );
     }
     let _ = write!(
         sql,
-        ") v (topic, partition, next_offset, newest_lsn, newest_micros) \
+        ") v (topic, partition, next_offset, newest_lsn, newest_micros, last_lsn, last_ordinal) \
          WHERE o.consumer = {} AND o.topic = v.topic AND o.partition = v.partition",
         quote_literal(consumer)
     );

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use headwater_dead_letter::{Cause, RECORD_BYTES_MAX, attempt_of, topic_config};
 use headwater_kafka::{Fetched, OfferError, Producer, ProducerRecord, TopicPartition, partition_for_key};
 
-use crate::events::Answer;
+use crate::answers::Answer;
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
 use crate::session::of_kafka;
 use crate::settings::Settings;
@@ -84,7 +84,7 @@ impl Letters {
     ) -> Result<(), Failure> {
         let mut letters = Vec::with_capacity(answers.len());
         for answer in answers {
-            let (key, value) = (Some(answer.event_id.as_bytes()), Some(answer.body.as_bytes()));
+            let (key, value) = (Some(answer.event_id.as_bytes()), Some(answer.body.as_slice()));
             letters.push(Letter { key, value, headers: &[], timestamp_ms: None });
         }
         self.deliver(settings, topic, BTreeMap::new(), &letters)
@@ -106,7 +106,8 @@ impl Letters {
             Some(producer) => producer,
             none => none.insert(Producer::new(&settings.kafka).map_err(of_kafka)?),
         };
-        let delivered = letters.iter().try_for_each(|letter| send(producer, topic, count, letter));
+        let sent = letters.iter().try_for_each(|letter| send(producer, topic, count, letter));
+        let delivered = sent.and_then(|()| wait(producer, letters.len()));
         if delivered.is_err() {
             // Whether it was sent is not known: the record comes again, and is perhaps sent twice.
             self.producer = None;
@@ -135,19 +136,24 @@ fn send(producer: &mut Producer, topic: &str, count: i32, letter: &Letter<'_>) -
         token: 0,
     });
     match offered {
-        Ok(()) => wait(producer),
+        Ok(()) => Ok(()),
         Err(OfferError::Full) => Err(Failure::Away("the producer is full".to_owned())),
         Err(OfferError::Failed(error)) => Err(of_kafka(error)),
     }
 }
 
-fn wait(producer: &mut Producer) -> Result<(), Failure> {
+/// Until Kafka has so many.
+fn wait(producer: &mut Producer, mut count: usize) -> Result<(), Failure> {
     let deadline = Instant::now() + LIMIT;
     let mut deliveries = Vec::new();
     while Instant::now() < deadline {
         producer.poll(Duration::from_millis(50), &mut deliveries);
-        if let Some(delivery) = deliveries.pop() {
-            return delivery.result.map_err(of_kafka);
+        for delivery in deliveries.drain(..) {
+            delivery.result.map_err(of_kafka)?;
+            count -= 1;
+        }
+        if count == 0 {
+            return Ok(());
         }
     }
     Err(Failure::Away("kafka does not accept a record".to_owned()))

@@ -17,28 +17,37 @@ mod position;
 mod halt;
 mod status;
 
+mod lag;
 mod ledger;
 mod target;
 
 mod layout;
+mod ready_table;
+mod widening;
 
 mod fold;
 mod upsert;
 
+mod answers;
 mod batch;
 mod collect;
+mod commit;
 mod events;
 mod letters;
+mod replay;
 mod session;
 mod setting_aside;
+mod writer;
 
 mod backoff;
 mod run;
 
+mod check;
 mod metrics;
 
+pub use check::{Finding, Met, check};
 pub use halt::{Halt, HaltCause};
 pub use metrics::Metrics;
 pub use run::run;
-pub use settings::{EventSettings, OnPoison, Replay, Settings, StartAt, TableRule};
+pub use settings::{EventSettings, FeedbackFormat, OnPoison, Replay, Settings, StartAt, TableRule};
 pub use status::{Progress, Report, State, Status};

@@ -20,7 +20,11 @@ pub(crate) fn subscription(pattern: &str) -> String {
     if pattern.starts_with('^') || !pattern.contains(['*', '?']) {
         return pattern.to_owned();
     }
-    let mut regex = String::from("^");
+    format!("^{}$", escaped(pattern))
+}
+
+fn escaped(pattern: &str) -> String {
+    let mut regex = String::new();
     for c in pattern.chars() {
         match c {
             '*' => regex.push_str(".*"),
@@ -32,8 +36,20 @@ pub(crate) fn subscription(pattern: &str) -> String {
             }
         }
     }
-    regex.push('$');
     regex
+}
+
+/// What this consumer writes itself and a pattern must not lead back to it, as regular expressions. Topics that are
+/// named one by one are meant.
+pub(crate) fn own_topics(settings: &Settings) -> Vec<String> {
+    let events = settings.events.iter().flat_map(|events| &events.topics);
+    let is_pattern = |topic: &String| topic.starts_with('^') || topic.contains(['*', '?']);
+    if !settings.topics.iter().chain(events).any(is_pattern) {
+        return Vec::new();
+    }
+    let letters = settings.dead_letter_topic.replace("{topic}", "*");
+    let feedback = settings.events.iter().filter_map(|events| events.feedback_topic.as_deref());
+    std::iter::once(letters.as_str()).chain(feedback).map(|topic| format!("^{}$", escaped(topic))).collect()
 }
 
 /// Whether a topic has events and not rows.

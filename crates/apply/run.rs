@@ -10,13 +10,17 @@ use tokio::sync::{oneshot, watch};
 
 use crate::backoff::Backoff;
 use crate::halt::{Failure, Halt, HaltCause};
+use crate::lag::Lag;
 use crate::layout::Layouts;
 use crate::letters::Letters;
 use crate::metrics::Metrics;
-use crate::naming::subscription;
+use crate::naming::{own_topics, subscription};
 use crate::session::{Session, Shared, of_kafka};
 use crate::settings::Settings;
 use crate::status::{State, Status};
+
+/// What held for so long ended for a new reason.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
 
 /// Runs until `shutdown` says so, or until a person is needed.
 ///
@@ -38,6 +42,7 @@ pub async fn run(
         replay_pending: settings.replay.is_some(),
         runtime: Handle::current(),
         letters: Letters::default(),
+        lag: Lag::default(),
         settings,
         metrics,
         status: status.clone(),
@@ -61,7 +66,12 @@ pub async fn run(
 fn memberships(mut shared: Shared) -> Result<(), Halt> {
     let mut backoff = Backoff::new();
     loop {
-        match membership(&mut shared) {
+        let began = Instant::now();
+        let ended = membership(&mut shared);
+        if began.elapsed() > LONG_ENOUGH {
+            backoff.reset();
+        }
+        match ended {
             Ok(()) => return Ok(()),
             Err(Failure::Halt(halt)) => return Err(halt),
             Err(Failure::Fenced(reason)) => {
@@ -90,8 +100,10 @@ fn membership(shared: &mut Shared) -> Result<(), Failure> {
     let settings = shared.settings.clone();
     let events = settings.events.iter().flat_map(|events| &events.topics);
     let topics: Vec<String> = settings.topics.iter().chain(events).map(|topic| subscription(topic)).collect();
+    let instance = settings.instance.as_deref();
+    let ignored = own_topics(&settings);
     let consumer =
-        GroupConsumer::join(&settings.kafka, &settings.group, settings.instance.as_deref(), &topics)
+        GroupConsumer::join_ignoring(&settings.kafka, &settings.group, instance, &topics, &ignored)
             .map_err(of_kafka)?;
     let mut assigned = Vec::new();
     let mut backoff = Backoff::new();
@@ -99,7 +111,7 @@ fn membership(shared: &mut Shared) -> Result<(), Failure> {
         let began = Instant::now();
         match Session::run(shared, &consumer, &mut assigned) {
             Err(Failure::Away(reason)) => {
-                if began.elapsed() > Duration::from_secs(30) {
+                if began.elapsed() > LONG_ENOUGH {
                     backoff.reset();
                 }
                 waiting(shared, &mut backoff, &reason);
@@ -151,6 +163,7 @@ fn pause(
             }
         }
         shared.status.alive();
+        shared.metrics.lag_seconds.set(shared.lag.seconds());
     }
     true
 }

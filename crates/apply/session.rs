@@ -5,26 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use headwater_avro::SchemaId;
 use headwater_kafka::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
-use headwater_pg::Client;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::batch::{self, Applier, Batch, Partition};
+use crate::answers::{self, Written};
+use crate::batch::{self, Batch, Moves, Partition};
 use crate::collect::{self, Scratch, Taken};
-use crate::events::{self, Handlers, ReadEvent};
+use crate::commit::Connection;
+use crate::events::{self, ReadEvent};
 use crate::halt::{Failure, Halt, HaltCause, Refusal};
+use crate::lag::Lag;
 use crate::layout::Layouts;
 use crate::ledger::{self, NEVER};
 use crate::letters::{Letters, RawRecord};
 use crate::metrics::Metrics;
 use crate::naming::is_event_topic;
+use crate::replay;
 use crate::settings::{Replay, Settings, StartAt};
 use crate::status::{Progress, State, Status};
-use crate::upsert::Staging;
+use crate::writer::Writer;
 
 /// How long the loop waits for a record before it looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
@@ -33,7 +36,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often what is old is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(30);
 /// How long Kafka may take to tell offsets.
-const OFFSETS_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const OFFSETS_LIMIT: Duration = Duration::from_secs(20);
 
 /// What outlives a session.
 pub(crate) struct Shared {
@@ -44,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) shutdown: watch::Receiver<bool>,
     pub(crate) layouts: Layouts,
     pub(crate) letters: Letters,
+    pub(crate) lag: Lag,
     /// A replay that was asked for and not begun.
     pub(crate) replay_pending: bool,
 }
@@ -52,12 +56,12 @@ pub(crate) struct Shared {
 pub(crate) struct Session<'a> {
     pub(crate) shared: &'a mut Shared,
     consumer: &'a GroupConsumer,
-    client: Client,
-    staging: Staging,
-    handlers: Handlers,
-    owner: String,
+    pub(crate) connection: Connection,
+    /// How answers are written, once that is known.
+    written: Option<Written>,
+    pub(crate) owner: String,
     pub(crate) partitions: Vec<Partition>,
-    batch: Batch,
+    pub(crate) batch: Batch,
     scratch: Scratch,
     /// Up to here records are applied one by one, because one of them was refused.
     pub(crate) careful: BTreeMap<TopicPartition, i64>,
@@ -67,6 +71,9 @@ pub(crate) struct Session<'a> {
     pruned: Instant,
 }
 
+/// How long is waited for a record while a transaction is under way.
+const BESIDE: Duration = Duration::from_millis(2);
+
 impl<'a> Session<'a> {
     /// Runs until it is asked to stop. `assigned` is what the group gave; it outlives the session.
     pub(crate) fn run(
@@ -75,19 +82,18 @@ impl<'a> Session<'a> {
         assigned: &mut Vec<TopicPartition>,
     ) -> Result<(), Failure> {
         let client = shared.runtime.block_on(ledger::connect(&shared.settings.postgres))?;
-        if shared.replay_pending {
-            let forgotten = shared.runtime.block_on(ledger::forget(&client, &shared.settings.group))?;
-            tracing::info!(partitions = forgotten, "the offsets are forgotten: reading again");
+        if let Some(from) = shared.settings.replay.filter(|_| shared.replay_pending) {
+            replay::begin(shared, consumer, &client, from)?;
             shared.replay_pending = false;
         }
         shared.layouts.forget_tables();
+        let writer = Writer::new(client, shared.settings.clone(), shared.metrics.clone());
         let now = Instant::now();
         let mut session = Session {
             shared,
             consumer,
-            client,
-            staging: Staging::default(),
-            handlers: Handlers::default(),
+            connection: Connection::Idle(writer),
+            written: None,
             owner: owner(),
             partitions: Vec::new(),
             batch: Batch::default(),
@@ -114,22 +120,33 @@ impl<'a> Session<'a> {
         if let Some(change) = self.consumer.take_change() {
             return self.change(change, assigned);
         }
+        let is_busy = match &self.connection {
+            Connection::Busy(flight) if flight.is_over() => {
+                self.land()?;
+                false
+            }
+            Connection::Busy(_) => true,
+            _ => false,
+        };
         let wait = match self.batch.began {
+            _ if is_busy => BESIDE,
             None => LOOK_AROUND,
             Some(began) => self.shared.settings.linger.saturating_sub(began.elapsed()),
         };
         match self.consumer.poll(wait).map_err(of_kafka)? {
             Some(record) => self.take(&record)?,
-            None if !self.batch.is_empty() => {}
+            None if is_busy || !self.batch.is_empty() => {}
             None => self.look_around()?,
         }
         let settings = &self.shared.settings;
         let full =
             self.batch.records >= settings.batch_rows || self.batch.bytes_len() >= settings.batch_bytes;
-        let due = self.batch.began.is_some_and(|began| began.elapsed() >= settings.linger);
-        if full || due || !self.batch.is_empty() && self.is_careful() {
+        let due = !is_busy && self.batch.began.is_some_and(|began| began.elapsed() >= settings.linger);
+        if !self.batch.is_empty() && self.is_careful() {
             self.apply()?;
             self.look_around()?;
+        } else if full || due {
+            self.depart()?;
         }
         Ok(())
     }
@@ -140,17 +157,28 @@ impl<'a> Session<'a> {
         let Some(topic) = settings.events.as_ref().and_then(|events| events.feedback_topic.as_deref()) else {
             return Ok(());
         };
+        let written = match self.written {
+            Some(written) => written,
+            None => {
+                let registry = self.shared.layouts.registry();
+                self.shared.runtime.block_on(Written::of(&settings, registry, topic))?
+            }
+        };
+        self.written = Some(written);
         loop {
-            let answers = self.shared.runtime.block_on(events::owed(&self.client, &settings.group))?;
+            let runtime = self.shared.runtime.clone();
+            let client = &self.writer()?.client;
+            let answers = runtime.block_on(answers::owed(client, &settings.group, written))?;
             if answers.is_empty() {
                 return Ok(());
             }
             self.shared.letters.answer(&settings, topic, &answers)?;
-            self.shared.runtime.block_on(events::answered(&self.client, &settings.group, &answers))?;
+            let client = &self.writer()?.client;
+            runtime.block_on(answers::answered(client, &settings.group, &answers))?;
         }
     }
 
-    fn look_around(&mut self) -> Result<(), Failure> {
+    pub(crate) fn look_around(&mut self) -> Result<(), Failure> {
         self.shared.status.alive();
         if self.told.elapsed() >= TELL_EVERY {
             self.tell();
@@ -160,7 +188,8 @@ impl<'a> Session<'a> {
             self.pruned = Instant::now();
             let seconds = self.shared.settings.deleted_retention.as_secs();
             let inbox = self.shared.settings.events.as_ref().map(|events| events.inbox_retention.as_secs());
-            self.shared.runtime.block_on(ledger::prune(&self.client, seconds, inbox))?;
+            let runtime = self.shared.runtime.clone();
+            runtime.block_on(ledger::prune(&self.writer()?.client, seconds, inbox))?;
         }
         Ok(())
     }
@@ -170,7 +199,7 @@ impl<'a> Session<'a> {
         change: AssignmentChange,
         assigned: &mut Vec<TopicPartition>,
     ) -> Result<(), Failure> {
-        // What was collected comes again, to whoever has the partition then.
+        self.end_flight()?;
         self.batch = Batch::default();
         self.partitions.clear();
         self.careful.clear();
@@ -197,8 +226,9 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let group = self.shared.settings.group.clone();
-        let claimed =
-            self.shared.runtime.block_on(ledger::claim(&self.client, &group, &self.owner, assigned))?;
+        let (runtime, owner) = (self.shared.runtime.clone(), self.owner.clone());
+        let client = &self.writer()?.client;
+        let claimed = runtime.block_on(ledger::claim(client, &group, &owner, assigned))?;
         self.partitions = claimed.iter().map(Partition::new).collect();
         self.begin_unread()?;
         self.read_from_stored()?;
@@ -234,20 +264,9 @@ impl<'a> Session<'a> {
         self.apply_offsets()
     }
 
-    pub(crate) fn apply_offsets(&mut self) -> Result<(), Failure> {
-        if self.partitions.iter().all(|partition| partition.next == partition.stored) {
-            return Ok(());
-        }
-        self.transact(&Batch::default())?;
-        for partition in &mut self.partitions {
-            partition.stored = partition.next;
-        }
-        Ok(())
-    }
-
     pub(crate) fn read_from_stored(&mut self) -> Result<(), Failure> {
         let from = |partition: &Partition| match partition.stored {
-            NEVER => StartOffset::Beginning,
+            ..0 => StartOffset::Beginning,
             offset => StartOffset::Offset(offset),
         };
         let list: Vec<_> =
@@ -350,7 +369,13 @@ impl<'a> Session<'a> {
                         return Ok(false);
                     }
                     self.partitions[index].next = record.offset() + 1;
-                    return self.truncate(record.topic(), position).map(|()| false);
+                    return match self.truncate(record.topic(), position) {
+                        Err(Failure::Refused(refusal)) => {
+                            self.partitions[index].next = self.partitions[index].stored;
+                            self.poison(record, index, &refusal).map(|()| false)
+                        }
+                        done => done.map(|()| false),
+                    };
                 }
                 Taken::Refused(refusal) => return self.poison(record, index, &refusal).map(|()| false),
                 Taken::AnotherSource => return Err(another_source(record).into()),
@@ -359,64 +384,24 @@ impl<'a> Session<'a> {
     }
 
     fn resolve(&mut self, topic: &str, key: SchemaId, value: Option<SchemaId>) -> Result<bool, Failure> {
+        let Connection::Idle(writer) = &mut self.connection else {
+            return Err(Failure::Away("the connection is not free".to_owned()));
+        };
+        // The table may have been altered, by this or by another instance.
+        writer.staging.forget();
         let Shared { runtime, layouts, .. } = &mut *self.shared;
-        runtime.block_on(layouts.resolve(&self.client, topic, key, value))
+        runtime.block_on(layouts.resolve(&writer.client, topic, key, value))
     }
 
     fn truncate(&mut self, topic: &str, position: crate::position::Position) -> Result<(), Failure> {
         let target = self.shared.layouts.rule(topic)?.target.clone();
-        let identity = (self.shared.settings.group.as_str(), self.owner.as_str());
-        let done = batch::truncate(&self.client, &target, position, &self.partitions, identity);
-        self.shared.runtime.block_on(done)?;
+        let moves = Moves::new(&self.owner, &self.partitions);
+        let (runtime, settings) = (self.shared.runtime.clone(), self.shared.settings.clone());
+        let client = &self.writer()?.client;
+        runtime.block_on(batch::truncate(client, &target, position, &settings.group, &moves))?;
         tracing::info!(table = target.plain(), lsn = position.lsn_text(), "emptied, as its source was");
         self.stored();
         Ok(())
-    }
-
-    /// Applies the batch. False if one of its records was refused: then all of them come again, and whatever was read
-    /// behind them as well.
-    pub(crate) fn apply(&mut self) -> Result<bool, Failure> {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
-            return self.apply_offsets().map(|()| true);
-        }
-        let began = Instant::now();
-        match self.transact(&batch) {
-            Ok(()) => {}
-            Err(Failure::Refused(refusal)) => return self.refused(&refusal, &batch).map(|()| false),
-            Err(other) => return Err(other),
-        }
-        self.shared.metrics.batches.inc();
-        self.shared.metrics.batch_seconds.observe(began.elapsed().as_secs_f64());
-        if let Some(newest) = batch.newest_ms {
-            self.shared.metrics.lag_seconds.set((now_ms() - newest).max(0) as f64 / 1000.0);
-        }
-        self.stored();
-        Ok(true)
-    }
-
-    /// One transaction.
-    pub(crate) fn transact(&mut self, batch: &Batch) -> Result<(), Failure> {
-        let mut applier = Applier {
-            client: &self.client,
-            staging: &mut self.staging,
-            handlers: &mut self.handlers,
-            settings: &self.shared.settings,
-            owner: &self.owner,
-            metrics: &self.shared.metrics,
-        };
-        self.shared.runtime.block_on(applier.apply(batch, &self.partitions))
-    }
-
-    pub(crate) fn stored(&mut self) {
-        for partition in &mut self.partitions {
-            partition.stored = partition.next;
-        }
-        let partitions = &self.partitions;
-        self.careful.retain(|place, until| {
-            partitions.iter().any(|partition| partition.place == *place && partition.stored < *until)
-        });
-        self.record = None;
     }
 
     /// Lag, progress, and Kafka's idea of the group's offsets.
@@ -425,11 +410,13 @@ impl<'a> Session<'a> {
         let ends = self.consumer.ends();
         let mut progress = BTreeMap::new();
         let mut committed = BTreeMap::new();
+        let mut caught_up = true;
         for partition in &self.partitions {
             let end = ends.get(&partition.place).copied();
+            caught_up &= end.is_some_and(|end| end <= partition.stored.max(0));
             progress
                 .insert(partition.place.clone(), Progress { next_offset: partition.stored, end_offset: end });
-            if partition.stored != NEVER {
+            if partition.stored >= 0 {
                 committed.insert(partition.place.clone(), partition.stored);
             }
             if let Some(end) = end {
@@ -445,17 +432,17 @@ impl<'a> Session<'a> {
         if !committed.is_empty() {
             self.consumer.commit(&committed);
         }
+        if caught_up {
+            self.shared.lag.caught_up();
+        }
+        self.shared.metrics.lag_seconds.set(self.shared.lag.seconds());
         self.shared.status.progress(progress);
         self.shared.status.alive();
     }
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
 /// A name that nobody else has: a new one for each assignment, so that it fences this process's own past as well.
-fn owner() -> String {
+pub(crate) fn owner() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = || RandomState::new().build_hasher().finish();
     format!("{}-{:016x}{:016x}", std::process::id(), random(), random())

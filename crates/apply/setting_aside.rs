@@ -26,24 +26,7 @@ impl Session<'_> {
             }
             let index = self.partitions.iter().position(|partition| partition.place == record.place);
             let Some(index) = index else { return Ok(()) };
-            let settings = self.shared.settings.events.as_ref();
-            let answers = settings.is_some_and(|events| events.feedback_topic.is_some());
-            return match batch.events.first() {
-                Some(event) if answers && refusal.stage == "event" => {
-                    self.partitions[index].next = record.offset + 1;
-                    tracing::info!(
-                        kind = event.kind,
-                        id = event.id,
-                        reason = refusal.reason,
-                        "an event failed"
-                    );
-                    let failed = Some((event.clone(), refusal.reason.clone()));
-                    self.transact(&Batch { failed, ..Batch::default() })?;
-                    self.stored();
-                    Ok(())
-                }
-                _ => self.set_aside(&record, index, refusal),
-            };
+            return self.set_aside(&record, index, refusal);
         }
         tracing::info!(
             records = batch.records,

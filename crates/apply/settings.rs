@@ -108,6 +108,21 @@ impl OnPoison {
         &[("halt", OnPoison::Halt), ("dead_letter", OnPoison::DeadLetter)];
 }
 
+/// How answers to events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedbackFormat {
+    /// A JSON object.
+    Json,
+    /// Avro, under a schema that is registered.
+    Avro,
+}
+
+impl FeedbackFormat {
+    /// The words of the configuration.
+    pub const WORDS: &'static [(&'static str, FeedbackFormat)] =
+        &[("json", FeedbackFormat::Json), ("avro", FeedbackFormat::Avro)];
+}
+
 /// Outbox events.
 #[derive(Clone, Debug)]
 pub struct EventSettings {
@@ -117,6 +132,8 @@ pub struct EventSettings {
     pub handlers: Vec<(String, String)>,
     /// Where the answers go, if anywhere.
     pub feedback_topic: Option<String>,
+    /// How they are written.
+    pub feedback_format: FeedbackFormat,
     /// How long handled events are remembered.
     pub inbox_retention: Duration,
 }
@@ -133,6 +150,10 @@ impl Settings {
         }
         if !self.dead_letter_topic.contains("{topic}") {
             problems.push(("apply.dead_letter_topic", "lacks {topic}".to_owned()));
+        }
+        if self.dead_letter_topic == "{topic}" {
+            let message = "is the topic that the records come from: they would come back";
+            problems.push(("apply.dead_letter_topic", message.to_owned()));
         }
         for topic in self.events.iter().flat_map(|events| &events.topics) {
             if topic.starts_with('^') {

@@ -5,6 +5,7 @@ use headwater_pg::catalog::quote_identifier;
 use headwater_pg::{Client, Error};
 
 use crate::halt::{Failure, Halt, HaltCause, of_postgres};
+use crate::widening::wider;
 
 /// The column with the LSN of a row's last change.
 pub(crate) const LSN_COLUMN: &str = "_headwater_lsn";
@@ -33,6 +34,8 @@ impl TargetName {
 pub(crate) struct TargetColumn {
     pub(crate) name: String,
     pub(crate) pg_type: PgColumnType,
+    /// Declared by a domain, whose type is not the table's to change.
+    is_domain: bool,
 }
 
 /// The table as it is now.
@@ -51,6 +54,15 @@ impl TargetTable {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The columns whose types hold less than their sources', and the types to alter them to.
+    pub(crate) fn narrower(&self, offered: &[OfferedColumn]) -> Vec<(String, String)> {
+        let wider = |offered: &OfferedColumn| {
+            let column = self.column(&offered.name).filter(|column| !column.is_domain)?;
+            Some((offered.name.clone(), wider(&column.pg_type, offered)?))
+        };
+        offered.iter().filter_map(wider).collect()
+    }
+
     pub(crate) fn has_key(&self, key: &[String]) -> bool {
         self.unique
             .iter()
@@ -61,12 +73,13 @@ impl TargetTable {
 /// Domains are followed down to what they are made of.
 const COLUMNS: &str = "
 WITH RECURSIVE base AS (
-  SELECT a.attnum, a.attname::text AS name, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier
+  SELECT a.attnum, a.attname::text AS name, a.attgenerated <> '' AS generated, a.atttypid AS type, a.atttypmod AS modifier,
+    false AS is_domain
   FROM pg_attribute a WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
-  SELECT b.attnum, b.name, b.generated, t.typbasetype, CASE WHEN b.modifier = -1 THEN t.typtypmod ELSE b.modifier END
+  SELECT b.attnum, b.name, b.generated, t.typbasetype, CASE WHEN b.modifier = -1 THEN t.typtypmod ELSE b.modifier END, true
   FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
-SELECT b.name, b.generated, t.typname::text, b.modifier
+SELECT b.name, b.generated, t.typname::text, b.modifier, b.is_domain
 FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd' ORDER BY b.attnum";
 
 /// Unique, immediate, of columns only and for all rows.
@@ -98,7 +111,7 @@ async fn look_up_quoted(client: &Client, quoted: &str) -> Result<Option<TargetTa
             table.has_positions = true;
         } else {
             let pg_type = PgColumnType { name: row.try_get(2)?, modifier: row.try_get(3)? };
-            table.columns.push(TargetColumn { name, pg_type });
+            table.columns.push(TargetColumn { name, pg_type, is_domain: row.try_get(4)? });
         }
     }
     for row in client.query(UNIQUE, &[&quoted]).await? {
@@ -127,8 +140,12 @@ pub(crate) fn create_statement(
     ))
 }
 
-/// ALTER TABLE with more columns.
-pub(crate) fn widen_statement(name: &TargetName, columns: &[&OfferedColumn]) -> Result<String, Halt> {
+/// ALTER TABLE with more columns, and wider ones.
+pub(crate) fn widen_statement(
+    name: &TargetName,
+    columns: &[&OfferedColumn],
+    wider: &[(String, String)],
+) -> Result<String, Halt> {
     let mut parts = Vec::new();
     for column in columns {
         parts.push(format!(
@@ -136,6 +153,9 @@ pub(crate) fn widen_statement(name: &TargetName, columns: &[&OfferedColumn]) -> 
             quote_identifier(&column.name),
             created_type(name, column)?
         ));
+    }
+    for (column, pg_type) in wider {
+        parts.push(format!("ALTER COLUMN {} TYPE {pg_type}", quote_identifier(column)));
     }
     Ok(format!("ALTER TABLE {} {}", name.quoted(), parts.join(", ")))
 }
@@ -157,4 +177,37 @@ fn created_type<'a>(name: &TargetName, column: &'a OfferedColumn) -> Result<&'a 
             "create the table with a column for it, or leave the column out with exclude in [[apply_table]]",
         )
     })
+}
+
+/// What the role of the connection may do with a table, and what the table has that gets in the way.
+pub(crate) struct Rights {
+    pub(crate) writes: bool,
+    pub(crate) owns: bool,
+    /// Whether row-level security applies to the role.
+    pub(crate) row_security: bool,
+    pub(crate) foreign_keys: Vec<String>,
+}
+
+/// None if there is no such table.
+pub(crate) async fn rights(client: &Client, name: &TargetName) -> Result<Option<Rights>, Error> {
+    const SQL: &str = "
+SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'),
+  pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid),
+  array(SELECT conname::text FROM pg_constraint WHERE conrelid = c.oid AND contype = 'f' AND conparentid = 0)
+FROM pg_class c WHERE c.oid = to_regclass($1)";
+    let Some(row) = client.query_opt(SQL, &[&name.quoted()]).await? else { return Ok(None) };
+    Ok(Some(Rights {
+        writes: row.try_get(0)?,
+        owns: row.try_get(1)?,
+        row_security: row.try_get(2)?,
+        foreign_keys: row.try_get(3)?,
+    }))
+}
+
+/// Whether the role may create the table, and its schema where that is missing.
+pub(crate) async fn may_create(client: &Client, name: &TargetName) -> Result<bool, Error> {
+    const SQL: &str = "SELECT CASE WHEN to_regnamespace(quote_ident($1)) IS NULL \
+        THEN has_database_privilege(current_database(), 'CREATE') ELSE has_schema_privilege($1, 'CREATE') END";
+    Ok(client.query_one(SQL, &[&name.schema]).await?.try_get(0)?)
 }

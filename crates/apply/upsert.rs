@@ -1,8 +1,10 @@
 //! A table's batch into the database: one COPY into a staging table, then a handful of statements over it.
 //!
 //! ```text
-//! _kind  u the whole row   p a row without some columns   d a deleted key
+//! _kind  c the whole row   u the whole row of an update   p a row without some columns   d a deleted key
 //! ```
+//!
+//! Updates are tried as such first, which costs less than a conflict; only where rows are missing are they inserted.
 //!
 //! The guard is in the statements: a row is changed only by a record that stands behind its last one, and a key comes
 //! back only by a record that stands behind its deletion. Measured against multi-row INSERT … VALUES, see docs/APPLY.md.
@@ -26,10 +28,19 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Those of a transaction that was rolled back are gone.
+    /// Those of a transaction that was rolled back are gone, and those of a table that was altered have its old types.
     pub(crate) fn forget(&mut self) {
         self.made.clear();
     }
+}
+
+/// What older records are held against, beside the rows themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    /// The position up to which the table was emptied.
+    pub(crate) truncated: Position,
+    /// Whether any deleted key of the table is remembered.
+    pub(crate) has_deleted: bool,
 }
 
 /// The statements that remain after the COPY, to be run in order with those of other tables.
@@ -42,6 +53,9 @@ pub(crate) struct TableStatements {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counted {
     Upserted,
+    /// So many rows should be in the table; if fewer were changed, what is `IfFewer` is run as well.
+    UpdatedOf(usize),
+    IfFewer,
     Deleted,
     /// Rows that lack columns and are not in the table.
     Incomplete,
@@ -53,7 +67,7 @@ pub(crate) async fn stage(
     client: &Client,
     staging: &mut Staging,
     batch: &TableBatch,
-    truncated: Position,
+    guard: Guard,
 ) -> Result<TableStatements, Failure> {
     let table = batch.target.plain();
     let failed =
@@ -63,7 +77,7 @@ pub(crate) async fn stage(
     if !staging.made.contains(&name) {
         let of_table = quoted_list(columns, "");
         let sql = format!(
-            "CREATE TEMP TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS SELECT ''::\"char\" AS _kind, 0 AS _group, ''::text AS _key, \
+            "DROP TABLE IF EXISTS pg_temp.{name}; CREATE TEMP TABLE {name} ON COMMIT DELETE ROWS AS SELECT ''::\"char\" AS _kind, 0 AS _group, ''::text AS _key, \
              '0/0'::pg_lsn AS _lsn, 0::bigint AS _ordinal, {of_table} FROM {} WITH NO DATA",
             batch.target.quoted()
         );
@@ -73,7 +87,7 @@ pub(crate) async fn stage(
     let (lines, groups) = lines(batch, columns);
     let copy = format!("COPY pg_temp.{name} FROM STDIN");
     copy_in(client, &copy, lines).await.map_err(failed)?;
-    Ok(statements(batch, columns, &name, &groups, truncated))
+    Ok(statements(batch, columns, &name, &groups, guard))
 }
 
 /// Short and the same for the same columns of a table.
@@ -92,7 +106,8 @@ fn lines(batch: &TableBatch, columns: &[String]) -> (Bytes, Vec<Vec<u16>>) {
         let key = batch.bytes_of(slot.key);
         let (kind, group) = match &slot.state {
             State::Deleted => ('d', 0),
-            State::Row(_) => ('u', 0),
+            State::Row(_) if slot.exists => ('u', 0),
+            State::Row(_) => ('c', 0),
             State::Partial(_, missing) => {
                 let next = groups.len();
                 ('p', *groups.entry(missing).or_insert(next))
@@ -164,18 +179,25 @@ fn statements(
     columns: &[String],
     stage: &str,
     groups: &[Vec<u16>],
-    truncated: Position,
+    guard: Guard,
 ) -> TableStatements {
-    let parts = Parts::new(batch, stage, truncated);
+    let parts = Parts::new(batch, stage, guard);
     let mut statements = Vec::new();
-    if batch.slots.iter().any(|slot| matches!(slot.state, State::Row(_))) {
-        statements.push((Counted::Upserted, parts.upsert(columns)));
+    let rows = batch.slots.iter().filter(|slot| matches!(slot.state, State::Row(_)));
+    let (updates, inserts): (Vec<_>, Vec<_>) = rows.partition(|slot| slot.exists);
+    if !inserts.is_empty() {
+        statements.push((Counted::Upserted, parts.upsert(columns, 'c')));
+    }
+    if !updates.is_empty() {
+        statements.push((Counted::UpdatedOf(updates.len()), parts.update(columns, "s._kind = 'u'", &[])));
+        statements.push((Counted::IfFewer, parts.upsert(columns, 'u')));
     }
     for (group, missing) in groups.iter().enumerate() {
         statements.push((Counted::Incomplete, parts.incomplete(group)));
-        statements.push((Counted::Upserted, parts.update(columns, group, missing)));
+        let of_group = format!("s._kind = 'p' AND s._group = {group}");
+        statements.push((Counted::Upserted, parts.update(columns, &of_group, missing)));
     }
-    if batch.slots.iter().any(|slot| matches!(slot.state, State::Deleted)) {
+    if batch.deletes() {
         statements.push((Counted::Deleted, parts.delete()));
         statements.push((Counted::No, parts.remember()));
     }
@@ -192,12 +214,12 @@ struct Parts {
     same_key: String,
     /// The staged record stands behind the row's last one; an inherited (odd) position may equal it.
     newer: String,
-    /// The staged record stands behind its key's deletion and the table's emptying.
+    /// The staged record stands behind its key's deletion and the table's emptying. An inherited position may equal it.
     alive: String,
 }
 
 impl Parts {
-    fn new(batch: &TableBatch, stage: &str, truncated: Position) -> Parts {
+    fn new(batch: &TableBatch, stage: &str, Guard { truncated, has_deleted }: Guard) -> Parts {
         let key = batch.key.columns.clone();
         let equal: Vec<_> = key
             .iter()
@@ -206,10 +228,13 @@ impl Parts {
             .collect();
         let target = quote_literal(&batch.target.plain());
         // A subquery that the planner can't turn into a join: it would read all deleted keys for it.
-        let mut alive = format!(
-            "coalesce((SELECT (s._lsn, s._ordinal) > (d.lsn, d.ordinal) FROM headwater.apply_deleted d \
-             WHERE d.target = {target} AND d.key = s._key), true)"
-        );
+        let mut alive = match has_deleted {
+            false => "true".to_owned(),
+            true => format!(
+                "coalesce((SELECT (s._lsn, s._ordinal) > (d.lsn, d.ordinal - (s._ordinal & 1)) \
+                 FROM headwater.apply_deleted d WHERE d.target = {target} AND d.key = s._key), true)"
+            ),
+        };
         if truncated > Position::default() {
             let _ = write!(
                 alive,
@@ -229,7 +254,7 @@ impl Parts {
         }
     }
 
-    fn upsert(&self, columns: &[String]) -> String {
+    fn upsert(&self, columns: &[String], kind: char) -> String {
         let set =
             columns.iter().filter(|column| !self.key.contains(column)).map(|column| quote_identifier(column));
         let mut set: Vec<_> = set.map(|column| format!("{column} = excluded.{column}")).collect();
@@ -238,7 +263,7 @@ impl Parts {
         ));
         format!(
             "INSERT INTO {} AS t ({}, {LSN_COLUMN}, {ORDINAL_COLUMN}) OVERRIDING SYSTEM VALUE \
-             SELECT {}, s._lsn, s._ordinal FROM {} s WHERE s._kind = 'u' AND {} \
+             SELECT {}, s._lsn, s._ordinal FROM {} s WHERE s._kind = '{kind}' AND {} \
              ON CONFLICT ({}) DO UPDATE SET {} \
              WHERE (excluded.{LSN_COLUMN}, excluded.{ORDINAL_COLUMN}) \
              > (t.{LSN_COLUMN}, t.{ORDINAL_COLUMN} - (excluded.{ORDINAL_COLUMN} & 1))",
@@ -252,8 +277,8 @@ impl Parts {
         )
     }
 
-    /// Rows that leave columns as they are: only where there is such a row.
-    fn update(&self, columns: &[String], group: usize, missing: &[u16]) -> String {
+    /// Only where there is such a row; it keeps the missing columns.
+    fn update(&self, columns: &[String], which: &str, missing: &[u16]) -> String {
         let sent = columns
             .iter()
             .enumerate()
@@ -264,7 +289,7 @@ impl Parts {
             .collect();
         set.push(format!("{LSN_COLUMN} = s._lsn, {ORDINAL_COLUMN} = s._ordinal"));
         format!(
-            "UPDATE {} t SET {} FROM {} s WHERE s._kind = 'p' AND s._group = {group} AND {} AND {}",
+            "UPDATE {} t SET {} FROM {} s WHERE {which} AND {} AND {}",
             self.table,
             set.join(", "),
             self.stage,

@@ -54,6 +54,14 @@ impl BarePlan {
         }
         result
     }
+
+    /// Appends the value alone, as a field of a record.
+    ///
+    /// # Errors
+    /// [`EncodeError`]
+    pub fn append(&self, column: Column<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.plan.write(column, out)
+    }
 }
 
 #[cfg(test)]

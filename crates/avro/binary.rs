@@ -7,7 +7,7 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// The registry's wire format: a zero byte, then the schema id, big-endian.
 #[inline]
-pub(crate) fn write_header(id: SchemaId, out: &mut Vec<u8>) {
+pub fn write_header(id: SchemaId, out: &mut Vec<u8>) {
     let [a, b, c, d] = id.0.to_be_bytes();
     out.extend_from_slice(&[0, a, b, c, d]);
 }

@@ -34,6 +34,7 @@ mod type_schema;
 
 mod bare;
 mod enum_labels;
+mod feedback;
 mod json;
 mod json_form;
 mod json_schema;
@@ -48,16 +49,20 @@ mod unchanged_columns;
 
 pub mod reading;
 
+pub mod from_json;
+
 mod same_bytes;
 mod schema_diff;
 mod subject;
 
 pub use bare::BarePlan;
+pub use binary::write_header;
 pub use column_choice::{ColumnMasks, ColumnNames, ColumnPatterns, Mask, MaskSalt};
 pub use description::{ColumnDescription, Declared, PgType, TableDescription};
 pub use encode::{Change, ChangeSource, Op, SnapshotMark, TransactionPlace};
 pub use enum_labels::{EnumLabels, UnseenLabel};
 pub use error::{EncodeError, Reason, SchemaError};
+pub use feedback::{FEEDBACK_JSON, Feedback, write_feedback};
 pub use flat::{MetadataField, MetadataFields};
 pub use glob::glob_matches;
 pub use json::{LinePlan, write_json_change, write_json_row};
@@ -90,5 +95,5 @@ pub use transaction_metadata::{
     TRANSACTION_KEY_JSON, TRANSACTION_VALUE_JSON, TransactionStatus, write_json_transaction,
     write_transaction, write_transaction_key,
 };
-pub use types::is_placeholder;
+pub use types::{decode_bytea, event_unix_millis, is_placeholder, utc_text};
 pub use unchanged_columns::{UnchangedColumn, unchanged_columns};

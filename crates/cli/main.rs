@@ -4,6 +4,7 @@
 //! standard error one sentence that says what is wrong and what to do about it.
 
 mod apply_http;
+mod apply_text;
 mod commands;
 mod config;
 mod http;

@@ -62,6 +62,19 @@ pub fn clear_bars() {
     drop(BARS.clear());
 }
 
+/// A bar of that name.
+pub fn new_bar(name: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{prefix}} [{{bar:{BAR_CELLS}}}] {{wide_msg}}"));
+    let style = style.expect("the template is a constant").progress_chars("=> ");
+    BARS.add(ProgressBar::new(STEPS).with_style(style).with_prefix(name.to_owned()))
+}
+
+/// Takes a bar away.
+pub fn remove_bar(bar: &ProgressBar) {
+    bar.finish_and_clear();
+    BARS.remove(bar);
+}
+
 fn show(status: &Value, shown: &mut BTreeMap<String, ProgressBar>) {
     let copying: Vec<(&String, &Value)> = match (status["state"].as_str(), status["tables"].as_object()) {
         (Some("running"), Some(tables)) => {
@@ -72,19 +85,13 @@ fn show(status: &Value, shown: &mut BTreeMap<String, ProgressBar>) {
     shown.retain(|name, bar| {
         let stays = copying.iter().any(|(copied, _)| *copied == name);
         if !stays {
-            bar.finish_and_clear();
-            BARS.remove(bar);
+            remove_bar(bar);
         }
         stays
     });
     let waiting = status["waiting"].as_str();
     for (name, table) in copying {
-        let bar = shown.entry(name.clone()).or_insert_with(|| {
-            let style =
-                ProgressStyle::with_template(&format!("{{prefix}} [{{bar:{BAR_CELLS}}}] {{wide_msg}}"));
-            let style = style.expect("the template is a constant").progress_chars("=> ");
-            BARS.add(ProgressBar::new(STEPS).with_style(style).with_prefix(name.clone()))
-        });
+        let bar = shown.entry(name.clone()).or_insert_with(|| new_bar(name));
         bar.set_position((number(table, "percent") * STEPS as f64 / 100.0) as u64);
         let mut message = bar_text(table);
         if let Some(waiting) = waiting {
@@ -184,7 +191,7 @@ fn whole(table: &Value, key: &str) -> u64 {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -197,7 +204,7 @@ fn grouped(number: u64) -> String {
 }
 
 /// 4000 seconds as 1h06m.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds}s"),

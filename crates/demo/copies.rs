@@ -276,7 +276,7 @@ fn field(line: &str, name: &str) -> Result<f64> {
 }
 
 /// A running process; killed when dropped.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -381,7 +381,7 @@ fn command(settings: &Settings, slot: &str, arguments: &[&str]) -> Result<()> {
 }
 
 /// Ends it as an operator would, so that its slot is free again.
-fn stop(running: &mut Running) -> Result<()> {
+pub fn stop(running: &mut Running) -> Result<()> {
     Command::new("kill").arg(running.0.id().to_string()).status().context("cannot run kill")?;
     let asked = Instant::now();
     while asked.elapsed() < Duration::from_secs(30) {
@@ -393,7 +393,7 @@ fn stop(running: &mut Running) -> Result<()> {
     bail!("headwater did not stop within 30 s of SIGTERM")
 }
 
-async fn drop_slots(client: &Client) -> Result<()> {
+pub async fn drop_slots(client: &Client) -> Result<()> {
     let asked = Instant::now();
     loop {
         let active: i64 = client
@@ -486,12 +486,12 @@ fn print_latencies(settings: &Settings, reports: &[Vec<(Report, f64)>]) {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-fn note(text: &str) {
+pub fn note(text: &str) {
     eprintln!("bench: {text}");
 }

@@ -11,6 +11,7 @@ mod database;
 mod display;
 mod latency;
 mod observe;
+mod replicas;
 mod scenario;
 
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ enum Command {
     Bench(bench::Settings),
     /// Copies of a table beside psql's, and latency during one; a Markdown report on stdout.
     BenchSnapshots(copies::Settings),
+    /// Rows from Kafka into a replica, beside psql's COPY; a Markdown report on stdout.
+    BenchApply(replicas::Settings),
 }
 
 /// Where everything is.
@@ -158,5 +161,6 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Bench(settings) => bench::run(&settings).await,
         Command::BenchSnapshots(settings) => copies::run(&settings).await,
+        Command::BenchApply(settings) => replicas::run(&settings).await,
     }
 }

@@ -175,6 +175,15 @@ impl Admin {
         Ok(self.fetch_metadata(None, "asking for the brokers")?.brokers().len())
     }
 
+    /// The names of all topics that may be seen.
+    ///
+    /// # Errors
+    /// Brokers out of reach, or credentials refused.
+    pub fn topic_names(&self) -> Result<Vec<String>, Error> {
+        let metadata = self.fetch_metadata(None, "listing the topics")?;
+        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+    }
+
     fn partitions(&self, name: &str, doing: &str) -> Result<Option<(i32, i32)>, Error> {
         let metadata = self.fetch_metadata(Some(name), doing)?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {

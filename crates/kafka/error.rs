@@ -71,6 +71,11 @@ impl Error {
         self.0.kind
     }
 
+    /// Whether there is no such topic, or no such partition of it.
+    pub fn is_unknown_topic(&self) -> bool {
+        matches!(self.0.code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    }
+
     /// The name of librdkafka's code, for the `errors by class` metric and logs.
     pub fn code(&self) -> String {
         format!("{:?}", self.0.code)

@@ -114,6 +114,20 @@ impl GroupConsumer {
         instance: Option<&str>,
         topics: &[String],
     ) -> Result<GroupConsumer, Error> {
+        GroupConsumer::join_ignoring(settings, group, instance, topics, &[])
+    }
+
+    /// The same; topics that match one of `ignored`, regular expressions, are not there for it.
+    ///
+    /// # Errors
+    /// Settings or patterns that librdkafka refuses.
+    pub fn join_ignoring(
+        settings: &Settings,
+        group: &str,
+        instance: Option<&str>,
+        topics: &[String],
+        ignored: &[String],
+    ) -> Result<GroupConsumer, Error> {
         let doing = "joining the consumer group";
         if let Some(problem) = settings.problems().into_iter().next() {
             return Err(Error::configuration(doing, problem));
@@ -122,6 +136,9 @@ impl GroupConsumer {
         config.set("group.id", group);
         if let Some(instance) = instance {
             config.set("group.instance.id", instance);
+        }
+        if !ignored.is_empty() {
+            config.set("topic.blacklist", ignored.join(","));
         }
         let client: BaseConsumer<Membership> = config
             .create_with_context(Membership::default())

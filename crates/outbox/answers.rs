@@ -59,7 +59,10 @@ pub(crate) async fn take_in(
             .collect();
         let mut rows = lock(client, table, &ids).await?;
         open.retain(|(_, answer)| {
-            let Some(row) = rows.get_mut(&answer.event_id) else { return true };
+            // Postgres writes a uuid in lower case, and reads it in both.
+            let lower = (table.id_type == "uuid").then(|| answer.event_id.to_ascii_lowercase());
+            let id = lower.as_ref().unwrap_or(&answer.event_id);
+            let Some(row) = rows.get_mut(id) else { return true };
             let heard = row.life.hear(answer, policies.of(&row.event_type));
             row.changed |= heard != Heard::Ignored;
             outcome.died |= heard == Heard::Dead;
@@ -85,6 +88,11 @@ fn may_be_id(id_type: &str, id: &str) -> bool {
         "bigint" => id.parse::<i64>().is_ok(),
         "integer" => id.parse::<i32>().is_ok(),
         "smallint" => id.parse::<i16>().is_ok(),
+        // As Postgres writes it, so that an answer finds the row by the text that was sent.
+        "numeric" => {
+            let digits = id.strip_prefix('-').unwrap_or(id);
+            digits.len() <= 1000 && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        }
         _ => !id.contains('\0'),
     }
 }
@@ -190,6 +198,9 @@ mod tests {
             ("bigint", "-5", true),
             ("bigint", "5.0", false),
             ("integer", "3000000000", false),
+            ("numeric", "12345678901234567890", true),
+            ("numeric", "", false),
+            ("numeric", "1e3", false),
             ("text", "anything", true),
             ("text", "a\0b", false),
         ] {

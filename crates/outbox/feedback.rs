@@ -10,18 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use headwater_dead_letter::{Cause, RECORD_BYTES_MAX, attempt_of, topic_config};
-use headwater_kafka::{
-    Admin, AssignmentChange, Fetched, GroupConsumer, NewTopic, OfferError, Producer, ProducerRecord,
-    StartOffset, TopicPartition, partition_for_key,
-};
+use headwater_avro::registry::{Registry, RegistryError, RegistrySettingsError};
+use headwater_kafka::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
 use headwater_pg::Client;
 use headwater_pipeline::Metrics;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
-use crate::answer::{self, Answer};
+use crate::answer::Answer;
+use crate::answer_reader::AnswerReader;
 use crate::answers::{self, Outcome};
+use crate::letters;
 use crate::pause::Pause;
 use crate::settings::{FeedbackSettings, Settings};
 use crate::table::{self, LoadError, Table};
@@ -39,14 +38,13 @@ const POLL: Duration = Duration::from_millis(200);
 /// replication is synchronous, and a row that is written again is out of sight for a moment.
 const LOOK_AGAIN: [Duration; 2] = [Duration::ZERO, Duration::from_millis(250)];
 
-/// How long a broker may take to accept a dead letter.
-const PRODUCE_LIMIT: Duration = Duration::from_secs(30);
-
 /// Why reading answers stopped for now.
 #[derive(Debug)]
-enum Trouble {
+pub(crate) enum Trouble {
     Table(LoadError),
     Kafka(headwater_kafka::Error),
+    Registry(RegistryError),
+    RegistrySettings(RegistrySettingsError),
     Unsent,
 }
 
@@ -55,6 +53,8 @@ impl std::fmt::Display for Trouble {
         match self {
             Trouble::Table(error) => error.fmt(f),
             Trouble::Kafka(error) => error.fmt(f),
+            Trouble::Registry(error) => error.fmt(f),
+            Trouble::RegistrySettings(error) => error.fmt(f),
             Trouble::Unsent => f.write_str("a dead letter was not accepted in time"),
         }
     }
@@ -81,12 +81,12 @@ impl From<headwater_kafka::Error> for Trouble {
 }
 
 /// A record as it was read.
-struct Read {
-    place: TopicPartition,
-    offset: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
+pub(crate) struct Read {
+    pub(crate) place: TopicPartition,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
 }
 
 impl Read {
@@ -141,7 +141,9 @@ impl Feedback {
         for table in &self.settings.tables {
             tables.push(runtime.block_on(table::load(&client, table))?);
         }
-        self.make_topic(&self.feedback.topic, BTreeMap::new())?;
+        let registry = self.feedback.registry.as_ref().map(Registry::new).transpose();
+        let mut reader = AnswerReader::new(registry.map_err(Trouble::RegistrySettings)?);
+        letters::make_topic(&self.feedback, &self.feedback.topic, BTreeMap::new())?;
         let group = GroupConsumer::join(
             &self.feedback.kafka,
             &self.feedback.group,
@@ -151,7 +153,7 @@ impl Feedback {
         while !self.stop.load(Ordering::Relaxed) {
             let (batch, change) = gather(&group)?;
             if !batch.is_empty() {
-                let next = self.write(runtime, &client, &tables, &batch)?;
+                let next = self.write(runtime, &client, &tables, &mut reader, &batch)?;
                 group.commit(&next);
             }
             match change {
@@ -167,33 +169,20 @@ impl Feedback {
         Ok(())
     }
 
-    fn make_topic(&self, topic: &str, config: BTreeMap<String, String>) -> Result<i32, Trouble> {
-        let admin = Admin::new(&self.feedback.kafka)?;
-        if let Some(partitions) = admin.partition_count(topic)? {
-            return Ok(partitions);
-        }
-        let new = NewTopic {
-            name: topic.to_owned(),
-            partitions: self.feedback.partitions,
-            replication_factor: self.feedback.replication_factor,
-            config,
-        };
-        admin.create_topic(&new)?;
-        Ok(self.feedback.partitions)
-    }
-
     /// One transaction: rows and offsets. Gives the next offset of each partition.
     fn write(
         &self,
         runtime: &Runtime,
         client: &Client,
         tables: &[Table],
+        reader: &mut AnswerReader,
         batch: &[Read],
     ) -> Result<BTreeMap<TopicPartition, i64>, Trouble> {
         let mut letters: Vec<(usize, String)> = Vec::new();
         let mut answers: Vec<(usize, Answer)> = Vec::new();
         for (place, read) in batch.iter().enumerate() {
-            match answer::parse(read.value.as_deref()) {
+            let read = runtime.block_on(reader.read(read.value.as_deref())).map_err(Trouble::Registry)?;
+            match read {
                 Ok(answer) => answers.push((place, answer)),
                 Err(reason) => letters.push((place, reason)),
             }
@@ -208,7 +197,7 @@ impl Feedback {
         }
         if !letters.is_empty() {
             // Before the commit: a letter may be sent twice, and is never missing.
-            self.set_aside(batch, &letters)?;
+            letters::send(&self.feedback, batch, &letters)?;
         }
         runtime.block_on(store(client, &next))?;
         runtime.block_on(client.batch_execute("COMMIT")).map_err(headwater_pg::Error::from)?;
@@ -261,51 +250,6 @@ impl Feedback {
                 self.feedback.dead_letter_topic
             );
         }
-    }
-
-    /// Sends what can't be used, with its reason, and waits until it is safe.
-    fn set_aside(&self, batch: &[Read], letters: &[(usize, String)]) -> Result<(), Trouble> {
-        let topic = &self.feedback.dead_letter_topic;
-        let partitions = self.make_topic(topic, topic_config(RECORD_BYTES_MAX))?;
-        let mut producer = Producer::new(&self.feedback.kafka)?;
-        for (place, reason) in letters {
-            let read = &batch[*place];
-            let cause = Cause {
-                stage: "feedback".to_owned(),
-                reason: reason.clone(),
-                attempt: attempt_of(&read.headers),
-                topic: Some(read.place.topic.clone()),
-                place: Some((read.place.partition, read.offset)),
-                consumer: Some(self.feedback.group.clone()),
-                ..Cause::default()
-            };
-            let causes = cause.headers();
-            let mut headers: Vec<(&str, &[u8])> =
-                read.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-            headers.extend(causes.iter().map(|(name, value)| (*name, value.as_slice())));
-            let record = ProducerRecord {
-                topic,
-                partition: read.key.as_deref().map_or(0, |key| partition_for_key(key, partitions)),
-                key: read.key.as_deref(),
-                value: read.value.as_deref(),
-                headers: &headers,
-                timestamp_ms: None,
-                token: 0,
-            };
-            producer.offer(&record).map_err(|error| match error {
-                OfferError::Full => Trouble::Unsent,
-                OfferError::Failed(error) => Trouble::Kafka(error),
-            })?;
-        }
-        let deadline = Instant::now() + PRODUCE_LIMIT;
-        let mut deliveries = Vec::new();
-        while producer.in_flight() > 0 {
-            if Instant::now() > deadline {
-                return Err(Trouble::Unsent);
-            }
-            producer.poll(Duration::from_millis(50), &mut deliveries);
-        }
-        deliveries.into_iter().try_for_each(|delivery| delivery.result).map_err(Trouble::Kafka)
     }
 }
 

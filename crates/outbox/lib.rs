@@ -16,11 +16,13 @@ mod pause;
 
 mod mark_sent;
 
-mod reconcile;
+pub mod reconcile;
 
 mod policy;
 
 mod answer;
+
+mod answer_reader;
 
 mod life;
 
@@ -28,11 +30,15 @@ pub mod listing;
 
 mod answers;
 
+mod letters;
+
 mod feedback;
 
 pub mod resend;
 
 mod attempts;
+
+mod mail;
 
 mod notify;
 

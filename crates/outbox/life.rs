@@ -98,6 +98,9 @@ impl Heard {
 impl Life {
     /// Takes an answer in.
     pub fn hear(&mut self, answer: &Answer, policy: &Policy) -> Heard {
+        if !policy.consumers.is_empty() && !policy.consumers.contains(&answer.consumer) {
+            return Heard::Ignored;
+        }
         match answer.status {
             Verdict::Success => self.succeeded(&answer.consumer, policy),
             Verdict::Failed if self.processed_by.contains(&answer.consumer) => Heard::Ignored,
@@ -112,15 +115,14 @@ impl Life {
     }
 
     fn succeeded(&mut self, consumer: &str, policy: &Policy) -> Heard {
-        let is_open = !matches!(self.status, Status::Processed | Status::Cancelled);
+        // What waits as BLOCKED was never sent, so nobody can have processed it.
+        let is_open = !matches!(self.status, Status::Processed | Status::Cancelled | Status::Blocked);
         if !is_open || self.processed_by.iter().any(|known| known == consumer) {
             return Heard::Ignored;
         }
         self.processed_by.push(consumer.to_owned());
         let complete = match policy.processed_when {
-            ProcessedWhen::Any => {
-                policy.consumers.is_empty() || policy.consumers.iter().any(|name| name == consumer)
-            }
+            ProcessedWhen::Any => true,
             ProcessedWhen::All => policy.consumers.iter().all(|name| self.processed_by.contains(name)),
         };
         if !complete {
@@ -206,6 +208,9 @@ mod tests {
             (&any, 2, "a9-", Sent),
             (&chosen, 1, "b1+", Sent),
             (&chosen, 1, "b1+ a1+", Processed),
+            (&chosen, 1, "b1-", Sent),
+            (&chosen, 3, "b3- a3-", Dead),
+            (&all, 3, "c3- c3+", Sent),
             (&all, 1, "a1+", Sent),
             (&all, 1, "a1+ b1+", Processed),
             (&all, 1, "b1+ b1+", Sent),
@@ -219,6 +224,17 @@ mod tests {
                 life.hear(&answer(text), policy);
             }
             assert_eq!(life.status, status, "{answers} in attempt {attempt}");
+        }
+    }
+
+    #[test]
+    fn nobody_processes_what_was_never_sent() {
+        for status in [Status::Blocked, Status::Cancelled] {
+            let mut life = Life { status, ..life(1) };
+            let policy = policy(ProcessedWhen::Any, &[]);
+            assert_eq!(life.hear(&answer("a1+"), &policy), Heard::Ignored);
+            assert_eq!(life.hear(&answer("a1-"), &policy), Heard::Ignored);
+            assert_eq!(life.status, status);
         }
     }
 

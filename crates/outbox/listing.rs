@@ -2,6 +2,7 @@
 
 use headwater_pg::{Client, Error};
 
+use crate::reconcile::open_from;
 use crate::resend::{Again, write_again};
 use crate::table::Table;
 
@@ -26,12 +27,16 @@ pub struct Filter {
 pub async fn list(client: &Client, table: &Table, filter: &Filter, limit: i64) -> Result<Vec<String>, Error> {
     // Of the statuses that a search by `failed_at` finds, the index has few rows; the newest of others come soon.
     let failing = matches!(filter.status.as_deref(), Some("FAILED" | "DEAD" | "BLOCKED"));
+    let from = match filter.status.as_deref() {
+        Some("NEW" | "SENT") => open_from(client, table).await?,
+        _ => "0".to_owned(),
+    };
     let sql = format!(
         "SELECT row_to_json(r)::text FROM (SELECT o.{id}::text AS id, o.status, o.attempt, o.{event_type}::text AS type, \
            o.{kind}::text AS aggregatetype, o.{aggregate}::text AS aggregateid, o.created_at, o.sent_at, \
            o.processed_at, o.next_attempt_at, o.failed_by, o.reason FROM {t} o \
          WHERE ($1::text IS NULL OR o.status = $1) AND ($2::text IS NULL OR o.{event_type}::text = $2) \
-           AND ($3::text IS NULL OR o.{aggregate}::text = $3) {failing} ORDER BY o.txid DESC, o.lsn DESC LIMIT $4) r",
+           AND ($3::text IS NULL OR o.{aggregate}::text = $3) AND o.txid >= $5::text::xid8 {failing} ORDER BY o.txid DESC, o.lsn DESC LIMIT $4) r",
         id = table.id,
         event_type = table.event_type,
         kind = table.aggregatetype,
@@ -39,7 +44,8 @@ pub async fn list(client: &Client, table: &Table, filter: &Filter, limit: i64) -
         t = table.sql,
         failing = if failing { "AND o.failed_at IS NOT NULL" } else { "" },
     );
-    let rows = client.query(&sql, &[&filter.status, &filter.event_type, &filter.aggregateid, &limit]).await?;
+    let rows =
+        client.query(&sql, &[&filter.status, &filter.event_type, &filter.aggregateid, &limit, &from]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -61,10 +67,8 @@ pub async fn show(client: &Client, table: &Table, id: &str) -> Result<Option<Str
 ///
 /// # Errors
 /// The server's.
-pub async fn stats(client: &Client, table: &Table, slot: &str, all: bool) -> Result<String, Error> {
-    const FROM: &str = "SELECT looked_from::text FROM headwater.outbox_relay WHERE slot = $1 AND outbox = $2";
-    let from = client.query_opt(FROM, &[&slot, &&*table.name]).await?;
-    let from: String = from.map_or_else(|| "0".to_owned(), |row| row.get(0));
+pub async fn stats(client: &Client, table: &Table, all: bool) -> Result<String, Error> {
+    let from = open_from(client, table).await?;
     let young = "o.txid >= $3::text::xid8 AND o.status = 'NEW'";
     let condition = if all { "true".to_owned() } else { format!("o.failed_at IS NOT NULL OR {young}") };
     let sql = format!(

@@ -44,10 +44,34 @@ impl Queue {
         (batches, by_table)
     }
 
+    /// Forgets what was to be confirmed at or before a position; gives how many events that were.
+    pub(crate) fn drop_through(&mut self, position: Lsn) -> usize {
+        let (dropped, kept) = self.batches.drain(..).partition(|batch| batch.confirmed_at <= position);
+        self.batches = kept;
+        let dropped: VecDeque<SentBatch> = dropped;
+        dropped.iter().map(|batch| batch.events.len()).sum()
+    }
+
     /// They are marked; gives how many events they had.
     pub(crate) fn drop_front(&mut self, batches: usize) -> usize {
         self.batches.drain(..batches).map(|batch| batch.events.len()).sum()
     }
+}
+
+/// Rows whose events were set aside are DEAD, with the reason: a person decides about them.
+pub(crate) async fn mark_aside(client: &Client, table: &Table, events: &[&SentEvent]) -> Result<u64, Error> {
+    let sql = format!(
+        "UPDATE {table} o SET status = 'DEAD', failed_at = coalesce(o.failed_at, clock_timestamp()), \
+           failed_by = 'headwater', reason = e.reason FROM unnest($1::text[], $2::int[], $3::text[]) AS e (id, attempt, reason) \
+         WHERE o.{id} = e.id::{id_type} AND o.attempt = e.attempt AND o.status = 'NEW'",
+        table = table.sql,
+        id = table.id,
+        id_type = table.id_type,
+    );
+    let ids: Vec<&str> = events.iter().map(|event| &*event.id).collect();
+    let attempts: Vec<i32> = events.iter().map(|event| event.attempt).collect();
+    let reasons: Vec<&str> = events.iter().map(|event| event.aside.as_deref().unwrap_or_default()).collect();
+    Ok(client.execute(&sql, &[&ids, &attempts, &reasons]).await?)
 }
 
 /// Marks rows that are still NEW in the attempt that is meant; gives how many.

@@ -3,20 +3,19 @@
 //! In: rows that are DEAD and not told of. Out: a message, and `notified_at` in the same rows once it is accepted; so
 //! what a crash or a mail server that is away leaves untold is told later. A crash between the two tells it twice.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_pg::{Client, Error};
-use headwater_pipeline::Metrics;
-use lettre::message::Mailbox;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
-use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use headwater_pgoutput::Lsn;
+use headwater_pipeline::{Metrics, Status};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Notify;
 
+use crate::mail;
 use crate::pause::Pause;
-use crate::settings::{MailSettings, MailTls, NotifySettings, Settings};
+use crate::settings::{MailSettings, NotifySettings, Settings};
 use crate::table::{self, LoadError, Table};
 
 /// Rows that are told of at a time; what is more comes with the next message.
@@ -25,7 +24,7 @@ const ROWS_MAX: i64 = 10_000;
 /// Rows that a message lists; the others are counted.
 const LISTED_MAX: usize = 50;
 
-/// How long a mail server or a webhook may take.
+/// How long a webhook may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How often rows are looked for that nobody rang for: those of another instance, or of one that is gone.
@@ -76,12 +75,16 @@ pub(crate) struct Notifier {
     pub(crate) settings: Settings,
     pub(crate) notify: NotifySettings,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) status: Arc<Status>,
     pub(crate) died: Arc<Notify>,
+    /// What the webhook has taken while the mail server has not, and the other way round.
+    pub(crate) called: HashSet<(String, i32)>,
+    pub(crate) mailed: HashSet<(String, i32)>,
 }
 
 impl Notifier {
     /// Runs until it is dropped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut pause = Pause::default();
         loop {
             let Err(trouble) = self.session(&mut pause).await;
@@ -90,16 +93,18 @@ impl Notifier {
         }
     }
 
-    async fn session(&self, pause: &mut Pause) -> Result<std::convert::Infallible, Trouble> {
+    async fn session(&mut self, pause: &mut Pause) -> Result<std::convert::Infallible, Trouble> {
         loop {
-            // A connection for each time: it happens seldom.
-            let client = headwater_pg::connect(&self.settings.postgres).await?;
-            for table in &self.settings.tables {
-                let table = table::load(&client, table).await?;
-                while self.tell(&client, &table).await? {}
+            // Of several instances the one that has the stream: two of them would share what is one message.
+            if self.status.confirmed() > Lsn(0) {
+                // A connection for each time: it happens seldom.
+                let client = headwater_pg::connect(&self.settings.postgres).await?;
+                for table in self.settings.tables.clone() {
+                    let table = table::load(&client, &table).await?;
+                    while self.tell(&client, &table).await? {}
+                }
+                pause.over();
             }
-            drop(client);
-            pause.over();
             tokio::select! {
                 // Others will follow the first: they share its message.
                 () = self.died.notified() => tokio::time::sleep(self.notify.interval).await,
@@ -108,14 +113,13 @@ impl Notifier {
         }
     }
 
-    /// One message; says whether there are more rows.
-    async fn tell(&self, client: &Client, table: &Table) -> Result<bool, Trouble> {
+    /// One message; says whether there are more rows. They are locked while it is sent, so that no other instance tells
+    /// of them too, and written only when it was taken: a mail server that is away for a day leaves no dead rows behind.
+    async fn tell(&mut self, client: &Client, table: &Table) -> Result<bool, Trouble> {
         let sql = format!(
-            "UPDATE {t} o SET notified_at = clock_timestamp() FROM (SELECT d.{id} AS id, d.created_at FROM {t} d \
-               WHERE d.failed_at IS NOT NULL AND d.status = 'DEAD' AND d.notified_at IS NULL LIMIT $1 \
-               FOR UPDATE SKIP LOCKED) e \
-             WHERE o.{id} = e.id AND o.created_at = e.created_at \
-             RETURNING o.{event_type}::text, o.{kind}::text, o.{aggregate}::text, o.{id}::text, o.attempt, o.failed_by, o.reason",
+            "SELECT o.{event_type}::text, o.{kind}::text, o.{aggregate}::text, o.{id}::text, o.attempt, o.failed_by, \
+               o.reason FROM {t} o WHERE o.failed_at IS NOT NULL AND o.status = 'DEAD' AND o.notified_at IS NULL \
+             LIMIT $1 FOR UPDATE SKIP LOCKED",
             t = table.sql,
             id = table.id,
             event_type = table.event_type,
@@ -140,30 +144,78 @@ impl Notifier {
             .collect();
         if !dead.is_empty() {
             self.send(table, &dead).await?;
-            self.metrics.outbox_notifications.with_label_values(&["sent"]).inc();
+            told(client, table, &dead).await?;
         }
         client.batch_execute("COMMIT").await.map_err(Error::from)?;
+        if !dead.is_empty() {
+            self.called.clear();
+            self.mailed.clear();
+            self.metrics.outbox_notifications.with_label_values(&["sent"]).inc();
+        }
         Ok(dead.len() as i64 == ROWS_MAX)
     }
 
-    /// To whoever is to be told; an error of one stops it, and both are told again.
-    async fn send(&self, table: &Table, dead: &[Dead]) -> Result<(), Trouble> {
+    /// To whoever is to be told. One that can't be reached does not keep the other from being told, and is not the reason
+    /// for telling the other again.
+    async fn send(&mut self, table: &Table, dead: &[Dead]) -> Result<(), Trouble> {
         let database = &self.settings.postgres.database;
-        if let Some(url) = &self.notify.webhook {
-            let listed: Vec<_> = dead.iter().take(LISTED_MAX).map(Dead::json).collect();
+        let mut outcome = Ok(());
+        let untold = untold(dead, &self.called);
+        if let Some(url) = &self.notify.webhook
+            && !untold.is_empty()
+        {
+            let listed: Vec<_> = untold.iter().take(LISTED_MAX).map(|row| row.json()).collect();
             let body = serde_json::json!({
-                "database": database, "outbox": &*table.name, "count": dead.len(), "events": listed,
+                "database": database, "outbox": &*table.name, "count": untold.len(), "events": listed,
             });
-            call(url, &body).await?;
+            match call(url, &body).await {
+                Ok(()) => self.called.extend(untold.iter().map(|row| row.sending())),
+                Err(trouble) => outcome = Err(trouble),
+            }
         }
-        if let Some(mail) = &self.notify.mail {
-            post(mail, &subject(mail, database, table, dead), body(mail, database, table, dead)).await?;
+        let untold = self::untold(dead, &self.mailed);
+        if let Some(mail) = &self.notify.mail
+            && !untold.is_empty()
+        {
+            let (subject, body) =
+                (subject(mail, database, table, &untold), body(mail, database, table, &untold));
+            match mail::post(mail, &subject, &body).await {
+                Ok(refused) => {
+                    self.mailed.extend(untold.iter().map(|row| row.sending()));
+                    let refused = refused as u64;
+                    self.metrics.outbox_notifications.with_label_values(&["refused"]).inc_by(refused);
+                }
+                Err(why) => outcome = Err(Trouble::Untold(why)),
+            }
         }
-        Ok(())
+        outcome
     }
 }
 
+fn untold<'a>(dead: &'a [Dead], told: &HashSet<(String, i32)>) -> Vec<&'a Dead> {
+    dead.iter().filter(|row| !told.contains(&row.sending())).collect()
+}
+
+/// The message was taken.
+async fn told(client: &Client, table: &Table, dead: &[Dead]) -> Result<(), Error> {
+    let sql = format!(
+        "UPDATE {t} o SET notified_at = clock_timestamp() FROM unnest($1::text[]) AS e (id) \
+         WHERE o.{id} = e.id::{id_type} AND o.failed_at IS NOT NULL",
+        t = table.sql,
+        id = table.id,
+        id_type = table.id_type,
+    );
+    let ids: Vec<&str> = dead.iter().map(|row| row.id.as_str()).collect();
+    client.execute(&sql, &[&ids]).await?;
+    Ok(())
+}
+
 impl Dead {
+    /// The event and which sending of it was the last.
+    fn sending(&self) -> (String, i32) {
+        (self.id.clone(), self.attempt)
+    }
+
     fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "id": self.id, "type": self.event_type, "aggregate": self.aggregate, "attempts": self.attempt,
@@ -172,13 +224,13 @@ impl Dead {
     }
 }
 
-fn subject(mail: &MailSettings, database: &str, table: &Table, dead: &[Dead]) -> String {
+fn subject(mail: &MailSettings, database: &str, table: &Table, dead: &[&Dead]) -> String {
     let subject = fill(&mail.subject, database, table, dead.len(), "");
     // A header is one line.
     subject.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn body(mail: &MailSettings, database: &str, table: &Table, dead: &[Dead]) -> String {
+fn body(mail: &MailSettings, database: &str, table: &Table, dead: &[&Dead]) -> String {
     let mut events = String::new();
     for row in dead.iter().take(LISTED_MAX) {
         let by = if row.by.is_empty() { "nobody" } else { row.by.as_str() };
@@ -200,43 +252,6 @@ fn fill(template: &str, database: &str, table: &Table, count: usize, events: &st
         .replace("{outbox}", &table.name)
         .replace("{count}", &count.to_string())
         .replacen("{events}", events, 1)
-}
-
-async fn post(mail: &MailSettings, subject: &str, body: String) -> Result<(), Trouble> {
-    let untold = |what: &str, error: &dyn std::error::Error| {
-        Trouble::Untold(format!("{what} {}:{}: {error}", mail.host, mail.port))
-    };
-    let mailbox = |text: &str| text.parse::<Mailbox>();
-    let mut message = Message::builder()
-        .from(mailbox(&mail.from).map_err(|error| untold("the sender's address, for", &error))?)
-        .subject(subject);
-    for to in &mail.to {
-        message = message.to(mailbox(to).map_err(|error| untold("a recipient's address, for", &error))?);
-    }
-    let message = message.body(body).map_err(|error| untold("writing the mail for", &error))?;
-    let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&mail.host)
-        .port(mail.port)
-        .timeout(Some(LIMIT))
-        .tls(tls(mail).map_err(|error| untold("preparing TLS for", &error))?);
-    if let Some((username, password)) = &mail.login {
-        transport = transport.credentials(Credentials::new(username.clone(), password.expose().to_owned()));
-    }
-    transport.build().send(message).await.map_err(|error| untold("the mail server", &error))?;
-    Ok(())
-}
-
-fn tls(mail: &MailSettings) -> Result<Tls, lettre::transport::smtp::Error> {
-    if mail.tls == MailTls::None {
-        return Ok(Tls::None);
-    }
-    let mut parameters = TlsParameters::builder(mail.host.clone());
-    if let Some(pem) = &mail.ca_pem {
-        parameters = parameters
-            .certificate_store(CertificateStore::None)
-            .add_root_certificate(Certificate::from_pem(pem)?);
-    }
-    let parameters = parameters.build_rustls()?;
-    Ok(if mail.tls == MailTls::Starttls { Tls::Required(parameters) } else { Tls::Wrapper(parameters) })
 }
 
 async fn call(url: &str, body: &serde_json::Value) -> Result<(), Trouble> {

@@ -33,12 +33,39 @@ pub(crate) async fn begin(
     confirmed: Lsn,
     gap: Option<Lsn>,
 ) -> Result<(), Error> {
+    // A gap that lies before what was known is that of another server (restored, or built anew): its transactions are
+    // counted from elsewhere too.
     const SQL: &str = "INSERT INTO headwater.outbox_relay AS r (slot, outbox, since, looked_from) \
-        VALUES ($1, $2, $3::text::pg_lsn, '0') ON CONFLICT (slot, outbox) DO UPDATE SET since = excluded.since \
-        WHERE r.since < $4::text::pg_lsn";
+        VALUES ($1, $2, $3::text::pg_lsn, '0') ON CONFLICT (slot, outbox) DO UPDATE SET since = excluded.since, \
+        looked_from = CASE WHEN r.since > excluded.since THEN '0' ELSE r.looked_from END, \
+        open_from = CASE WHEN r.since > excluded.since THEN '0' ELSE r.open_from END WHERE $4";
     let since = gap.unwrap_or(confirmed).to_string();
-    let at_least = gap.unwrap_or_default().to_string();
-    client.execute(SQL, &[&slot, &&*table.name, &since, &at_least]).await?;
+    client.execute(SQL, &[&slot, &&*table.name, &since, &gap.is_some()]).await?;
+    Ok(())
+}
+
+/// From which transaction on there are rows that are NEW or SENT, by what every pipeline of this table remembers.
+///
+/// # Errors
+/// The server's.
+pub async fn open_from(client: &Client, table: &Table) -> Result<String, Error> {
+    const SQL: &str = "SELECT coalesce(min(open_from::text::numeric), 0)::text FROM headwater.outbox_relay WHERE outbox = $1";
+    Ok(client.query_one(SQL, &[&&*table.name]).await?.get(0))
+}
+
+/// Moves that on; what was found at its place stays there, so this is one look at an index, most of the time.
+async fn move_open_from(client: &Client, table: &Table, slot: &str) -> Result<(), Error> {
+    const FROM: &str = "SELECT open_from::text FROM headwater.outbox_relay WHERE slot = $1 AND outbox = $2";
+    const SQL: &str = "UPDATE headwater.outbox_relay SET open_from = $3::text::xid8 \
+        WHERE slot = $1 AND outbox = $2 AND open_from < $3::text::xid8";
+    let sql = format!(
+        "SELECT least((SELECT o.txid FROM {table} o WHERE o.txid >= $1::text::xid8 AND o.status IN ('NEW', 'SENT') \
+           ORDER BY o.txid LIMIT 1), pg_snapshot_xmin(pg_current_snapshot()))::text",
+        table = table.sql,
+    );
+    let from: String = client.query_one(FROM, &[&slot, &&*table.name]).await?.get(0);
+    let open: String = client.query_one(&sql, &[&from]).await?.get(0);
+    client.execute(SQL, &[&slot, &&*table.name, &open]).await?;
     Ok(())
 }
 
@@ -53,6 +80,7 @@ pub(crate) async fn look(client: &Client, table: &Table, slot: &str) -> Result<O
         id = table.id,
         table = table.sql,
     );
+    move_open_from(client, table, slot).await?;
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
     let xmin = client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", &[]).await?;
     let from = client.query_one(FROM, &[&slot, &&*table.name]).await?;

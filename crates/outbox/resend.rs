@@ -7,7 +7,7 @@ use headwater_pg::{Client, Error};
 use crate::table::Table;
 
 /// Rows of one statement.
-const ROWS_MAX: i64 = 500;
+pub(crate) const ROWS_MAX: u64 = 500;
 
 /// Which rows are written again.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,6 @@ pub async fn write_again(client: &Client, table: &Table, again: Again<'_>) -> Re
         Again::Retried(ids) | Again::Replayed(ids) => {
             Ok(client.execute(&sql, &[&(ids.len() as i64), &ids]).await?)
         }
-        Again::Due | Again::Released => Ok(client.execute(&sql, &[&ROWS_MAX]).await?),
+        Again::Due | Again::Released => Ok(client.execute(&sql, &[&(ROWS_MAX as i64)]).await?),
     }
 }

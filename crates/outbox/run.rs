@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater_pg::Client;
 use headwater_pgoutput::Lsn;
-use headwater_pipeline::sent::SentEvents;
+use headwater_pipeline::sent::{SentEvent, SentEvents};
 use headwater_pipeline::{Metrics, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -43,10 +43,12 @@ pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metr
         Attempts { settings: settings.clone(), policies, metrics: metrics.clone(), died: died.clone() };
     others.spawn(attempts.run());
     if let Some(notify) = settings.notify.clone() {
-        let (settings, metrics) = (settings.clone(), metrics.clone());
-        others.spawn(Notifier { settings, notify, metrics, died }.run());
+        let (settings, metrics, status) = (settings.clone(), metrics.clone(), status.clone());
+        let (called, mailed) = Default::default();
+        let died = died.clone();
+        others.spawn(Notifier { settings, notify, metrics, status, died, called, mailed }.run());
     }
-    let mut writer = SentWriter { settings, sent, status, metrics, queue: Queue::default() };
+    let mut writer = SentWriter { settings, sent, status, metrics, died, queue: Queue::default() };
     let mut pause = Pause::default();
     while let Err(error) = writer.session(&mut pause).await {
         if writer.sent.is_closed() {
@@ -68,6 +70,8 @@ struct SentWriter {
     sent: SentEvents,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    /// Rung when a row is DEAD.
+    died: Arc<Notify>,
     /// Outlives connections.
     queue: Queue,
 }
@@ -95,17 +99,27 @@ impl SentWriter {
         let mut searches = Vec::new();
         for table in &self.settings.tables {
             let table = table::load(&client, table).await?;
-            let gap = self.status.began_at();
-            reconcile::begin(&client, &table, &self.settings.slot, self.confirmed(), gap).await?;
             searches.push(Search { table, pass: None, due: Instant::now() });
         }
+        let mut began_at = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.write_confirmed(&client, &searches).await?;
+            // First the position, then what the pump has said: so what it says of rows up to here is known before a
+            // search takes them for rows of which it said nothing.
+            let confirmed = self.confirmed();
+            while let Some(batch) = self.sent.take_ready() {
+                self.queue.push(batch);
+            }
+            let begun = Some(self.status.began_at());
+            if began_at != begun {
+                self.begin(&client, &mut searches, confirmed).await?;
+                began_at = begun;
+            }
+            self.write_confirmed(&client, &searches, confirmed).await?;
             let mut next_look = Instant::now() + RECONCILE_INTERVAL;
             for search in &mut searches {
-                self.search(&client, search).await?;
+                self.search(&client, search, confirmed).await?;
                 next_look = next_look.min(search.due);
             }
             pause.over();
@@ -114,7 +128,7 @@ impl SentWriter {
                 batch = self.sent.next() => match batch {
                     Some(batch) => self.queue.push(batch),
                     None => {
-                        self.write_confirmed(&client, &searches).await?;
+                        self.write_confirmed(&client, &searches, self.confirmed()).await?;
                         return Ok(());
                     }
                 },
@@ -122,6 +136,26 @@ impl SentWriter {
                 () = tokio::time::sleep_until(next_look) => {}
             }
         }
+    }
+
+    /// At the start of a connection, and when the slot was begun anew while this process ran: then the position has
+    /// jumped over what was never sent, and what waited for it to come by is not SENT.
+    async fn begin(
+        &mut self,
+        client: &Client,
+        searches: &mut [Search],
+        confirmed: Lsn,
+    ) -> Result<(), headwater_pg::Error> {
+        let gap = self.status.began_at();
+        if let Some(gap) = gap {
+            let events = self.queue.drop_through(gap);
+            self.sent.done(events);
+        }
+        for search in searches {
+            (search.pass, search.due) = (None, Instant::now());
+            reconcile::begin(client, &search.table, &self.settings.slot, confirmed, gap).await?;
+        }
+        Ok(())
     }
 
     fn confirmed(&self) -> Lsn {
@@ -132,14 +166,22 @@ impl SentWriter {
         &mut self,
         client: &Client,
         searches: &[Search],
+        confirmed: Lsn,
     ) -> Result<(), headwater_pg::Error> {
         loop {
-            let (batches, by_table) = self.queue.confirmed(self.confirmed());
+            let (batches, by_table) = self.queue.confirmed(confirmed);
             if batches == 0 {
                 break;
             }
             for (name, events) in by_table {
                 let Some(search) = searches.iter().find(|search| search.table.name == name) else { continue };
+                let (aside, events): (Vec<&SentEvent>, _) =
+                    events.into_iter().partition(|event| event.aside.is_some());
+                if !aside.is_empty() {
+                    let marked = mark_sent::mark_aside(client, &search.table, &aside).await?;
+                    self.metrics.outbox_rows.with_label_values(&[&*name, "set_aside"]).inc_by(marked);
+                    self.died.notify_one();
+                }
                 let events: Vec<_> = events.iter().map(|event| (&*event.id, event.attempt)).collect();
                 let marked = mark_sent::mark(client, &search.table, &events).await?;
                 self.metrics.outbox_rows.with_label_values(&[&*name, "sent"]).inc_by(marked);
@@ -153,9 +195,14 @@ impl SentWriter {
     }
 
     /// Begins a pass when it is time, and ends it when its position is confirmed.
-    async fn search(&self, client: &Client, search: &mut Search) -> Result<(), headwater_pg::Error> {
+    async fn search(
+        &self,
+        client: &Client,
+        search: &mut Search,
+        confirmed: Lsn,
+    ) -> Result<(), headwater_pg::Error> {
         let (table, slot) = (&search.table, self.settings.slot.as_str());
-        if let Some(pass) = search.pass.take_if(|pass| pass.confirmed_at <= self.confirmed()) {
+        if let Some(pass) = search.pass.take_if(|pass| pass.confirmed_at <= confirmed) {
             let marked = reconcile::finish(client, table, slot, &pass).await?;
             if marked > 0 {
                 self.metrics.outbox_rows.with_label_values(&[&*table.name, "found_sent"]).inc_by(marked);

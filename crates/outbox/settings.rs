@@ -26,6 +26,8 @@ pub struct Settings {
 pub struct FeedbackSettings {
     /// The cluster.
     pub kafka: headwater_kafka::Settings,
+    /// Where schemas of answers in Avro are; without one, answers are JSON.
+    pub registry: Option<headwater_avro::registry::RegistrySettings>,
     /// Of topics that are created here.
     pub partitions: i32,
     /// Of topics that are created here.

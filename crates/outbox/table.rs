@@ -6,23 +6,26 @@ use std::sync::Arc;
 use headwater_pg::{Client, Error};
 use headwater_pipeline::settings::OutboxTable;
 
-/// The columns that Headwater writes, in every outbox table with a status (`sql/outbox.sql`).
-pub const LIFE_COLUMNS: &[&str] = &[
-    "status",
-    "attempt",
-    "first_attempt",
-    "txid",
-    "lsn",
-    "origin_lsn",
-    "sent_at",
-    "processed_at",
-    "processed_by",
-    "failed_at",
-    "next_attempt_at",
-    "failed_by",
-    "reason",
-    "notified_at",
+/// The columns that Headwater writes, in every outbox table with a status, and their types (`sql/outbox.sql`).
+pub const LIFE_COLUMNS: &[(&str, &str)] = &[
+    ("status", "text"),
+    ("attempt", "integer"),
+    ("first_attempt", "integer"),
+    ("txid", "xid8"),
+    ("lsn", "pg_lsn"),
+    ("origin_lsn", "pg_lsn"),
+    ("sent_at", "timestamp with time zone"),
+    ("processed_at", "timestamp with time zone"),
+    ("processed_by", "text[]"),
+    ("failed_at", "timestamp with time zone"),
+    ("next_attempt_at", "timestamp with time zone"),
+    ("failed_by", "text"),
+    ("reason", "text"),
+    ("notified_at", "timestamp with time zone"),
 ];
+
+/// The column that says on which day a row was written; it is the service's.
+const CREATED_AT: (&str, &str) = ("created_at", "timestamp with time zone");
 
 /// The table and its columns, quoted for SQL.
 #[derive(Clone, Debug)]
@@ -92,32 +95,29 @@ pub async fn load(client: &Client, settings: &OutboxTable) -> Result<Table, Load
     let rows = client.query(SQL, &[&settings.schema, &settings.table]).await.map_err(Error::from)?;
     let columns: Vec<(String, String, bool)> =
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    let missing: Vec<_> = ["created_at"]
+    let missing: Vec<_> = [CREATED_AT]
         .iter()
         .chain(LIFE_COLUMNS)
-        .filter(|wanted| !columns.iter().any(|(name, ..)| name == **wanted))
-        .copied()
+        .filter(|(wanted, as_type)| !columns.iter().any(|(name, kind, _)| name == wanted && kind == as_type))
+        .map(|(name, as_type)| format!("{name} {as_type}"))
         .collect();
     if !missing.is_empty() {
         return Err(LoadError::Unsuitable(format!(
-            "the outbox table {name} has no columns {}, which [[outbox]] status = true needs; sql/outbox.sql has them",
+            "the outbox table {name} lacks the columns {}, which [[outbox]] status = true needs; sql/outbox.sql has them",
             missing.join(", ")
         )));
     }
-    let id_type =
-        columns.iter().find(|(name, ..)| *name == settings.id_column).map(|(_, kind, _)| kind.clone());
+    let is_life = |name: &str| LIFE_COLUMNS.iter().any(|(known, _)| *known == name);
     let written = columns
         .iter()
-        .filter(|(name, _, generated)| !generated && !LIFE_COLUMNS.contains(&name.as_str()))
+        .filter(|(name, _, generated)| !generated && !is_life(name))
         .map(|(name, ..)| quoted(name))
         .collect::<Vec<_>>()
         .join(", ");
     Ok(Table {
         sql: format!("{}.{}", quoted(&settings.schema), quoted(&settings.table)),
         id: quoted(&settings.id_column),
-        id_type: id_type.ok_or_else(|| {
-            LoadError::Unsuitable(format!("the outbox table {name} has no column {}", settings.id_column))
-        })?,
+        id_type: id_type(&name, &settings.id_column, &columns)?,
         aggregatetype: quoted(&settings.aggregatetype_column),
         aggregateid: quoted(&settings.aggregateid_column),
         event_type: quoted(&settings.type_column),
@@ -125,6 +125,24 @@ pub async fn load(client: &Client, settings: &OutboxTable) -> Result<Table, Load
         written,
         name: name.into(),
     })
+}
+
+/// The type that the text of an id is cast to. Of other types, what a consumer answers could fail a statement.
+fn id_type(table: &str, column: &str, columns: &[(String, String, bool)]) -> Result<String, LoadError> {
+    let Some((_, kind, _)) = columns.iter().find(|(name, ..)| name == column) else {
+        return Err(LoadError::Unsuitable(format!("the outbox table {table} has no column {column}")));
+    };
+    // Without length and precision: a cast to them would cut an id off, or fail.
+    let bare = kind.split('(').next().unwrap_or(kind);
+    match bare {
+        "uuid" | "bigint" | "integer" | "smallint" | "text" | "numeric" | "character varying" => {
+            Ok(bare.to_owned())
+        }
+        _ => Err(LoadError::Unsuitable(format!(
+            "{column}, the id of the outbox table {table}, is of type {kind}; with status = true it has to be uuid, text, \
+             varchar, or a number without a fraction"
+        ))),
+    }
 }
 
 /// A name as an identifier of SQL.

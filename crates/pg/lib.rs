@@ -57,6 +57,8 @@ mod copy_out;
 
 mod copy_rows;
 
+/// Which transactions are open.
+pub mod open_transactions;
 pub mod transaction_snapshot;
 
 pub mod snapshot_tables;

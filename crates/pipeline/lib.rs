@@ -11,6 +11,8 @@ pub mod route;
 
 mod topic_rewriting;
 
+mod outbox_settings;
+
 mod source;
 
 mod budget;
@@ -46,6 +48,10 @@ mod release;
 mod reselector;
 
 mod outbox;
+
+mod reserved_topics;
+
+mod event_value;
 
 mod event;
 

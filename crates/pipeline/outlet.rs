@@ -97,6 +97,8 @@ pub(crate) struct Outlet {
     stored_requests: u32,
     /// and of notifications.
     noted: u32,
+    /// Since when one is on its way, and whether it was said that it takes long.
+    noting: Option<(Instant, bool)>,
     in_flight_bytes: u64,
     in_flight_records: u64,
     offers_since_poll: u32,
@@ -123,6 +125,7 @@ impl Outlet {
             stored_progress: 0,
             stored_requests: 0,
             noted: 0,
+            noting: None,
             in_flight_bytes: 0,
             in_flight_records: 0,
             offers_since_poll: 0,
@@ -285,6 +288,7 @@ impl Outlet {
         key: Option<&[u8]>,
         value: &[u8],
     ) -> Result<(), StageError> {
+        self.noting = Some((Instant::now(), false));
         self.offer_apart(topic, partition, key, Some(value), Token::NOTIFICATION)
     }
 
@@ -349,7 +353,10 @@ impl Outlet {
                 }
                 None if token == Token::PROGRESS => self.stored_progress += 1,
                 None if token == Token::REQUESTS => self.stored_requests += 1,
-                None if token == Token::NOTIFICATION => self.noted += 1,
+                None if token == Token::NOTIFICATION => {
+                    self.noted += 1;
+                    self.noting = None;
+                }
                 None if token == Token::NOTE => {}
                 None => self.history_on_its_way = false,
             }
@@ -473,9 +480,24 @@ impl Outlet {
         Ok(())
     }
 
+    /// What is told waits in one line, and requests wait behind it; rows may go on meanwhile.
+    fn watch_notification(&mut self, now: Instant) {
+        if let Some((since, told)) = &mut self.noting
+            && !*told
+            && now.duration_since(*since) >= SILENCE_TOLD_AFTER
+        {
+            *told = true;
+            self.parts.metrics.errors.with_label_values(&["sink"]).inc();
+            tracing::warn!(
+                "a notification is not acknowledged by its topic (notifications.topic): what snapshots and signals have to tell and to store waits for it"
+            );
+        }
+    }
+
     fn report(&mut self, now: Instant) -> Result<(), StageError> {
         self.last_report = now;
         self.watch_silence(now)?;
+        self.watch_notification(now);
         let (metrics, status) = (&self.parts.metrics, &self.parts.status);
         metrics.in_flight_bytes.set(self.parts.budget.used() as i64);
         metrics.in_flight_records.set(self.in_flight_records as i64);

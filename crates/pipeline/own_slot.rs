@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_pg::transaction_snapshot::{SnapshotKeeper, TransactionSnapshot};
+use headwater_pg::open_transactions::open_transactions;
+use headwater_pg::transaction_snapshot::SnapshotKeeper;
 use headwater_pg::{Client, PgoutputOptions, ReplicationStream, Session, slot};
 use headwater_pgoutput::Lsn;
 
@@ -111,24 +112,10 @@ pub(crate) async fn own_slot(
 }
 
 /// Asked after the slot is ours: what passes from now on has an id before it, or is seen to pass.
-///
-/// A snapshot ends with the newest transaction that has ended. Those that run behind it, and may have passed before,
-/// hold a lock on their ids.
 async fn next_xid(client: &Client) -> Result<u32, StageError> {
-    let sql = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text,
-                      ARRAY(SELECT l.transactionid::text FROM pg_catalog.pg_locks l
-                             WHERE l.locktype = 'transactionid')";
     let asking = |source| StageError::Postgres { doing: "asking for the next transaction id", source };
-    let row = client.query_one(sql, &[]).await.map_err(|error| asking(error.into()))?;
-    let unreadable = |_| asking(headwater_pg::Error::protocol("the server's transaction ids cannot be read"));
-    let xmax: u64 = row.get::<_, &str>(0).parse().map_err(unreadable)?;
-    let ended = TransactionSnapshot { xmin: xmax, xmax, in_progress: Vec::new() };
-    let mut next = xmax;
-    for xid in row.get::<_, Vec<&str>>(1) {
-        let xid: u32 = xid.parse().map_err(unreadable)?;
-        next = next.max(ended.widen(xid) + 1);
-    }
-    Ok(next as u32)
+    let open = open_transactions(client).await.map_err(asking)?;
+    Ok(open.end as u32)
 }
 
 /// Settings of the server that a start depends on.

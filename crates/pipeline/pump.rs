@@ -500,10 +500,14 @@ impl Pump {
         }
         let origin = Origin { name: &name };
         let mut row = self.writer.row(lsn, transaction);
-        let written = match MessageContent::parse(logical.content) {
+        let content = MessageContent::parse(logical.content);
+        let event = content
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|content| content.event(aggregatetype, &self.message_events.route));
+        let written = match event {
             Err(what) => Err(origin.error(&row, what)),
-            Ok(content) => {
-                let event = content.event(aggregatetype);
+            Ok(event) => {
                 event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)
             }
         };
@@ -571,7 +575,10 @@ fn write_planned(plan: &mut TablePlan, changed: &Row<'_>, row: &mut RowWriter<'_
             let origin = Origin { name: &plan.name };
             plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, row)?);
         }
-        Row::Updated(..) => plan.counts.outbox_update += 1,
+        Row::Updated(..) => {
+            plan.counts.outbox_update += 1;
+            event::note_update(events, &Origin { name: &plan.name }, row)?;
+        }
         Row::Deleted(_) => plan.counts.outbox_delete += 1,
     }
     Ok(())

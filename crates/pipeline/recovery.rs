@@ -312,6 +312,7 @@ pub(crate) mod tests {
             checkpoint: CheckpointSettings { topic: "c".to_owned(), file: PathBuf::from("c") },
             outbox: Vec::new(),
             records: crate::records::RecordRules::default(),
+            reserved_topics: Vec::new(),
             outbox_messages: OutboxRoute::default(),
             messages: MessageSettings {
                 include: Vec::new(),

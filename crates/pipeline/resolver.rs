@@ -50,6 +50,13 @@ pub(crate) enum Question {
         on_incompatible: OnIncompatible,
         answer: oneshot::Sender<Result<SchemaId, StageError>>,
     },
+    /// The schema that a subject has in this version, or in its latest; none where nothing is written to Kafka.
+    WriterSchema {
+        table: String,
+        subject: String,
+        version: Option<u32>,
+        answer: oneshot::Sender<Result<Option<(SchemaId, String)>, StageError>>,
+    },
 }
 
 /// Where topics and schemas live; the local sinks have neither.
@@ -110,6 +117,9 @@ impl Resolver {
                 Ok(Some(Question::Register { table, subject, schema_json, on_incompatible, answer })) => {
                     let registered = self.register(&table, subject, &schema_json, on_incompatible).await;
                     drop(answer.send(registered));
+                }
+                Ok(Some(Question::WriterSchema { table, subject, version, answer })) => {
+                    drop(answer.send(self.writer_schema(&table, subject, version).await));
                 }
                 Err(_) => {
                     self.look_at_partitions(&mut partitions).await;
@@ -193,11 +203,7 @@ impl Resolver {
         // What is thrown away is read by nobody.
         let Some(destination) = &self.destination else { return Ok(SchemaId(1)) };
         let Some(registry) = &destination.registry else {
-            return Err(StageError::Halt(Halt::new(
-                ExitCode::RegistryRefused,
-                format!("{subject} is to be written as Avro, and no schema registry is configured"),
-                "set schema_registry.url, or another encoding (for an outbox: payload = \"raw\")",
-            )));
+            return Err(no_registry(&subject));
         };
         let subject = Subject(subject);
         let mut backoff = Backoff::new();
@@ -221,6 +227,41 @@ impl Resolver {
                     self.resume(&backoff);
                     return Ok(id);
                 }
+                Err(error) if error.is_retriable() => {
+                    self.metrics.registry_calls.with_label_values(&["unavailable"]).inc();
+                    self.metrics.errors.with_label_values(&["registry"]).inc();
+                    self.wait_out(&mut backoff, "the schema registry", &error).await;
+                }
+                Err(source) => {
+                    self.metrics.registry_calls.with_label_values(&["refused"]).inc();
+                    return Err(registry_refusal(table, subject.0, source));
+                }
+            }
+        }
+    }
+
+    async fn writer_schema(
+        &self,
+        table: &str,
+        subject: String,
+        version: Option<u32>,
+    ) -> Result<Option<(SchemaId, String)>, StageError> {
+        let Some(destination) = &self.destination else { return Ok(None) };
+        let Some(registry) = &destination.registry else { return Err(no_registry(&subject)) };
+        let subject = Subject(subject);
+        let mut backoff = Backoff::new();
+        loop {
+            let found = match version {
+                Some(version) => registry.version(&subject, version).await,
+                None => registry.latest(&subject).await,
+            };
+            match found {
+                Ok(Some(found)) => {
+                    self.metrics.registry_calls.with_label_values(&["ok"]).inc();
+                    self.resume(&backoff);
+                    return Ok(Some((SchemaId(found.id), found.schema)));
+                }
+                Ok(None) => return Err(no_schema(table, &subject.0, version)),
                 Err(error) if error.is_retriable() => {
                     self.metrics.registry_calls.with_label_values(&["unavailable"]).inc();
                     self.metrics.errors.with_label_values(&["registry"]).inc();
@@ -271,6 +312,25 @@ async fn allow_any(
         "compatibility_set_to_none: the registry refused a table's new schema, and on_incompatible lets it pass"
     );
     Ok(())
+}
+
+fn no_registry(subject: &str) -> StageError {
+    StageError::Halt(Halt::new(
+        ExitCode::RegistryRefused,
+        format!("{subject} is to be written as Avro, and no schema registry is configured"),
+        "set schema_registry.url, or another encoding (for an outbox: payload = \"raw\")",
+    ))
+}
+
+fn no_schema(table: &str, subject: &str, version: Option<u32>) -> StageError {
+    let version = version.map_or_else(String::new, |version| format!(" in version {version}"));
+    StageError::Halt(Halt::new(
+        ExitCode::RegistryRefused,
+        format!(
+            "the registry has no schema {subject}{version}, in which the payloads of {table} are to be written"
+        ),
+        "register the event's schema under this subject before the first event of its kind, or choose another payload",
+    ))
 }
 
 fn registry_refusal(table: &str, subject: String, source: RegistryError) -> StageError {

@@ -17,6 +17,7 @@ use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
 use crate::reselect::Marks;
+use crate::reserved_topics::ReservedTopics;
 use crate::resolver::Question;
 use crate::sent::SentLog;
 use crate::settings::Settings;
@@ -85,6 +86,10 @@ pub(crate) struct Writer {
     pub(crate) dead_letters: DeadLetters,
     /// Which attempt the rows of the open transaction are, where it says so; else 0.
     pub(crate) attempt: u32,
+    /// Topics that no row's content may choose.
+    pub(crate) reserved: ReservedTopics,
+    /// The timestamp of the record that is being written, where an outbox row has its own.
+    pub(crate) event_time_ms: Option<i64>,
 }
 
 impl Writer {
@@ -112,6 +117,8 @@ impl Writer {
             sent: None,
             dead_letters,
             attempt: 0,
+            reserved: ReservedTopics::of(settings),
+            event_time_ms: None,
         }
     }
 
@@ -661,7 +668,8 @@ impl<'a> RowWriter<'a> {
         value: Option<&[u8]>,
         headers: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
-        let timestamp_ms = Some(self.transaction.commit_unix_micros.div_euclid(1000));
+        let commit_ms = self.transaction.commit_unix_micros.div_euclid(1000);
+        let timestamp_ms = self.writer.event_time_ms.or(Some(commit_ms));
         let record = Record { topic, partition, key, value, headers, timestamp_ms, token: Token::CHECKPOINT };
         self.writer.out.take(self.writer.sequence, record, self.transaction.commit_lsn)
     }

@@ -22,6 +22,8 @@ pub struct SentEvent {
     pub id: Box<str>,
     /// Which sending it is. A row that was written again meanwhile has a higher one, and is not meant.
     pub attempt: i32,
+    /// Why it did not go to its topic but was set aside; none of one that did.
+    pub aside: Option<Box<str>>,
 }
 
 /// The events of one transaction.
@@ -94,6 +96,11 @@ impl SentEvents {
         self.batches.recv().await
     }
 
+    /// What has come already and was not taken yet, without waiting.
+    pub fn take_ready(&mut self) -> Option<SentBatch> {
+        self.batches.try_recv().ok()
+    }
+
     /// Whether every pump has gone; what they sent may still be here.
     pub fn is_closed(&self) -> bool {
         self.batches.is_closed()
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     fn event(id: u32) -> SentEvent {
-        SentEvent { table: "public.outbox".into(), id: id.to_string().into(), attempt: 1 }
+        SentEvent { table: "public.outbox".into(), id: id.to_string().into(), attempt: 1, aside: None }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use headwater_avro::registry::RegistrySettings;
 use headwater_avro::{OnError, legal_in_topic};
 use headwater_pg::ConnectSettings;
 
+pub use crate::outbox_settings::{CloudEvents, OnUpdate, OutboxRoute, OutboxTable, PayloadFormat};
 use crate::records::{RecordRules, TableChoice};
 use crate::route::TopicRoute;
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub checkpoint: CheckpointSettings,
     /// Outbox tables; their rows go to event topics.
     pub outbox: Vec<OutboxTable>,
+    /// Topics beside those of this pipeline that no row's content may choose.
+    pub reserved_topics: Vec<String>,
     /// Transactional logical messages with prefix `outbox.<aggregatetype>`.
     pub outbox_messages: OutboxRoute,
     /// Other logical messages.
@@ -137,50 +140,6 @@ pub struct CheckpointSettings {
     pub file: PathBuf,
 }
 
-/// An outbox table and the names of its columns.
-#[derive(Clone, Debug)]
-pub struct OutboxTable {
-    /// Schema of the table.
-    pub schema: String,
-    /// Name of the table.
-    pub table: String,
-    /// Column of the event's id (header `id`).
-    pub id_column: String,
-    /// Column that chooses the topic.
-    pub aggregatetype_column: String,
-    /// Column that becomes the key.
-    pub aggregateid_column: String,
-    /// Column of the event's type (header `eventType`).
-    pub type_column: String,
-    /// Column that becomes the value.
-    pub payload_column: String,
-    /// More columns as headers: (column, header name).
-    pub headers: Vec<(String, String)>,
-    /// The column of an event's trace context.
-    pub traceparent_column: Option<String>,
-    /// The column of the vendors' part of it.
-    pub tracestate_column: Option<String>,
-    /// Where events go and in which form.
-    pub route: OutboxRoute,
-    /// Whether a snapshot routes the rows that are there.
-    pub snapshot: bool,
-    /// The column with a flat JSON object of more headers.
-    pub headers_column: Option<String>,
-    /// Whether the rows say what became of their events: columns `status`, `attempt` and others of `sql/outbox.sql`.
-    pub status: bool,
-}
-
-/// Where outbox events go and in which form.
-#[derive(Clone, Debug)]
-pub struct OutboxRoute {
-    /// Topic name with `${aggregatetype}` in it (default `outbox.event.${aggregatetype}`).
-    pub topic: String,
-    /// Which aggregate types are allowed, as patterns with `*`; a row outside them halts. Default: `*`.
-    pub aggregatetypes: Vec<String>,
-    /// How key and payload are written.
-    pub payload: PayloadFormat,
-}
-
 /// When tables are copied as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotMode {
@@ -224,6 +183,8 @@ pub struct SnapshotSettings {
     pub max_transaction_age: Duration,
     /// Bytes of a chunk that is copied beside the stream, as an aim.
     pub chunk_bytes: u64,
+    /// Whether the copy beside the stream rests between its chunks while transactions come.
+    pub gives_way: bool,
     /// Rows that are read in a second, by all workers together; 0 is no limit.
     pub max_rows_per_second: u64,
     /// Bytes that are read in a second, by all workers together; 0 is no limit.
@@ -299,7 +260,8 @@ impl Default for SnapshotSettings {
             filters: Vec::new(),
             workers: 2,
             max_transaction_age: Duration::from_secs(30 * 60),
-            chunk_bytes: 1 << 20,
+            chunk_bytes: 128 << 10,
+            gives_way: true,
             max_rows_per_second: 0,
             max_bytes_per_second: 0,
             lock_timeout: Duration::from_secs(10),
@@ -329,25 +291,6 @@ pub struct TransactionSettings {
     pub metadata: bool,
     /// Their topic, behind the topics' prefix and a dot.
     pub topic: String,
-}
-
-impl Default for OutboxRoute {
-    fn default() -> OutboxRoute {
-        OutboxRoute {
-            topic: "outbox.event.${aggregatetype}".to_owned(),
-            aggregatetypes: vec!["*".to_owned()],
-            payload: PayloadFormat::Avro,
-        }
-    }
-}
-
-/// How an outbox event's key and payload are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PayloadFormat {
-    /// As Debezium's router with the Avro converter: the column's Avro schema, registered under the event topic.
-    Avro,
-    /// The payload's own bytes, and the key as plain text.
-    Raw,
 }
 
 /// Where records go.
@@ -413,16 +356,8 @@ impl Settings {
             problem("topics.replication_factor", "at least 1, or -1 for the broker's default".to_owned());
         }
         for route in self.outbox.iter().map(|table| &table.route).chain([&self.outbox_messages]) {
-            let rest = route.topic.replacen("${aggregatetype}", "", 1);
-            if rest == route.topic {
-                problem("outbox.topic", format!("'{}' must contain ${{aggregatetype}}", route.topic));
-            } else if rest.is_empty() || !rest.chars().all(legal_in_topic) {
-                problem(
-                    "outbox.topic",
-                    "beside ${aggregatetype} it needs a fixed part of A-Z, a-z, 0-9, '.', '_' and '-', \
-                     so that a row can't name any topic it likes"
-                        .to_owned(),
-                );
+            if let Some(what) = route.topic_problem() {
+                problem("outbox.topic", what);
             }
         }
         for (key, topic) in

@@ -432,8 +432,14 @@ impl Versions {
         let form = if let Some(outbox) = self.outbox_settings(&record.table) {
             let writes_avro = writes_avro(&self.settings);
             refuse_masks(&record, &records).map_err(StageError::Halt)?;
-            let events = EventPlan::for_table(outbox, &record.description, writes_avro, &records)
-                .map_err(StageError::Halt)?;
+            let events = EventPlan::for_table(
+                outbox,
+                &record.description,
+                writes_avro,
+                &records,
+                &self.settings.topics.prefix,
+            )
+            .map_err(StageError::Halt)?;
             Form::Event(events, EventTopics::new())
         } else if writes_avro(&self.settings) {
             let Plans { key, value, partition_by } = self.plans(&record)?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::random::Random;
@@ -32,6 +32,12 @@ async fn under_load(test: &mut Fixture) -> Result<()> {
     headwater.stop().await
 }
 
+/// How often apply is killed in one run, and after how many of those the relay is.
+const KILLS: u32 = 50;
+const RELAY_KILLED_EVERY: u32 = 10;
+
+/// Both are killed under load, at random. The replica's own triggers tell what was applied: nothing twice, and no key
+/// ever goes back.
 async fn killed(test: &mut Fixture) -> Result<()> {
     workload::create_tables(&test.database).await?;
     let mut headwater = test.start(test.config()).await?;
@@ -40,20 +46,31 @@ async fn killed(test: &mut Fixture) -> Result<()> {
     // Its partitions are its own again at once.
     let config = replica.config(test, KEYED).set("apply.instance", "one").set("apply.batch_rows", 50);
     let mut random = Random::new(62);
-    for _ in 0..12 {
+    let mut apply = replica.start(test, config.clone()).await?;
+    replica.has(KEYED).await?;
+    apply.stop().await?;
+    replica.watch(KEYED).await?;
+    for round in 1..=KILLS {
         let mut apply = replica.start(test, config.clone()).await?;
         let before = replica.applied().await?;
-        let some = random.below(400) as f64;
+        let some = random.below(200) as f64;
         apply.metric_until("headwater_apply_records_total", &[], |n| n > some).await?;
         apply.kill()?;
         ensure!(replica.applied().await? >= before, "offsets went back");
+        if round % RELAY_KILLED_EVERY == 0 {
+            headwater.kill()?;
+            headwater = test.start(test.config()).await?;
+        }
     }
     workload.finish().await;
     test.settle().await?;
     let mut apply = replica.start(test, config).await?;
     replica.equals(test, KEYED).await?;
     apply.stop().await?;
-    headwater.stop().await
+    headwater.stop().await?;
+    let writes = replica.judge().await?;
+    ensure!(writes > 1000, "only {writes} rows were written");
+    Ok(())
 }
 
 /// The relay is killed, so that records come again; the replica never goes back.
@@ -85,12 +102,52 @@ async fn repeated(test: &mut Fixture) -> Result<()> {
     ensure!(positions(&replica).await? == before, "a replay changed rows");
     replica.equals(test, KEYED).await?;
     apply.stop().await?;
-    // And over nothing: the same tables again.
+    // And over nothing: the same tables again, also by an instance that nobody told. It would begin new partitions at
+    // their ends.
+    let mut other = replica.start(test, config.clone().set("apply.start", "end")).await?;
     replica.empty(KEYED).await?;
     let mut apply = test.spawn_command(&["apply", "--replay", "beginning"], config)?;
     replica.equals(test, KEYED).await?;
     apply.stop().await?;
+    other.stop().await?;
     headwater.stop().await
+}
+
+/// Only what was written at a time or later is read again.
+async fn since(test: &mut Fixture) -> Result<()> {
+    test.capture("create table item (id int primary key)", &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    let replica = Replica::create(test).await?;
+    let config = replica.config(test, &["public.item"]);
+    test.database.execute("insert into item select generate_series(1, 100)").await?;
+    let second = async || -> Result<i64> {
+        let sql = "select extract(epoch from clock_timestamp())::bigint";
+        Ok(test.database.value(sql).await?.context("a time")?.parse()?)
+    };
+    let before = second().await?;
+    crate::harness::until(Duration::from_secs(30), "another second", async || {
+        Ok(second().await? > before + 1)
+    })
+    .await?;
+    test.database.execute("insert into item select generate_series(101, 150)").await?;
+    let mut apply = replica.start(test, config.clone()).await?;
+    replica.equals(test, &["public.item"]).await?;
+    apply.stop().await?;
+    replica.empty(&["public.item"]).await?;
+    let from = (before + 1).to_string();
+    let mut apply = test.spawn_command(&["apply", "--replay", &from], config)?;
+    apply.metric_until("headwater_apply_rows_total", &["outcome=\"upserted\""], |n| n == 50.0).await?;
+    caught_up(&replica, &apply).await?;
+    let rows = replica.database.value("select min(id) || '-' || count(*) from item").await?;
+    ensure!(rows.as_deref() == Some("101-50"), "{rows:?}");
+    apply.metric_until("headwater_apply_lag_seconds", &[], |seconds| seconds < 60.0).await?;
+    apply.stop().await?;
+    headwater.stop().await
+}
+
+#[test]
+fn a_replay_from_a_time() {
+    on_shared("apply_since", since);
 }
 
 /// Physical places of all rows: a row that was written is elsewhere.

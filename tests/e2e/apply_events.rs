@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value as Json;
 
+use crate::harness::decode::Decoder;
 use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::headwater::Config;
 use crate::harness::replica::Replica;
@@ -29,13 +30,22 @@ fn source(test: &Fixture) -> Config {
     test.config().push("outbox", table)
 }
 
-fn target(test: &Fixture, replica: &Replica) -> Config {
+fn target(test: &Fixture, replica: &Replica, format: &str) -> Config {
     let handlers = toml::Table::from_iter([("Changed".to_owned(), "select shop.apply($1, $2)".into())]);
     replica
         .config(test, &["public.item"])
         .set("apply.event_topics", format!("outbox.{}.*", test.prefix()))
         .set("apply.on_event", handlers)
         .set("apply.feedback_topic", format!("feedback.{}", test.prefix()))
+        .set("apply.feedback_format", format)
+}
+
+/// What `check_answers` looks at, whatever the format.
+fn answer(test: &Fixture, value: &[u8]) -> Result<Json> {
+    if value.first() == Some(&b'{') {
+        return Ok(serde_json::from_slice(value)?);
+    }
+    Decoder::new(&test.kafka.registry).json(Some(value))
 }
 
 fn event(article: &str, quantity: i32) -> String {
@@ -45,7 +55,7 @@ fn event(article: &str, quantity: i32) -> String {
     )
 }
 
-async fn handled(test: &mut Fixture) -> Result<()> {
+async fn handled(test: &mut Fixture, format: &str) -> Result<()> {
     test.capture(OUTBOX, &["public.item"]).await?;
     test.database.execute("alter publication captured add table outbox").await?;
     let mut headwater = test.start(source(test)).await?;
@@ -57,7 +67,7 @@ async fn handled(test: &mut Fixture) -> Result<()> {
     test.database
         .execute("insert into outbox (aggregatetype, aggregateid, type) values ('stock', 'z', 'NobodyCares')")
         .await?;
-    let mut apply = replica.start(test, target(test, &replica)).await?;
+    let mut apply = replica.start(test, target(test, &replica, format)).await?;
     apply.metric_until("headwater_apply_events_total", &["outcome=\"success\""], |n| n == 3.0).await?;
     apply.metric_until("headwater_apply_events_total", &["outcome=\"failed\""], |n| n == 1.0).await?;
     let stock =
@@ -72,7 +82,8 @@ async fn handled(test: &mut Fixture) -> Result<()> {
       $$ insert into shop.stock values (envelope->>'key', (event->>'quantity')::int) $$",
         )
         .await?;
-    let mut apply = test.spawn_command(&["apply", "--replay", "beginning"], target(test, &replica))?;
+    let mut apply =
+        test.spawn_command(&["apply", "--replay", "beginning"], target(test, &replica, format))?;
     apply.metric_until("headwater_apply_events_total", &["outcome=\"duplicate\""], |n| n == 3.0).await?;
     apply.metric_until("headwater_apply_events_total", &["outcome=\"success\""], |n| n == 1.0).await?;
     ensure!(replica.database.value(stock).await?.as_deref() == Some("a3x2 b2x1 c-1x1"), "the stock is wrong");
@@ -84,9 +95,9 @@ async fn handled(test: &mut Fixture) -> Result<()> {
 fn check_answers(test: &Fixture) -> Result<()> {
     let mut of_event: std::collections::BTreeMap<String, Vec<Json>> = std::collections::BTreeMap::new();
     for raw in test.raw_topic(&format!("feedback.{}", test.prefix()))? {
-        let json: Json = serde_json::from_slice(raw.value.as_deref().context("a value")?)?;
+        let json = answer(test, raw.value.as_deref().context("a value")?)?;
         let key = String::from_utf8(raw.key.context("a key")?)?;
-        ensure!(json["event_id"] == key.as_str() && json["attempt"] == 1 && json["at"].is_string(), "{json}");
+        ensure!(json["event_id"] == key.as_str() && json["attempt"] == 1 && !json["at"].is_null(), "{json}");
         of_event.entry(key).or_default().push(json);
     }
     ensure!(of_event.len() == 4, "{} events were answered", of_event.len());
@@ -100,5 +111,10 @@ fn check_answers(test: &Fixture) -> Result<()> {
 
 #[test]
 fn events_are_handled_once_and_answered() {
-    on_shared("apply_events", handled);
+    on_shared("apply_events", async |test| handled(test, "json").await);
+}
+
+#[test]
+fn answers_as_avro() {
+    on_shared("apply_events_avro", async |test| handled(test, "avro").await);
 }

@@ -183,6 +183,112 @@ async fn shapes(test: &mut Fixture) -> Result<()> {
         .map(drop)
 }
 
+/// Types that grew at the source grow in the replica. A column that may not grow takes what fits, exactly or not at all.
+async fn types_grow(test: &mut Fixture) -> Result<()> {
+    test.expect_complaint("halted: topic");
+    let table = "create table item (id int primary key, n smallint, price numeric(10,2), rate real)";
+    test.capture(table, &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    let replica = Replica::create(test).await?;
+    let config = replica.config(test, &["public.item"]);
+    test.database.execute("insert into item values (1, 1, 1.25, 0.5)").await?;
+    let mut apply = replica.start(test, config.clone()).await?;
+    replica.equals(test, &["public.item"]).await?;
+    test.database
+        .execute(
+            "alter table item alter id type bigint, alter n type bigint, alter price type numeric(14,4), alter rate type float8;
+             insert into item values (5000000000, 6000000000, 1234567890.1234, 1.0000000001);
+             update item set n = 7000000000 where id = 1",
+        )
+        .await?;
+    replica.equals(test, &["public.item"]).await?;
+    let types = "select string_agg(format_type(atttypid, atttypmod), ' ' order by attnum) from pg_attribute
+                 where attrelid = 'item'::regclass and attnum > 0 and attname !~ '^_'";
+    let seen = replica.database.value(types).await?;
+    ensure!(seen.as_deref() == Some("bigint bigint numeric(14,4) double precision"), "{seen:?}");
+    apply.stop().await?;
+    // A column of one's own choice stays; a value that it would round is refused.
+    replica.database.execute("alter table item alter price type numeric(14,1)").await?;
+    let config = config.set("apply.alter_tables", false);
+    test.database.execute("insert into item values (2, 1, 2.5, 0.5)").await?;
+    let mut apply = replica.start(test, config.clone()).await?;
+    apply.metric_until("headwater_apply_rows_total", &["outcome=\"upserted\""], |n| n == 1.0).await?;
+    test.database.execute("insert into item values (3, 1, 2.55, 0.5)").await?;
+    apply.exits_with(81).await?;
+    apply.log_line(&["halted", "field price", "more digits behind the point"]).await?;
+    replica.database.execute("alter table item alter price type numeric(14,4)").await?;
+    test.database.execute("update item set price = 1.25 where id = 1").await?;
+    let mut apply = replica.start(test, config).await?;
+    replica.equals(test, &["public.item"]).await?;
+    apply.stop().await?;
+    headwater.stop().await
+}
+
+#[test]
+fn types_grow_and_nothing_is_rounded() {
+    on_shared("apply_grow", types_grow);
+}
+
+/// What `headwater check` says of apply's file, before a start and with things that would keep it from working.
+async fn checked(test: &mut Fixture) -> Result<()> {
+    test.capture(ITEM, &["public.item"]).await?;
+    let mut headwater = test.start(test.config()).await?;
+    test.database.execute("insert into item values (1, 'a', 'b')").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let replica = Replica::create(test).await?;
+    let handlers = toml::Table::from_iter([("Changed".to_owned(), "select length($1)".into())]);
+    let config = replica
+        .config(test, &["public.item"])
+        .set("apply.event_topics", "none.such")
+        .set("apply.on_event", handlers);
+    let text = |output: std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = test.command(&["check"], &config)?;
+    let (code, said) = (output.status.code(), text(output));
+    ensure!(code == Some(0), "{said}");
+    for words in [
+        "CREATE TABLE IF NOT EXISTS \"public\".\"item\"",
+        "takes (text)",
+        "none.such",
+        "is made at the first start",
+    ] {
+        ensure!(said.contains(words), "{words} is not in {said}");
+    }
+    let nothing = replica
+        .database
+        .value("select to_regclass('item') is null and to_regnamespace('headwater') is null")
+        .await?;
+    ensure!(nothing.as_deref() == Some("t"), "check changed something");
+    // A table without a key, a role without rights, a statement that names nothing, a registry that is not there.
+    let role = format!("{}_weak", test.prefix());
+    replica
+        .database
+        .execute(&format!(
+            "create table item (id int, name text, note text); create role {role} login;
+             revoke temporary on database {} from public",
+            crate::harness::database::quote(&replica.database.name)
+        ))
+        .await?;
+    let url = replica.database.url().replace("postgres@", &format!("{role}@"));
+    let handlers = toml::Table::from_iter([("Changed".to_owned(), "select no_such($1)".into())]);
+    let wrong = config.clone().set("target.url", url).set("apply.on_event", handlers);
+    let output = test.command(&["check"], &wrong)?;
+    let (code, said) = (output.status.code(), text(output));
+    replica.database.execute(&format!("drop role {role}")).await?;
+    ensure!(code == Some(2), "{said}");
+    for words in ["GRANT TEMPORARY", "sql/apply.sql", "ADD PRIMARY KEY (id)", "no_such"] {
+        ensure!(said.contains(words), "{words} is not in {said}");
+    }
+    let output = test.command(&["check"], &config.set("schema_registry.url", "http://127.0.0.1:9"))?;
+    ensure!(output.status.code() == Some(2) && text(output).contains("check schema_registry.url"));
+    Ok(())
+}
+
+#[test]
+fn check_says_what_would_keep_it_from_applying() {
+    on_shared("apply_check", checked);
+}
+
 #[test]
 fn a_record_that_cannot_be_applied_halts() {
     on_shared("apply_halts", halts);

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value as Json;
 use tokio_postgres::Client;
 
-use crate::harness::fixture::{Fixture, on_shared};
+use crate::harness::fixture::{Fixture, on, on_shared};
 use crate::harness::headwater::{Config, Headwater};
 use crate::harness::joined::{self, CHURNED};
+use crate::harness::servers::{self, PrivatePostgres};
+use crate::harness::snapshots::{CHUNK_WAITS, start_gated};
 use crate::harness::traffic::Traffic;
 use crate::harness::until;
 
@@ -306,6 +308,81 @@ async fn of_schemas_and_partitions(test: &mut Fixture) -> Result<()> {
     headwater.stop().await?;
     ensure!(test.raw_topic(&test.topic("public.parts_1"))?.len() == 30);
     Ok(())
+}
+
+/// On a quiet server: the writer's id is behind that of every transaction that has ended, and in no snapshot's list.
+async fn writer_behind_the_newest(test: &mut Fixture) -> Result<()> {
+    prepare(test, &["a"], 300).await?;
+    let mut headwater = test.start(config(test)).await?;
+    stored_as_known(test, 1).await?;
+    let adding = test.database.connect().await?;
+    adding.batch_execute("begin; alter publication captured add table a_items").await?;
+    let writer = open_writer(test, "a", 1).await?;
+    adding.batch_execute("commit").await?;
+    headwater.log_line(&["a table was added to the publication", "public.a_items"]).await?;
+    headwater.metric_until("headwater_snapshot_new_tables_waiting", &[], |waiting| waiting == 1.0).await?;
+    ensure!(headwater.log_lines(&["beside the stream"]).is_empty(), "it did not wait");
+    writer.batch_execute("commit").await?;
+    copied(&headwater, "a").await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    check(test, "a").await?;
+    Ok(())
+}
+
+/// One that can't be copied is no reason for the others.
+async fn one_of_several_keyless(test: &mut Fixture) -> Result<()> {
+    prepare(test, &["a", "b"], 200).await?;
+    test.expect_complaint("the rows of a table that was added to the publication are not copied");
+    let mut headwater = test.start(config(test)).await?;
+    test.database
+        .execute("create table heap (n int); alter publication captured add table a_items, heap, b_items")
+        .await?;
+    headwater.log_line(&["public.heap has neither a primary key"]).await?;
+    for table in ["a", "b"] {
+        headwater.log_line(&["\"copied\"", &format!("public.{table}_items")]).await?;
+    }
+    test.settle().await?;
+    headwater.stop().await?;
+    check(test, "a").await?;
+    check(test, "b").await?;
+    Ok(())
+}
+
+/// Its copy waits for another one; meanwhile it gets another name.
+async fn renamed_while_it_waits(test: &mut Fixture) -> Result<()> {
+    prepare(test, &["a", "b"], 400).await?;
+    test.expect_complaint(CHUNK_WAITS);
+    add(test, "b").await?;
+    let mut headwater = test.start(config(test)).await?;
+    stored_as_known(test, 2).await?;
+    let gate = start_gated(test, &headwater, &config(test), "public.b_items", (1, "id >= 10")).await?;
+    add(test, "a").await?;
+    stored_as_known(test, 3).await?;
+    test.database.execute("alter table a_items rename to moved_items").await?;
+    gate.open().await?;
+    headwater.log_line(&["\"copied\"", "public.moved_items"]).await?;
+    test.settle().await?;
+    headwater.stop().await?;
+    let rows = test.raw_topic(&test.topic("public.moved_items"))?.len();
+    ensure!(rows == 400, "{rows} records");
+    Ok(())
+}
+
+#[test]
+fn a_writer_is_behind_the_newest_that_ended() {
+    let postgres = PrivatePostgres::start("new_behind", 16).expect("start a Postgres of its own");
+    on("new_behind", Ok(postgres.postgres.clone()), servers::kafka(), writer_behind_the_newest);
+}
+
+#[test]
+fn one_of_several_has_no_key() {
+    on_shared("new_one_keyless", one_of_several_keyless);
+}
+
+#[test]
+fn a_table_is_renamed_while_its_copy_waits() {
+    on_shared("new_renamed", renamed_while_it_waits);
 }
 
 #[test]

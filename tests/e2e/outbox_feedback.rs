@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::headwater::Config;
 use crate::harness::kafka::{self, Raw};
-use crate::harness::mail::MailServer;
+use crate::harness::mail::{MailServer, certificate};
 use crate::harness::{servers, until};
 use crate::outbox_status::{count, prepare, put, until_count};
 
-fn config(test: &Fixture) -> Config {
+/// With answers, soon sent again.
+pub fn config(test: &Fixture) -> Config {
     crate::outbox_status::config(test)
         .set("feedback.topic", format!("feedback.{}", test.prefix()))
         .set("feedback.group", test.prefix())
@@ -45,7 +46,8 @@ fn answer(test: &Fixture, said: &[Said<'_>]) -> Result<()> {
     })
 }
 
-async fn ids(test: &Fixture, order: &str) -> Result<Vec<String>> {
+/// The ids of all rows.
+pub async fn ids(test: &Fixture, order: &str) -> Result<Vec<String>> {
     let rows = test.database.rows(&format!("select id from headwater.outbox order by {order}")).await?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
@@ -54,7 +56,8 @@ fn events(test: &Fixture) -> Result<Vec<Raw>> {
     test.raw_topic(&format!("outbox.{}.order", test.prefix()))
 }
 
-const BY_NUMBER: &str = "(payload->>'n')::int";
+/// In the order in which they were put.
+pub const BY_NUMBER: &str = "(payload->>'n')::int";
 
 /// Duplicated, late, out of order, unknown, unreadable.
 async fn answers(test: &mut Fixture) -> Result<()> {
@@ -235,28 +238,7 @@ async fn commands(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
     test.expect_complaint("DEAD");
     let (port, directory) = (servers::free_port(), test.directory.path().to_owned());
-    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .context("run openssl")?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    let (certificate, key) = certificate(&directory, "mail")?;
     let server = MailServer::start(port, &[&certificate, &key, "headwater", "secret"]).await?;
     std::fs::write(directory.join("password"), "secret\n")?;
     let (webhook, called) = webhook().await?;

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::harness::decode::Decoder;
 use crate::harness::fixture::{Fixture, on, on_shared};
 use crate::harness::headwater::Config;
 use crate::harness::joined::{self, CHURNED, COLUMNS};
+use crate::harness::kafka::Raw;
 use crate::harness::servers;
-use crate::harness::snapshots::{ROWS, commanded, complete, initial, prepare, state};
+use crate::harness::snapshots::{ROWS, beside, commanded, complete, initial, prepare, state};
 use crate::harness::traffic::Traffic;
 
 const FILLED: u64 = 3000;
@@ -163,8 +164,7 @@ async fn masked_and_chosen(test: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Rows that can't be told apart are counted: what was added and not taken away is the table.
-async fn without_a_key(test: &mut Fixture) -> Result<()> {
+async fn prepare_tally(test: &Fixture) -> Result<Traffic> {
     test.database
         .execute(
             "create table tally (n bigint, note text); alter table tally replica identity full;
@@ -180,6 +180,12 @@ async fn without_a_key(test: &mut Fixture) -> Result<()> {
     ];
     let traffic = Traffic::start(&test.database, 3, &statements);
     traffic.commits(20).await?;
+    Ok(traffic)
+}
+
+/// Rows that can't be told apart are counted: what was added and not taken away is the table.
+async fn without_a_key(test: &mut Fixture) -> Result<()> {
+    let traffic = prepare_tally(test).await?;
     let mut headwater = test.spawn(initial(test))?;
     complete(&headwater).await?;
     headwater.streaming().await?;
@@ -187,9 +193,58 @@ async fn without_a_key(test: &mut Fixture) -> Result<()> {
     traffic.finish().await;
     test.settle().await?;
     headwater.stop().await?;
+    tallied(test, |_, _| true).await
+}
+
+/// Asked for beside the stream: the rows of the copy, and what was committed behind their position, are the table.
+async fn without_a_key_beside(test: &mut Fixture) -> Result<()> {
+    test.expect_complaint("has no key: its copy is all rows under one snapshot");
+    let traffic = prepare_tally(test).await?;
+    let config = beside(test);
+    let mut headwater = test.start(config.clone()).await?;
+    for _ in 0..2 {
+        traffic.commits(50).await?;
+        commanded(test, &headwater, &config, &["start", "public.tally"])?;
+        state(&headwater, "done").await?;
+    }
+    traffic.commits(50).await?;
+    traffic.finish().await;
+    test.settle().await?;
+    headwater.stop().await?;
+    let ids: Vec<String> =
+        test.raw_topic(&test.topic("public.tally"))?.iter().map(id_of).collect::<Result<_>>()?;
+    let copied: Vec<u64> =
+        ids.iter().filter(|id| is_copied(id)).map(|id| lsn_of(id)).collect::<Result<_>>()?;
+    // Of two copies the last one counts.
+    let last = *copied.iter().max().context("nothing was copied")?;
+    ensure!(copied.iter().any(|lsn| *lsn < last), "the copies have one position");
+    tallied(test, |id, lsn| if is_copied(id) { lsn == last } else { lsn > last }).await
+}
+
+fn id_of(record: &Raw) -> Result<String> {
+    record.header("headwater.id").context("a record without headwater.id")
+}
+
+/// `0/1A2B/r3.7/12` is the id of a row that was read, `0/1A2B/12` that of a change.
+fn is_copied(id: &str) -> bool {
+    id.contains("/r")
+}
+
+fn lsn_of(id: &str) -> Result<u64> {
+    let mut parts = id.split('/').map(|part| u64::from_str_radix(part, 16));
+    let (Some(Ok(high)), Some(Ok(low))) = (parts.next(), parts.next()) else { bail!("{id} has no LSN") };
+    Ok(high << 32 | low)
+}
+
+/// Whether the records that count, by id and LSN, are the table.
+async fn tallied(test: &Fixture, counts_in: impl Fn(&str, u64) -> bool) -> Result<()> {
     let mut decoder = Decoder::new(&test.kafka.registry);
     let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
     for record in test.raw_topic(&test.topic("public.tally"))? {
+        let id = id_of(&record)?;
+        if !counts_in(&id, lsn_of(&id)?) {
+            continue;
+        }
         let value = decoder.json(record.value.as_deref())?;
         for (row, by) in [("before", -1), ("after", 1)] {
             if let Some(note) = value[row]["note"].as_str() {
@@ -256,4 +311,9 @@ fn masks_and_conditions() {
 #[test]
 fn no_key() {
     on_shared("shape_keyless", without_a_key);
+}
+
+#[test]
+fn a_table_without_a_key_beside_the_stream() {
+    on_shared("shape_keyless_beside", without_a_key_beside);
 }

@@ -10,6 +10,7 @@ use crate::harness::decode::Decoder;
 use crate::harness::fixture::{Fixture, on_shared};
 use crate::harness::headwater::{Config, Headwater};
 use crate::harness::joined::{self, CHURNED};
+use crate::harness::snapshots::{CHUNK_WAITS, Gate};
 use crate::harness::traffic::Traffic;
 use crate::harness::{kafka, until};
 
@@ -183,6 +184,50 @@ async fn verbs(test: &mut Fixture) -> Result<()> {
     ensure!(test.raw_topic(&test.topic("public.debezium_signal"))?.is_empty(), "they are left out");
     joined::check(test, &test.topic("public.items"), ROWS).await?;
     Ok(())
+}
+
+/// A stop and a start that come in the midst of a job's later table: the old job's chunks are not the new one's.
+async fn another_job_in_the_midst(test: &mut Fixture) -> Result<()> {
+    prepare(test, 3_000).await?;
+    test.expect_complaint(CHUNK_WAITS);
+    test.database
+        .execute(
+            "create table first (id int primary key); insert into first select generate_series(1, 10);
+             alter publication captured add table first",
+        )
+        .await?;
+    let order = toml::Value::Array(vec!["public.first".into()]);
+    let config = config(test).set("snapshot.order", order).set("signals.allow_filters", true);
+    let mut headwater = test.start(config).await?;
+    let gate = Gate::closed(&test.database, 1).await?;
+    let filter = gate.condition("id >= 500");
+    let conditions = json!([{"data-collection": "public.items", "filter": filter}]);
+    let both =
+        json!({"data-collections": ["public.first", "public.items"], "additional-conditions": conditions});
+    signal(test, "a", "execute-snapshot", both).await?;
+    gate.reached().await?;
+    signal(test, "s", "stop-snapshot", json!({})).await?;
+    signal(test, "b", "execute-snapshot", json!({"data-collections": ["public.first"]})).await?;
+    until(WAIT, "both to be heard", async || Ok(waiting(test)? == ["s", "b"])).await?;
+    gate.open().await?;
+    state(&headwater, "b", "done").await?;
+    let rows = status(&headwater)?["tables"]["public.first"]["rows"].clone();
+    ensure!(rows == 10, "{rows} rows of a table of 10");
+    until_told(test, &headwater, "b", "COMPLETED").await?;
+    ensure!(kinds(&told(test, "a")?).contains(&"ABORTED"));
+    headwater.stop().await?;
+    Ok(())
+}
+
+/// The ids of requests that are stored and not done.
+fn waiting(test: &Fixture) -> Result<Vec<String>> {
+    let records = test.raw_topic(&format!("checkpoint.{}", test.prefix()))?;
+    let of_requests = |key: &[u8]| key.ends_with(b"/requests");
+    let last = records.into_iter().rfind(|record| record.key.as_deref().is_some_and(of_requests));
+    let Some(value) = last.and_then(|record| record.value) else { return Ok(Vec::new()) };
+    let value: Json = serde_json::from_slice(&value)?;
+    let waiting = value["waiting"].as_array().context("a list")?;
+    Ok(waiting.iter().map(|each| each["id"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
 /// What is not understood or not allowed is said, once, and the stream goes on.
@@ -387,6 +432,11 @@ fn a_signal_in_a_table() {
 #[test]
 fn paused_resumed_and_stopped_by_signals() {
     on_shared("signal_verbs", verbs);
+}
+
+#[test]
+fn a_stop_and_a_start_in_the_midst() {
+    on_shared("signal_midst", another_job_in_the_midst);
 }
 
 #[test]

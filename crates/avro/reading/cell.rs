@@ -15,7 +15,7 @@ use super::schema_tree::{Node, RecordShape, Shape};
 pub struct Unreadable(String);
 
 impl Unreadable {
-    pub(super) fn new(reason: impl Into<String>) -> Unreadable {
+    pub(crate) fn new(reason: impl Into<String>) -> Unreadable {
         Unreadable(reason.into())
     }
 
@@ -74,6 +74,8 @@ pub(super) enum Form {
     Line,
     Circle(Arc<RecordShape>),
     Ewkb(Arc<RecordShape>),
+    /// For a column with so many digits behind the point, which would round further ones away.
+    Within(Box<Form>, i64),
 }
 
 /// How one field is read and written.
@@ -84,13 +86,14 @@ pub(super) struct Cell {
     null: Option<i64>,
 }
 
-const NUMBERS: &[&str] = &["int2", "int4", "int8", "numeric", "float4", "float8", "oid"];
+/// Those that hold whole numbers and decimals without rounding.
+const NUMBERS: &[&str] = &["int2", "int4", "int8", "numeric", "oid"];
 const TEXTS: &[&str] = &["text", "varchar", "bpchar"];
 
 impl Cell {
     pub(super) fn new(node: &Node, column: &PgColumnType) -> Result<Cell, Unreadable> {
         let (node, null) = node.without_null()?;
-        Ok(Cell { form: form(node, column)?, null })
+        Ok(Cell { form: within(form(node, column)?, column)?, null })
     }
 
     /// A value as text whatever it goes to; for keys that only have to be told apart.
@@ -159,7 +162,11 @@ impl Cell {
     /// What this cell appends for the placeholder of an unchanged TOAST value; none where it can't be told from a value.
     pub(super) fn placeholder(&self, text: &str) -> Option<Vec<u8>> {
         let mut plain = Vec::new();
-        match &self.form {
+        let form = match &self.form {
+            Form::Within(form, _) => form,
+            form => form,
+        };
+        match form {
             Form::Text => plain.extend_from_slice(text.as_bytes()),
             Form::Bytea => put_bytea(&placeholder_bytes(text), b"\\x", &mut plain),
             Form::Ewkb(_) => put_bytea(&placeholder_bytes(text), b"", &mut plain),
@@ -210,6 +217,7 @@ impl Form {
                 | Form::HstoreMap(_)
                 | Form::HstoreJson
                 | Form::Array(_)
+                | Form::Within(..)
         )
     }
 }
@@ -228,9 +236,9 @@ fn form(node: &Node, column: &PgColumnType) -> Result<Form, Unreadable> {
         Shape::Boolean if target == "bool" || is(TEXTS) => Form::Boolean,
         Shape::Boolean => return refuse("a boolean"),
         Shape::Int | Shape::Long => integer_form(node, target)?,
-        Shape::Float | Shape::Double if target == "bytea" => return refuse("a number"),
-        Shape::Float => Form::Float,
-        Shape::Double => Form::Double,
+        Shape::Float if is(&["float4", "float8", "numeric"]) || is(TEXTS) => Form::Float,
+        Shape::Double if is(&["float8", "numeric"]) || is(TEXTS) => Form::Double,
+        Shape::Float | Shape::Double => return refuse("a floating-point number"),
         Shape::Fixed(_) => return refuse("a fixed type"),
         Shape::Bytes => bytes_form(node, column)?,
         Shape::Text if target == "hstore" => match meaning {
@@ -246,7 +254,14 @@ fn form(node: &Node, column: &PgColumnType) -> Result<Form, Unreadable> {
         {
             return refuse("an ISO text (time_precision = \"isostring\")");
         }
-        Shape::Text if meaning == "io.debezium.time.ZonedTimestamp" => Form::Zoned,
+        // Other columns would cut the zone off, or read it by the session's.
+        Shape::Text if meaning == "io.debezium.time.ZonedTimestamp" => match target {
+            "timestamptz" | "text" | "varchar" | "bpchar" => Form::Zoned,
+            _ => return refuse("a timestamp with a zone"),
+        },
+        Shape::Text if meaning == "io.debezium.time.ZonedTime" && !(target == "timetz" || is(TEXTS)) => {
+            return refuse("a time with a zone");
+        }
         Shape::Text => Form::Text,
         Shape::Enum(_) if target == "bytea" => return refuse("an enum"),
         Shape::Enum(symbols) => Form::Symbol(symbols.clone()),
@@ -310,16 +325,20 @@ fn integer_form(node: &Node, target: &str) -> Result<Form, Unreadable> {
         Err(Unreadable::new(format!("is {what}, which can't be put into a column of type {target}")))
     };
     let meaning = &*node.meaning;
-    // Whoever has a column of numbers for it wants the number.
-    if NUMBERS.contains(&target) {
+    // Whoever has a column of numbers for it wants the number. A double has all of 32 bits, but not of 64.
+    if NUMBERS.contains(&target) || target == "float8" && matches!(node.shape, Shape::Int) {
         return Ok(Form::Integer);
     }
-    let day = matches!(target, "date" | "timestamp" | "timestamptz") || TEXTS.contains(&target);
-    let time = matches!(target, "time" | "timetz") || TEXTS.contains(&target);
-    let timestamp = |unit, zone| match target {
+    // A zone is never made up, nor left out: the session's would decide what is meant.
+    let day = matches!(target, "date" | "timestamp") || TEXTS.contains(&target);
+    let time = target == "time" || TEXTS.contains(&target);
+    let timestamp = |unit, zone: &'static str| match (target, zone) {
         // A date would cut the time off.
-        "timestamp" | "timestamptz" | "text" | "varchar" | "bpchar" => Ok(Form::Timestamp { unit, zone }),
-        _ => refuse("a timestamp"),
+        ("timestamp", "") | ("timestamptz", "+00") | ("text" | "varchar" | "bpchar", _) => {
+            Ok(Form::Timestamp { unit, zone })
+        }
+        (_, "") => refuse("a timestamp without a zone"),
+        _ => refuse("a timestamp with a zone"),
     };
     match meaning {
         "io.debezium.time.Date" | "org.apache.kafka.connect.data.Date" | "date" if day => Ok(Form::Date),
@@ -366,5 +385,37 @@ fn bytes_form(node: &Node, column: &PgColumnType) -> Result<Form, Unreadable> {
         },
         _ if target == "bytea" => Ok(Form::Bytea),
         _ => refuse("bytes"),
+    }
+}
+
+/// The digits behind the point that a column keeps; none where it keeps all. Modifiers as the server packs them.
+fn kept_digits(column: &PgColumnType) -> Option<i64> {
+    let modifier = i64::from(column.modifier);
+    match column.name.as_str() {
+        "money" => Some(2),
+        _ if modifier < 0 => None,
+        // Precision in the upper half; the scale has eleven bits with a sign (PostgreSQL 15).
+        "numeric" => Some((((modifier - 4) & 0x7FF) ^ 0x400) - 0x400),
+        "time" | "timetz" | "timestamp" | "timestamptz" => Some(modifier).filter(|digits| *digits < 6),
+        "interval" => Some(modifier & 0xFFFF).filter(|digits| *digits < 6),
+        _ => None,
+    }
+}
+
+/// What a column would round is refused, and not rounded.
+fn within(form: Form, column: &PgColumnType) -> Result<Form, Unreadable> {
+    let Some(digits) = kept_digits(column) else { return Ok(form) };
+    match form {
+        Form::Decimal(scale) if scale <= digits => Ok(form),
+        _ if digits < 0 => Err(Unreadable::new("would be rounded by its column, whose scale is negative")),
+        Form::Decimal(_)
+        | Form::VariableDecimal
+        | Form::Text
+        | Form::Zoned
+        | Form::Time(_)
+        | Form::Timestamp { .. }
+        | Form::Float
+        | Form::Double => Ok(Form::Within(Box::new(form), digits)),
+        _ => Ok(form),
     }
 }

@@ -11,7 +11,7 @@ use super::schema_tree::{RecordShape, skip};
 /// Appends the text as it is, without COPY's escapes.
 pub(super) fn write_plain(form: &Form, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), ReadError> {
     match form {
-        Form::Boolean => out.push(if cursor.boolean()? { b't' } else { b'f' }),
+        Form::Boolean => out.extend_from_slice(if cursor.boolean()? { b"true" } else { b"false" }),
         Form::Bit => out.push(if cursor.boolean()? { b'1' } else { b'0' }),
         Form::Integer => out.extend_from_slice(Digits::of(cursor.long()?).text()),
         Form::Float => put_float(cursor.float()?, out),
@@ -53,8 +53,34 @@ pub(super) fn write_plain(form: &Form, cursor: &mut Cursor<'_>, out: &mut Vec<u8
             put_bytea(cursor.bytes()?, b"", out);
             skip_behind(record, 1, cursor)?;
         }
+        Form::Within(form, digits) => {
+            let start = out.len();
+            write_plain(form, cursor, out)?;
+            if fraction_digits(&out[start..]) > *digits {
+                return Err(ReadError::new("has more digits behind the point than its column keeps"));
+            }
+        }
     }
     Ok(())
+}
+
+/// How many digits stand behind the point, trailing zeros left out, of a number or a time.
+fn fraction_digits(text: &[u8]) -> i64 {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (mut significant, mut behind) = (0, text);
+    if let Some(point) = text.iter().rposition(|byte| *byte == b'.') {
+        let fraction = &text[point + 1..];
+        let (fraction, rest) = fraction.split_at(digits(fraction));
+        significant = fraction.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last as i64 + 1);
+        behind = rest;
+    } else if let Some(exponent) = text.iter().position(|byte| matches!(byte, b'e' | b'E')) {
+        behind = &text[exponent..];
+    }
+    let exponent = match behind {
+        [b'e' | b'E', power @ ..] => std::str::from_utf8(power).ok().and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    significant - exponent.unwrap_or(0i64).clamp(-100_000, 100_000)
 }
 
 /// A field of COPY's text format (manual, "COPY", "Text Format").
@@ -316,6 +342,27 @@ mod tests {
             let mut out = Vec::new();
             put_zoned(text, &mut out).expect("well-formed");
             assert_eq!(String::from_utf8_lossy(&out), expected);
+        }
+    }
+
+    #[test]
+    fn digits_behind_the_point() {
+        for (text, expected) in [
+            ("12", 0),
+            ("12.50", 1),
+            ("-0.001", 3),
+            ("1.25e-2", 4),
+            ("1e-7", 7),
+            ("1.5e3", -2),
+            ("12:34:56.500000", 1),
+            ("2024-02-29 12:34:56.000001+00", 6),
+            ("2024-02-29T12:34:56.5Z BC", 1),
+            ("infinity", 0),
+            ("P1Y2M3DT4H5M6.789S", 3),
+            ("1 year 2 seconds", 0),
+            ("", 0),
+        ] {
+            assert_eq!(fraction_digits(text.as_bytes()), expected, "{text}");
         }
     }
 

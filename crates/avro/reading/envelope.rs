@@ -20,6 +20,8 @@ pub struct OfferedColumn {
     pub name: String,
     /// The type to create it with, as SQL has it, or why there is none.
     pub created_type: Result<String, Unreadable>,
+    /// The length that the source declared, where the producer says so.
+    pub declared_length: Option<i64>,
 }
 
 /// What a change does.
@@ -138,6 +140,7 @@ fn offered(record: &RecordShape) -> Vec<OfferedColumn> {
     let column = |field: &super::schema_tree::FieldShape| OfferedColumn {
         name: field.name.clone(),
         created_type: created_type(&field.node).map_err(|why| why.of_field(&field.name)),
+        declared_length: field.node.without_null().ok().and_then(|(node, _)| node.source_length),
     };
     record.fields.iter().map(column).collect()
 }

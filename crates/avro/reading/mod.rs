@@ -15,8 +15,9 @@ mod cursor;
 mod decimals;
 mod envelope;
 mod event;
+mod fields;
 mod moments;
-mod schema_tree;
+pub(crate) mod schema_tree;
 
 pub use cell::{PgColumnType, Unreadable};
 pub use cursor::{ReadError, confluent_parts};
@@ -24,3 +25,4 @@ pub use envelope::{
     ChangeOp, EnvelopePlan, EnvelopeReader, KeyPlanReader, KeyReader, OfferedColumn, ReadChange, SourceMark,
 };
 pub use event::PayloadReader;
+pub use fields::{FieldValue, FieldsReader};

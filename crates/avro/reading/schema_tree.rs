@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::cell::Unreadable;
@@ -13,22 +14,24 @@ use super::cursor::{Cursor, ReadError};
 
 /// A type.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) shape: Shape,
+pub(crate) struct Node {
+    pub(crate) shape: Shape,
     /// `connect.name`, else `logicalType`; empty if there is neither.
-    pub(super) meaning: Arc<str>,
+    pub(crate) meaning: Arc<str>,
     /// Scale of a decimal, or length of a bit string.
-    pub(super) number: Option<i64>,
+    pub(crate) number: Option<i64>,
     /// Precision of a decimal, where it is known.
-    pub(super) precision: Option<i64>,
+    pub(crate) precision: Option<i64>,
     /// `connect.type`.
-    pub(super) connect_type: Option<Arc<str>>,
+    pub(crate) connect_type: Option<Arc<str>>,
     /// How the source declared the column, where the producer says so (`propagate_source_type`).
-    pub(super) source_type: Option<Arc<str>>,
+    pub(crate) source_type: Option<Arc<str>>,
+    /// The length it declared.
+    pub(crate) source_length: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Null,
     Boolean,
     Int,
@@ -46,22 +49,24 @@ pub(super) enum Shape {
 }
 
 #[derive(Debug)]
-pub(super) struct RecordShape {
-    pub(super) name: String,
-    pub(super) fields: Vec<FieldShape>,
+pub(crate) struct RecordShape {
+    pub(crate) name: String,
+    pub(crate) fields: Vec<FieldShape>,
 }
 
 #[derive(Debug)]
-pub(super) struct FieldShape {
-    pub(super) name: String,
-    pub(super) node: Node,
+pub(crate) struct FieldShape {
+    pub(crate) name: String,
+    pub(crate) node: Node,
+    /// As the schema writes it; only writing needs it.
+    pub(crate) default: Option<Box<RawValue>>,
 }
 
-/// How deep schemas may be; Debezium's have five levels.
-const DEPTH_MAX: usize = 32;
+/// How deep schemas may be. Debezium's have five levels; a document has two for each of its own.
+const DEPTH_MAX: usize = 64;
 
 impl Node {
-    pub(super) fn parse(json: &str) -> Result<Node, Unreadable> {
+    pub(crate) fn parse(json: &str) -> Result<Node, Unreadable> {
         let value: Value =
             serde_json::from_str(json).map_err(|_| Unreadable::new("the registry's schema is not JSON"))?;
         Parser { named: HashMap::new() }.node(&value, "", 0)
@@ -75,11 +80,12 @@ impl Node {
             precision: None,
             connect_type: None,
             source_type: None,
+            source_length: None,
         }
     }
 
     /// The one branch that is not null, and the index of null; for what is no union, itself.
-    pub(super) fn without_null(&self) -> Result<(&Node, Option<i64>), Unreadable> {
+    pub(crate) fn without_null(&self) -> Result<(&Node, Option<i64>), Unreadable> {
         let Shape::Union(branches) = &self.shape else { return Ok((self, None)) };
         let null = branches.iter().position(|branch| matches!(branch.shape, Shape::Null));
         match (&branches[..], null) {
@@ -187,7 +193,9 @@ impl Parser {
                 return Err(Unreadable::new(format!("the schema's field {name} has no type")));
             };
             let node = self.node(kind, namespace, depth + 1)?;
-            Ok(FieldShape { name, node })
+            let default = field.get("default").map(serde_json::value::to_raw_value).transpose();
+            let default = default.map_err(|_| Unreadable::new("the schema has a default that is no JSON"))?;
+            Ok(FieldShape { name, node, default })
         };
         let fields: Result<Vec<_>, _> = fields.iter().map(field).collect();
         Ok(Shape::Record(Arc::new(RecordShape { name: full.to_owned(), fields: fields? })))
@@ -235,6 +243,7 @@ fn annotate(node: &mut Node, json: &Map<String, Value>) {
         None => json.get("precision").and_then(Value::as_i64),
     };
     node.source_type = parameter("__debezium.source.column.type").map(Into::into);
+    node.source_length = number("__debezium.source.column.length");
 }
 
 /// Passes over a value.

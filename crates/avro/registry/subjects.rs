@@ -46,6 +46,19 @@ impl Registry {
         absent_is_none(self.call(Method::GET, &path, None).await?)
     }
 
+    /// One version of a subject; `None` if there is no such version.
+    ///
+    /// # Errors
+    /// [`RegistryError`]
+    pub async fn version(
+        &self,
+        subject: &Subject,
+        version: u32,
+    ) -> Result<Option<SubjectVersion>, RegistryError> {
+        let path = ["subjects", &subject.0, "versions", &version.to_string()];
+        absent_is_none(self.call(Method::GET, &path, None).await?)
+    }
+
     /// The id of this schema if the subject has it in some version.
     ///
     /// # Errors

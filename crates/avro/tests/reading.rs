@@ -67,7 +67,7 @@ fn simple_text(value: &Value) -> Option<String> {
         Value::Union(_, inner) => return simple_text(inner),
         Value::Null => "\\N".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Boolean(value) => if *value { "t" } else { "f" }.to_owned(),
+        Value::Boolean(value) => if *value { "true" } else { "false" }.to_owned(),
         _ => return None,
     })
 }

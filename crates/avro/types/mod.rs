@@ -39,6 +39,74 @@ pub(crate) fn date_of_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
+/// `2026-01-31` as days since 1970-01-01.
+pub(crate) fn iso_days(text: &str) -> Result<i64, Reason> {
+    calendar::date(text.as_bytes()).map(calendar::Date::days)
+}
+
+/// `23:59:59.999999` as microseconds.
+pub(crate) fn iso_time_micros(text: &str) -> Result<i64, Reason> {
+    let time = calendar::time(text.as_bytes())?;
+    Ok(time.seconds * 1_000_000 + time.micros)
+}
+
+/// `2026-01-31T23:59:59.999Z`, or with `+01:00`, as microseconds since 1970-01-01 00:00:00 UTC.
+pub(crate) fn iso_instant_micros(text: &str) -> Result<i64, Reason> {
+    let zoned = text.replacen(['T', 't'], " ", 1);
+    match zoned.strip_suffix(['Z', 'z']) {
+        Some(utc) => calendar::utc_micros(format!("{utc}+00").as_bytes()),
+        None => calendar::utc_micros(zoned.as_bytes()),
+    }
+}
+
+/// `2026-01-31T23:59:59.999` as microseconds since 1970-01-01 00:00:00 of the same clock.
+pub(crate) fn iso_local_micros(text: &str) -> Result<i64, Reason> {
+    local_micros(text.replacen(['T', 't'], " ", 1).as_bytes())
+}
+
+fn local_micros(text: &[u8]) -> Result<i64, Reason> {
+    match calendar::timestamp(text)? {
+        calendar::Timestamp::Finite { seconds, micros } => seconds
+            .checked_mul(1_000_000)
+            .and_then(|all| all.checked_add(micros))
+            .ok_or(Reason::OutOfRange("microseconds in 64 bits")),
+        _ => Err(Reason::Infinite),
+    }
+}
+
+/// A decimal number times 10^scale, as `bytes`.
+pub(crate) fn write_decimal(text: &[u8], scale: i16, out: &mut Vec<u8>) -> Result<(), Reason> {
+    decimal::write_scaled(text, scale, out)
+}
+
+/// The bytes that a bytea's text stands for.
+///
+/// # Errors
+/// It is not in hex form.
+pub fn decode_bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
+    let digits = text.strip_prefix(b"\\x").ok_or(Reason::Malformed("bytea in hex form"))?;
+    bytea::decode(digits, out)
+}
+
+/// Microseconds since 1970 as RFC 3339: `2026-01-31T23:59:59.999999Z`.
+pub fn utc_text(unix_micros: i64) -> String {
+    let (seconds, micros) = (unix_micros.div_euclid(1_000_000), unix_micros.rem_euclid(1_000_000));
+    let (year, month, day) = date_of_days(seconds.div_euclid(86_400));
+    let second = seconds.rem_euclid(86_400);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// The text of a timestamp, with time zone or without (then as if it were UTC), as milliseconds since 1970; of its
+/// microseconds the milliseconds are left, as Debezium's router does.
+///
+/// # Errors
+/// It is neither, or infinite.
+pub fn event_unix_millis(text: &[u8], with_zone: bool) -> Result<i64, Reason> {
+    let micros = if with_zone { calendar::utc_micros(text) } else { local_micros(text) };
+    micros.map(|micros| micros.div_euclid(1000))
+}
+
 /// One row of the table.
 pub(crate) struct TypeRow {
     /// The schema of a value.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::run::{halted, watch_signals};
 use crate::config::apply::{self, ApplyConfig};
-use crate::{Shared, apply_http, http};
+use crate::{Shared, apply_http, apply_text, http};
 
 /// What is said of one start only.
 #[derive(Args)]
@@ -23,12 +23,18 @@ pub struct Arguments {
 
 /// Runs until told to stop (exit code 0) or until it can't go on (the halt's code).
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = prepare(shared, arguments.replay)?;
+    super::block_on(serve(config))
+}
+
+/// Starts the log and loads the configuration; its warnings go to the log.
+pub fn prepare(shared: &Shared, replay: Option<Replay>) -> anyhow::Result<ApplyConfig> {
     crate::telemetry::start(&shared.log)?;
-    let config = apply::load(&shared.config, &shared.set, arguments.replay)?;
+    let config = apply::load(&shared.config, &shared.set, replay)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    super::block_on(serve(config))
+    Ok(config)
 }
 
 async fn serve(config: ApplyConfig) -> anyhow::Result<ExitCode> {
@@ -48,6 +54,7 @@ async fn serve(config: ApplyConfig) -> anyhow::Result<ExitCode> {
         group = settings.group,
         "starting"
     );
+    tokio::spawn(apply_text::show(Arc::clone(&status)));
     let limit = settings.shutdown_timeout;
     let mut signals = watch_signals("finishing the batch; a second signal exits at once")?;
     let (stop, shutdown) = watch::channel(false);
@@ -66,6 +73,7 @@ async fn serve(config: ApplyConfig) -> anyhow::Result<ExitCode> {
             }
         }
     };
+    apply_text::clear();
     match outcome {
         Ok(()) => Ok(ExitCode::Success),
         Err(halt) => halted(Halt::new(code(halt.cause), halt.what, halt.advice)),

@@ -113,11 +113,11 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let table = outbox.tables.iter().find(named).context("no [[outbox]] of that name has a status")?;
         let client = headwater_pg::connect(&outbox.postgres).await.context("connect to Postgres")?;
         let table = table::load(&client, table).await?;
-        act(&client, &table, &outbox.slot, arguments).await
+        act(&client, &table, arguments).await
     })
 }
 
-async fn act(client: &Client, table: &Table, slot: &str, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+async fn act(client: &Client, table: &Table, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
     match &arguments.action {
         Action::Ls { status, event_type, aggregate, limit } => {
@@ -146,7 +146,7 @@ async fn act(client: &Client, table: &Table, slot: &str, arguments: &Arguments) 
         }
         Action::Cancel { ids } => tell(json, "cancelled", listing::cancel(client, table, ids).await?),
         Action::Stats { all } => {
-            let stats: Value = serde_json::from_str(&listing::stats(client, table, slot, *all).await?)?;
+            let stats: Value = serde_json::from_str(&listing::stats(client, table, *all).await?)?;
             print(json, &stats, || row_text(&stats));
         }
         Action::Cleanup { older_than, sent } => {

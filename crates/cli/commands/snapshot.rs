@@ -97,9 +97,15 @@ pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// The answer, which is no refusal.
 async fn ask(instance: &str, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<String> {
-    let (code, answer) = request(instance, method, path, body, ANSWER_TIMEOUT)
-        .await
-        .with_context(|| format!("no instance of headwater answers at {instance}"))?;
+    let asked = request(instance, method, path, body, ANSWER_TIMEOUT).await;
+    let (code, answer) = asked.with_context(|| match path {
+        "/snapshot" => format!("no instance of headwater answers at {instance}"),
+        _ => format!(
+            "the instance at {instance} has not answered within {} s, or there is none. A command that was not answered \
+             is not carried out; headwater snapshot status says what the snapshot waits for",
+            ANSWER_TIMEOUT.as_secs()
+        ),
+    })?;
     if code != 200 {
         bail!("{}", answer.trim());
     }

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headwater_apply::{EventSettings, OnPoison, Replay, Settings, StartAt, TableRule};
+use headwater_apply::{EventSettings, FeedbackFormat, OnPoison, Replay, Settings, StartAt, TableRule};
 use headwater_pg::Secret;
+use toml::de::DeTable;
 
 use super::as_written::{
     Field, Http, Kafka, Key, SchemaRegistry, Section, default_text, key_name, read_field, read_list,
@@ -66,7 +67,8 @@ sections! {
         start: StartAt = "beginning",
         /// How many records go into one transaction at most.
         batch_rows: i32 = "10000",
-        /// How many bytes of rows go into one transaction at most. About three times as much is used.
+        /// How many bytes of rows go into one transaction at most. One is written while the next is collected, and the rows
+        /// are in memory once more while they are copied.
         batch_bytes: Size = "16MiB",
         /// How long the first record of a transaction waits for more.
         linger: Duration = "50ms",
@@ -86,9 +88,11 @@ sections! {
         /// payload, `$2`, where the statement has it, the event as JSON: `'InventoryChanged' = "select
         /// shop.apply_inventory($1)"`. Types without a statement are passed over.
         on_event: Properties,
-        /// The topic for answers to events, as JSON: `{event id, status, reason, consumer, attempt, at}`. Without it none
-        /// are sent, and an event whose statement fails is treated as `on_poison` says.
+        /// The topic for answers to events: event id, status, reason, consumer, attempt, time. Without it none are sent,
+        /// and an event whose statement fails is treated as `on_poison` says.
         feedback_topic: String,
+        /// How answers are written: `json`, or `avro` under the schema `headwater.Feedback`, which is registered.
+        feedback_format: FeedbackFormat = "json",
         /// How long handled events are remembered.
         inbox_retention: Duration = "168h",
     }
@@ -133,6 +137,13 @@ pub struct ApplyConfig {
     pub listen: Option<SocketAddr>,
     /// What the user should know although it stops nothing.
     pub warnings: Vec<String>,
+}
+
+/// Whether a file is one of `headwater apply`: it has a section that only such a file has. What can't be read is not.
+pub fn is_of_apply(file: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(file) else { return false };
+    let Ok(tree) = DeTable::parse(&text) else { return false };
+    SECTIONS.iter().any(|(name, ..)| tree.get_ref().contains_key(*name))
 }
 
 /// Loads the configuration of `headwater apply`, as [`super::load`] does that of `headwater run`.
@@ -205,9 +216,11 @@ fn make(
         event_topics,
         on_event,
         feedback_topic,
+        feedback_format,
         inbox_retention,
     } = apply;
-    let events = make_events(event_topics, on_event, feedback_topic, inbox_retention, findings)?;
+    let feedback = (feedback_topic, feedback_format);
+    let events = make_events(event_topics, on_event, feedback, inbox_retention, findings)?;
     let rows_origin = batch_rows.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
     let batch_rows = batch_rows.value()?;
     if !(1..=1_000_000).contains(&batch_rows) {
@@ -284,7 +297,7 @@ fn make_table(written: ApplyTable, findings: &mut Findings) -> Option<TableRule>
 fn make_events(
     topics: Field<Names>,
     on_event: Field<Properties>,
-    feedback_topic: Field<String>,
+    (feedback_topic, feedback_format): (Field<String>, Field<FeedbackFormat>),
     inbox_retention: Field<Duration>,
     findings: &mut Findings,
 ) -> Option<Option<EventSettings>> {
@@ -299,6 +312,7 @@ fn make_events(
             topics: topics.value()?.0,
             handlers: plain(on_event).into_iter().collect(),
             feedback_topic: feedback_topic.value(),
+            feedback_format: feedback_format.value()?,
             inbox_retention,
         })),
     }

@@ -11,15 +11,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_avro::SubjectStrategy;
+use headwater_avro::from_json::{EmptyArrays, NullFields};
 use headwater_pg::Secret;
-use headwater_pipeline::settings::{OnNewTable, Oversized, SnapshotMode};
+use headwater_pipeline::settings::{OnNewTable, OnUpdate, Oversized, SnapshotMode};
 
 use super::layers::{Entry, Node, Table};
 use super::outbox::{EventType, Feedback, LifeWritten, Mail, NotifyWritten};
 use super::problem::{Origin, Problems, did_you_mean};
 use super::quantity::Size;
 use super::records::{Exception, Masking, Records, Route};
-use super::value::{ChannelBinding, Names, PayloadFormat, Properties, SinkType, SslMode, Value};
+use super::value::{
+    ChannelBinding, MissingColumns, Names, PayloadFormat, Properties, SinkType, SslMode, Value,
+};
 
 /// What a key of the configuration holds after reading.
 #[derive(Clone, Default)]
@@ -239,10 +242,30 @@ sections! {
         /// Required. The table, `schema.table`.
         table: String,
         /// What becomes of the payload column: `avro` writes it as Debezium's outbox router does with the same
-        /// converters, `raw` writes the text's bytes as they are.
+        /// converters; `raw` writes the text's bytes as they are, and of a bytea the bytes; `avro_from_json` writes JSON
+        /// in the schema that the registry has under `<topic>-value`, and a payload that does not fit it halts, or is set
+        /// aside, with the name of its field; `avro_inferred` writes JSON in a schema inferred from each payload, as
+        /// Debezium does with `table.expand.json.payload`: what a payload leaves out, its schema leaves out.
         payload: PayloadFormat = "avro",
-        /// The topic for a message; `${aggregatetype}` stands for the value of that column.
+        /// With `avro_from_json`, the version of the subject. Without it, the latest one at the start of a session: an
+        /// event that is sent again may then be written in a later one.
+        schema_version: i32,
+        /// With `avro_inferred`, what becomes of a null: `ignore` leaves the field out, `optional_bytes` makes it nullable
+        /// bytes (Debezium's `table.json.payload.null.behavior`).
+        null_fields: NullFields = "ignore",
+        /// With `avro_inferred`, what becomes of `[]`: `ignore` leaves the field out, `optional_string` makes it an array
+        /// of nullable strings (Debezium's `table.json.payload.empty.array.behavior`).
+        empty_arrays: EmptyArrays = "ignore",
+        /// Whether a payload of nothing but blanks is a null value, as NULL is (Debezium's
+        /// `route.tombstone.on.empty.payload`). A value with an `envelope` is null only then.
+        tombstone_on_empty: bool = "false",
+        /// The topic for a message; `${aggregatetype}` stands for the value of that column. Whatever it makes, a row never
+        /// comes to a topic of Headwater's own, of Kafka's (`__…`) or of the registry (`_schemas`).
         topic: String = "outbox.event.${aggregatetype}",
+        /// A regular expression that the value of that column must match as a whole. `topic` is what stands in its place
+        /// then, with `$1` for the first group and `${name}` for a named one (Debezium's `route.topic.regex` and
+        /// `route.topic.replacement`).
+        matches as "match": String,
         /// Which aggregate types may name a topic; `*` stands for any characters. A row with another value halts
         /// Headwater: no row may choose a topic that was not meant for it.
         aggregatetypes: Names = "*",
@@ -251,6 +274,24 @@ sections! {
         columns: Properties,
         /// More columns to send along as headers, `column = "header"`. `id` and `eventType` are always sent.
         headers: Properties,
+        /// More columns to send along in the value, `column = "field"`, which is a record then: `payload` and these. Only
+        /// with `payload = "avro"`.
+        envelope: Properties,
+        /// What it means that the table lacks a column of `headers` or `envelope`: `halt`, or `ignore`, which leaves it out.
+        missing_columns: MissingColumns = "halt",
+        /// The column with the number of the record's partition. A number that its topic does not have halts.
+        partition_column: String,
+        /// The column with the record's timestamp, a timestamp or timestamptz. Where it is NULL, and without this, it is
+        /// the commit's time.
+        timestamp_column: String,
+        /// What an UPDATE of a row means, whose event is what was inserted: `skip`, `warn` (once per session) or `halt`
+        /// (Debezium's `table.op.invalid.behavior`). In each case it is counted.
+        on_update: OnUpdate = "skip",
+        /// The attribute `source` of CloudEvents, `/shop/orders`. With it records have the headers of CloudEvents 1.0 in
+        /// binary mode: `ce_id`, `ce_source`, `ce_type`, `ce_subject` (the aggregate's id), `ce_time` and `content-type`.
+        cloudevents_source: String,
+        /// That `content-type`. Without it, it goes by the form of the payload.
+        content_type: String,
         /// The column with a W3C trace context, as `records.traceparent_column`.
         traceparent_column: String,
         /// The column with the header `tracestate`, where it is not beside the traceparent.
@@ -270,9 +311,15 @@ sections! {
         /// As for a table.
         payload: PayloadFormat = "avro",
         /// As for a table.
+        schema_version: i32,
+        /// As for a table.
         topic: String = "outbox.event.${aggregatetype}",
         /// As for a table.
+        matches as "match": String,
+        /// As for a table.
         aggregatetypes: Names = "*",
+        /// As for a table.
+        cloudevents_source: String,
     }
 
     /// Other logical messages, which go to `<prefix>.<topic>` as Debezium writes them. Headwater's own
@@ -319,8 +366,12 @@ sections! {
         /// that, or when half of `max_slot_wal_keep_size` is used up, the stream begins and the rest is copied
         /// beside it.
         max_transaction_age: Duration = "30m",
-        /// How much is copied at a time beside the stream.
-        chunk_bytes: Size = "1MiB",
+        /// How much is copied at a time beside the stream. The stream's records stand behind it, so larger chunks
+        /// make the copy quicker and the stream later.
+        chunk_bytes: Size = "128KiB",
+        /// Whether the copy beside the stream rests after each chunk for as long as the chunk took, while transactions
+        /// come. Without the rests it copies more rows, and the stream has less of server, broker and processor.
+        gives_way: bool = "true",
         /// Rows that all workers together may read in a second, also beside the stream; 0 is no limit.
         max_rows_per_second: i32 = "0",
         /// Bytes, as COPY sends them, that all workers together may read in a second, also beside the stream;

@@ -16,6 +16,7 @@ mod as_written;
 mod connection;
 mod layers;
 mod outbox;
+mod outbox_table;
 mod password;
 mod problem;
 mod quantity;

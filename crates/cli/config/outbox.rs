@@ -13,7 +13,7 @@ use headwater_pipeline::settings::{OutboxTable, SinkSettings, SnapshotSettings};
 
 use super::as_written::{Field, Key, Section, default_text, key_name, read_field, refuse_unknown, sections};
 use super::layers::Table;
-use super::problem::Problems;
+use super::problem::{Origin, Problems};
 use super::settings::{Findings, take_secret};
 use super::value::{Names, Value};
 
@@ -23,7 +23,8 @@ sections! {
     "feedback" => pub struct Feedback {
         /// The topic that consumers answer on, created if it is missing. An answer is JSON: `{"event_id": …, "status":
         /// "SUCCESS" or "FAILED", "reason": …, "consumer": …, "attempt": …, "at": …}`; `attempt` is what the header
-        /// `headwater.attempt` of the event said, or 1.
+        /// `headwater.attempt` of the event said, or 1. Or it is Avro behind the registry's header, a record with fields
+        /// of these names (`schema_registry.url`).
         topic: String,
         /// The consumer group that Headwater reads it in.
         group: String = "headwater-outbox",
@@ -107,6 +108,14 @@ pub struct Life {
     notify: Option<NotifySettings>,
 }
 
+impl Life {
+    /// The topics that are for answers and not for events.
+    pub fn topics(&self) -> Vec<String> {
+        let topics = self.topic.iter().flat_map(|topic| [&topic.topic, &topic.dead_letter_topic]);
+        topics.cloned().collect()
+    }
+}
+
 /// What was written of them.
 #[derive(Default, Clone)]
 pub struct LifeWritten {
@@ -131,6 +140,13 @@ pub fn make_life(written: LifeWritten, findings: &mut Findings) -> Option<Life> 
     Some(Life { topic: topic?, notify: notify? })
 }
 
+/// Nobody would have to answer, and the first who does would stand for all.
+const NOBODY: &str = "\"all\" needs the list of consumers";
+
+fn written_at(topic: &Field<String>, findings: &Findings) -> Origin {
+    topic.located().map_or(findings.file.clone(), |(_, origin)| origin.clone())
+}
+
 /// The outer option is none when something is wrong.
 fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings) -> Option<Option<Topic>> {
     let Feedback {
@@ -144,6 +160,8 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
         backoff_max,
         answer_timeout,
     } = written;
+    let all_of_nobody =
+        |policy: &Policy| policy.processed_when == ProcessedWhen::All && policy.consumers.is_empty();
     let default = Policy {
         processed_when: processed_when.value()?,
         consumers: consumers.value().unwrap_or_default().0,
@@ -152,6 +170,9 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
         backoff_max: backoff_max.value()?,
         answer_timeout: answer_timeout.value(),
     };
+    if all_of_nobody(&default) {
+        return findings.wrong(&written_at(&topic, findings), "feedback.processed_when", NOBODY);
+    }
     let mut rules: Vec<(Vec<String>, Policy)> = Vec::new();
     for rule in types {
         let EventType {
@@ -175,6 +196,9 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
             backoff_max: backoff_max.value().unwrap_or(default.backoff_max),
             answer_timeout: answer_timeout.value().or(default.answer_timeout),
         };
+        if all_of_nobody(&policy) {
+            return findings.wrong(&written_at(&topic, findings), "event_type.processed_when", NOBODY);
+        }
         rules.push((types, policy));
     }
     let topic = match topic {
@@ -287,11 +311,12 @@ pub fn make(settings: &Settings, life: Life) -> Option<headwater_outbox::Setting
         return None;
     }
     let kafka = match &settings.sink {
-        SinkSettings::Kafka { kafka, .. } => Some(kafka.clone()),
+        SinkSettings::Kafka { kafka, registry } => Some((kafka.clone(), registry.clone())),
         SinkSettings::Stdout | SinkSettings::File { .. } | SinkSettings::Discard => None,
     };
-    let feedback = life.topic.zip(kafka).map(|(topic, kafka)| FeedbackSettings {
+    let feedback = life.topic.zip(kafka).map(|(topic, (kafka, registry))| FeedbackSettings {
         kafka,
+        registry,
         partitions: settings.topics.partitions,
         replication_factor: settings.topics.replication_factor,
         topic: topic.topic,

@@ -14,18 +14,19 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
-    CheckpointSettings, DeadLetterSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxRoute,
-    OutboxTable, PayloadFormat, ReselectSettings, SignalSettings, SinkSettings, SnapshotMode,
-    SnapshotSettings, TopicSettings, TransactionSettings,
+    CheckpointSettings, DeadLetterSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxTable,
+    ReselectSettings, SignalSettings, SinkSettings, SnapshotMode, SnapshotSettings, TopicSettings,
+    TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
 use super::connection;
 use super::layers::variable_of;
+use super::outbox_table;
 use super::password;
-use super::problem::{Origin, Problems, did_you_mean};
+use super::problem::{Origin, Problems};
 use super::records;
-use super::value::{self, Names, Properties, SinkType};
+use super::value::{Names, Properties, SinkType};
 
 /// What was found to be wrong, and what to warn of, while settings are made.
 pub struct Findings {
@@ -78,8 +79,8 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let topics = make_topics(topics, routes, findings);
     let records = records::make(records, table, masking, findings);
     let outbox: Vec<Option<OutboxTable>> =
-        outbox.into_iter().map(|table| make_outbox(table, findings)).collect();
-    let outbox_messages = make_outbox_messages(outbox_messages);
+        outbox.into_iter().map(|table| outbox_table::make(table, findings)).collect();
+    let outbox_messages = outbox_table::make_messages(outbox_messages, findings);
     let messages = make_messages(messages);
     let transactions = make_transactions(transactions);
     let snapshot = make_snapshot(snapshot, findings);
@@ -91,7 +92,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
     // Messages and transactions are written as the records of all tables are.
     let needs_registry = records.as_ref().is_none_or(RecordRules::writes_avro)
-        || outbox.iter().flatten().any(|outbox| outbox.route.payload == PayloadFormat::Avro);
+        || outbox.iter().flatten().any(|outbox| outbox.route.payload.is_avro());
     let registry = Registry { written: schema_registry, is_needed: needs_registry };
     let sink = make_sink(sink, kafka, registry, queue_bytes_max, findings);
     let listen = make_listen(http, findings)?;
@@ -118,6 +119,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             records: records?,
             checkpoint: checkpoint?,
             outbox,
+            reserved_topics: life.topics(),
             outbox_messages: outbox_messages?,
             messages: messages?,
             transactions: transactions?,
@@ -229,71 +231,6 @@ pub fn plain(field: Field<Properties>) -> BTreeMap<String, String> {
     properties.0.into_iter().map(|(name, (value, _))| (name, value)).collect()
 }
 
-/// The columns of an outbox table that may have other names.
-const OUTBOX_COLUMNS: &[&str] = &["id", "aggregatetype", "aggregateid", "type", "payload"];
-
-fn make_outbox(written: as_written::Outbox, findings: &mut Findings) -> Option<OutboxTable> {
-    let as_written::Outbox {
-        table,
-        payload,
-        topic,
-        aggregatetypes,
-        columns,
-        headers,
-        traceparent_column,
-        tracestate_column,
-        snapshot,
-        headers_column,
-        status,
-    } = written;
-    let origin = table.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
-    if let (Field::Missing, Some((_, origin))) = (&traceparent_column, tracestate_column.located()) {
-        findings.problems.add(origin, "outbox.tracestate_column", "needs outbox.traceparent_column as well");
-    }
-    let table = findings.require(table, "outbox.table", "table = \"public.outbox\"");
-    let columns = columns.value().unwrap_or_default().0;
-    for (name, (_, origin)) in &columns {
-        if !OUTBOX_COLUMNS.contains(&name.as_str()) {
-            let advice = match did_you_mean(name, OUTBOX_COLUMNS.iter().copied()) {
-                Some(near) => format!("did you mean {near}?"),
-                None => format!("there are {}", OUTBOX_COLUMNS.join(", ")),
-            };
-            findings.problems.add(
-                origin,
-                &format!("outbox.columns.{name}"),
-                format!("unknown key; {advice}"),
-            );
-        }
-    }
-    let column = |name: &str| columns.get(name).map_or_else(|| name.to_owned(), |(column, _)| column.clone());
-    let table = table?;
-    let Some((schema, table)) = qualified_name(&table) else {
-        let message = format!("\"{table}\" is not schema.table; write for example \"public.outbox\"");
-        return findings.wrong(&origin, "outbox.table", message);
-    };
-    Some(OutboxTable {
-        schema,
-        table,
-        id_column: column("id"),
-        aggregatetype_column: column("aggregatetype"),
-        aggregateid_column: column("aggregateid"),
-        type_column: column("type"),
-        payload_column: column("payload"),
-        headers: plain(headers).into_iter().collect(),
-        traceparent_column: traceparent_column.value(),
-        tracestate_column: tracestate_column.value(),
-        route: make_route(topic, aggregatetypes, payload)?,
-        snapshot: snapshot.value()?,
-        headers_column: headers_column.value(),
-        status: status.value()?,
-    })
-}
-
-fn make_outbox_messages(written: as_written::OutboxMessages) -> Option<OutboxRoute> {
-    let as_written::OutboxMessages { payload, topic, aggregatetypes } = written;
-    make_route(topic, aggregatetypes, payload)
-}
-
 fn make_messages(written: as_written::Messages) -> Option<MessageSettings> {
     let as_written::Messages { include, exclude, topic, traceparent_prefix } = written;
     let names = |field: Field<Names>| field.value().unwrap_or_default().0;
@@ -320,6 +257,7 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers,
         max_transaction_age,
         chunk_bytes,
+        gives_way,
         max_rows_per_second,
         max_bytes_per_second,
         lock_timeout,
@@ -358,6 +296,7 @@ fn make_snapshot(written: as_written::Snapshot, findings: &mut Findings) -> Opti
         workers: workers as usize,
         max_transaction_age: max_transaction_age.value()?,
         chunk_bytes: chunk_bytes.value()?.0.clamp(16 << 10, 64 << 20),
+        gives_way: gives_way.value()?,
         max_rows_per_second,
         max_bytes_per_second: max_bytes_per_second.value()?.0,
         lock_timeout: lock_timeout.value()?,
@@ -411,21 +350,6 @@ fn make_notifications(written: as_written::Notifications) -> Option<Notification
         return None;
     }
     Some(NotificationSettings { topic: topic.value(), log: log.value()? })
-}
-
-fn make_route(
-    topic: Field<String>,
-    aggregatetypes: Field<Names>,
-    payload: Field<value::PayloadFormat>,
-) -> Option<OutboxRoute> {
-    Some(OutboxRoute {
-        topic: topic.value()?,
-        aggregatetypes: aggregatetypes.value()?.0,
-        payload: match payload.value()? {
-            value::PayloadFormat::Avro => PayloadFormat::Avro,
-            value::PayloadFormat::Raw => PayloadFormat::Raw,
-        },
-    })
 }
 
 /// `schema.table`, exactly as Postgres spells the names; with a dot inside a name, `"odd.schema".table`.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_apply::{OnPoison, StartAt};
+use headwater_apply::{FeedbackFormat, OnPoison, StartAt};
+use headwater_avro::from_json::{EmptyArrays, NullFields};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
@@ -16,7 +17,7 @@ use headwater_avro::{
 };
 use headwater_outbox::{MailTls, ProcessedWhen};
 use headwater_pg::Secret;
-use headwater_pipeline::settings::{OnNewTable, Oversized, SnapshotMode};
+use headwater_pipeline::settings::{OnNewTable, OnUpdate, Oversized, SnapshotMode};
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -329,6 +330,17 @@ words! {
         Avro = "avro",
         /// The column's text as it is.
         Raw = "raw",
+        /// JSON in a schema of the registry's.
+        AvroFromJson = "avro_from_json",
+        /// JSON in a schema inferred from it.
+        AvroInferred = "avro_inferred",
+    }
+    /// What it means that a column is not there.
+    MissingColumns {
+        /// That somebody is wrong.
+        Halt = "halt",
+        /// That there is nothing to send.
+        Ignore = "ignore",
     }
 }
 
@@ -349,7 +361,10 @@ macro_rules! words_of {
 }
 
 words_of! {
+    EmptyArrays,
     MailTls,
+    NullFields,
+    OnUpdate,
     ProcessedWhen,
     AbsentBefore,
     KeylessKey,
@@ -358,6 +373,7 @@ words_of! {
     BinaryHandling,
     DecimalHandling,
     Envelope,
+    FeedbackFormat,
     FlatDeletes,
     HstoreHandling,
     IntervalHandling,

@@ -21,16 +21,21 @@ use super::control::Asked;
 use super::coordinator::{Coordinator, Pending};
 use super::copier::name_of;
 use super::moved::MovedKeys;
+use super::pace::GiveWay;
 use super::progress::{JobKind, JobState, TableState};
 use super::seen::tell_lock;
 use super::table_pattern::Matcher;
 use super::touched::Watch;
-use super::{BesideChunk, Chunk, CopyInput, Report};
+use super::{BesideChunk, Chunk, CopyInput, KeylessChunk, Report};
 use crate::backoff::Backoff;
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 
-/// How long the stream may take to come to a chunk's position before it is asked to say where it is.
+/// How long the stream may take to come to a chunk's position before it is asked to say where it is: an idle server
+/// is asked for every chunk, and at once, because its copy goes no faster than that.
+const ASK_FIRST: Duration = Duration::from_millis(3);
+
+/// The time to the next question.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often it is asked before the server is made to flush what it has.
@@ -46,7 +51,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(2);
 const UNDEFINED_TABLE: &str = "42P01";
 
 /// What became of a chunk.
-enum Handed {
+pub(crate) enum Handed {
     /// It is on its way.
     Written,
     /// It is, and the table has to be copied from its first row on.
@@ -60,8 +65,16 @@ enum Handed {
 /// The server's word for a statement that took longer than its timeout.
 const QUERY_CANCELED: &str = "57014";
 
+/// Where a chunk is read: the connection, the table as it was last, what its places depend on, and how much.
+type ReadPlace<'a> = (
+    &'a mut Option<CopySession>,
+    &'a mut SnapshotTable,
+    &'a mut Option<Vec<Vec<Option<String>>>>,
+    &'a mut ChunkSize,
+);
+
 /// Why a table's copy stopped.
-enum Stopped {
+pub(crate) enum Stopped {
     /// Its last chunk is written.
     AtItsEnd,
     /// A command: the job's state says which.
@@ -131,13 +144,19 @@ impl Coordinator {
         at: usize,
         asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<Stopped, StageError> {
-        let mut table = self.present(at).await?;
+        let Some(mut table) = self.present_in_time(at, asked).await? else { return Ok(Stopped::ByCommand) };
+        if table.key.is_empty() {
+            return self.copy_keyless_beside(at, &table, asked).await;
+        }
         self.begin_by_key(at, &table)?;
         let mut places = self.places(at, &table);
         let mut size = ChunkSize::new(self.parts.settings.snapshot.chunk_bytes, &self.pace);
         let mut session = None;
         let mut signature = None;
         let mut in_a_row = false;
+        let metrics = self.parts.metrics.clone();
+        let passed = || metrics.transactions.get();
+        let mut give_way = GiveWay::new(self.parts.settings.snapshot.gives_way, passed());
         loop {
             self.obey_waiting(asked).await?;
             if !self.is_running() || self.tables[at].state != TableState::Copying {
@@ -155,20 +174,23 @@ impl Coordinator {
                 (None, None) => return Ok(Stopped::AtItsEnd),
             };
             in_a_row = matches!(next, Next::Again(_));
-            let read = self.read(at, &mut session, &mut table, &mut signature, &next, &mut size).await?;
+            let began = Instant::now();
+            let place = (&mut session, &mut table, &mut signature, &mut size);
+            let read = self.read(at, place, &next, asked).await?;
             let Some(read) = read else {
                 places = self.places(at, &table);
                 continue;
             };
             let reached = read.reached.clone();
             let (rows, bytes) = (read.rows.iter().map(|rows| rows.len() as u64).sum(), read.bytes);
-            match self.hand_over(at, &table, read, next).await? {
+            match self.hand_over(at, &table, read, next, None).await? {
                 Handed::Written => advance(&mut places, reached),
                 Handed::Anew => places = self.places(at, &table),
                 Handed::TooMuch => size.halve(),
-                Handed::After(transactions) => self.wait_for(&transactions).await?,
+                Handed::After(transactions) => self.wait_for(at, &transactions, asked).await?,
             }
-            self.pace.read(rows, bytes).await;
+            let rest = give_way.rest(began.elapsed(), passed());
+            tokio::join!(self.pace.read(rows, bytes), tokio::time::sleep(rest));
         }
     }
 
@@ -194,10 +216,11 @@ impl Coordinator {
         self.watch(at, true)
     }
 
-    fn watch(&self, at: usize, awake: bool) -> Result<(), StageError> {
+    pub(crate) fn watch(&self, at: usize, awake: bool) -> Result<(), StageError> {
         let record = &self.tables[at];
         let (key, job, table) = (record.key_columns.clone(), record.job.clone(), record.name());
-        self.send(CopyInput::Watch(record.relation, Watch { key, job, table, awake }))
+        let moved = record.moved_before.clone();
+        self.send(CopyInput::Watch(record.relation, Watch { key, job, table, moved, awake }))
     }
 
     /// Watches what a session before this one has begun to copy by key: the stream must not pass a change that
@@ -223,7 +246,8 @@ impl Coordinator {
                 "put it back into the publication, or leave it out with snapshot.exclude_tables",
             ));
         };
-        if table.key.is_empty() {
+        let is_asked_for = self.job.as_ref().is_some_and(|job| job.kind == JobKind::AdHoc);
+        if table.key.is_empty() && !(is_asked_for && record.key_columns.is_empty()) {
             return Err(refused(
                 format!("{name} has no key any more, and its copy is not complete"),
                 "give it a primary key or a replica identity index, or leave it out with snapshot.exclude_tables",
@@ -257,25 +281,78 @@ impl Coordinator {
         places
     }
 
-    /// Reads a chunk, over a new connection if the old one is gone. None when what is left has to be found anew.
+    /// The table as it is now, once the server can be asked; None when a command ended its copy meanwhile.
+    async fn present_in_time(
+        &mut self,
+        at: usize,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<Option<SnapshotTable>, StageError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.present(at).await {
+                Err(StageError::Postgres { source, .. }) if source.is_transient() => {
+                    self.wait_to_retry(at, &mut backoff, &source, asked).await?;
+                    if !self.goes_on(at) {
+                        return Ok(None);
+                    }
+                }
+                present => {
+                    self.tell_retried(at, &backoff);
+                    return present.map(Some);
+                }
+            }
+        }
+    }
+
+    /// Whether no command has ended or paused the copy of a table.
+    pub(crate) fn goes_on(&self, at: usize) -> bool {
+        self.is_running() && !self.tables[at].is_over()
+    }
+
+    /// Waits until the server is asked again; commands are obeyed meanwhile.
+    pub(crate) async fn wait_to_retry(
+        &mut self,
+        at: usize,
+        backoff: &mut Backoff,
+        source: &headwater_pg::Error,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<(), StageError> {
+        let pause = backoff.next();
+        let reason = crate::error::chain(source);
+        if backoff.is_first() {
+            tracing::warn!(
+                table = self.tables[at].name(),
+                retry_in_ms = pause.as_millis() as u64,
+                "a chunk can't be read now: {reason}"
+            );
+        }
+        self.tell_waiting(Some(reason));
+        tokio::time::sleep(pause).await;
+        self.obey_waiting(asked).await
+    }
+
+    fn tell_retried(&self, at: usize, backoff: &Backoff) {
+        if backoff.used() {
+            tracing::info!(table = self.tables[at].name(), "chunks can be read again");
+            self.tell_waiting(None);
+        }
+    }
+
+    /// Reads a chunk, over a new connection if the old one is gone. None when what is left has to be found anew, or a
+    /// command came.
     async fn read(
         &mut self,
         at: usize,
-        session: &mut Option<CopySession>,
-        table: &mut SnapshotTable,
-        signature: &mut Option<Vec<Vec<Option<String>>>>,
+        (session, table, signature, size): ReadPlace<'_>,
         next: &Next,
-        size: &mut ChunkSize,
+        asked: &mut mpsc::Receiver<Asked>,
     ) -> Result<Option<ChunkRead>, StageError> {
         let mut backoff = Backoff::new();
         loop {
             let outcome = self.try_read(at, session, table, signature, next, size).await;
             match outcome {
                 Ok(read) => {
-                    if backoff.used() {
-                        tracing::info!(table = self.tables[at].name(), "chunks can be read again");
-                        self.tell_waiting(None);
-                    }
+                    self.tell_retried(at, &backoff);
                     return Ok(read);
                 }
                 Err(StageError::Copy { source, .. } | StageError::Postgres { source, .. })
@@ -285,17 +362,11 @@ impl Coordinator {
                     if source.sqlstate() == Some(QUERY_CANCELED) {
                         size.halve();
                     }
-                    let pause = backoff.next();
-                    let reason = crate::error::chain(&source);
-                    if backoff.is_first() {
-                        tracing::warn!(
-                            table = self.tables[at].name(),
-                            retry_in_ms = pause.as_millis() as u64,
-                            "a chunk can't be read now: {reason}"
-                        );
+                    self.wait_to_retry(at, &mut backoff, &source, asked).await?;
+                    if !self.goes_on(at) {
+                        self.tell_waiting(None);
+                        return Ok(None);
                     }
-                    self.tell_waiting(Some(reason));
-                    tokio::time::sleep(pause).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -364,13 +435,15 @@ impl Coordinator {
     }
 
     /// Gives a chunk to the pump and waits until it is written.
-    async fn hand_over(
+    pub(crate) async fn hand_over(
         &mut self,
         at: usize,
         table: &SnapshotTable,
         read: ChunkRead,
         next: Next,
+        keyless: Option<KeylessChunk>,
     ) -> Result<Handed, StageError> {
+        self.store_moved(at).await?;
         let number = self.number();
         let pending = match read.reached {
             Reached::Pages { leaf, pages } => {
@@ -393,7 +466,16 @@ impl Coordinator {
         });
         let attempt = self.tables[at].attempt;
         let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows, asked, attempt }))?;
+        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows, asked, attempt, keyless }))?;
+        self.until_written(at, table, number).await
+    }
+
+    async fn until_written(
+        &mut self,
+        at: usize,
+        table: &SnapshotTable,
+        number: u32,
+    ) -> Result<Handed, StageError> {
         let mut asked: u32 = 0;
         loop {
             tokio::select! {
@@ -412,7 +494,7 @@ impl Coordinator {
                     other => self.note(other)?,
                 },
                 // An idle server says where it is only when it is asked.
-                () = tokio::time::sleep(ASK_INTERVAL) => {
+                () = tokio::time::sleep(if asked == 0 { ASK_FIRST } else { ASK_INTERVAL }) => {
                     self.parts.ask.notify_one();
                     asked += 1;
                     if asked.is_multiple_of(ASKED_BEFORE_FLUSH) {
@@ -421,6 +503,21 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// With the next chunk the pump forgets the moved rows that it has told: they are stored by then.
+    async fn store_moved(&mut self, at: usize) -> Result<(), StageError> {
+        if !self.tables[at].moved_unstored {
+            return Ok(());
+        }
+        self.store_table(at)?;
+        while !self.is_stored() {
+            let report = self.parts.reports.recv().await.ok_or(StageError::Stopped)?;
+            self.note(report)?;
+        }
+        self.tables[at].moved_unstored = false;
+        self.tables[at].moved_before = MovedKeys::default();
+        Ok(())
     }
 
     /// A chunk is on its way, but for rows of which the stream has said something newer and not all of it.
@@ -452,7 +549,7 @@ impl Coordinator {
             }
         }
         if any_moved {
-            // Before the next chunk: with that the pump forgets what it has told.
+            self.tables[at].moved_unstored = true;
             self.store_table(at)?;
         }
         Ok(match (anew, too_much) {
@@ -473,20 +570,43 @@ impl Coordinator {
         }
     }
 
-    /// Waits until these transactions are over.
-    async fn wait_for(&mut self, after: &[u64]) -> Result<(), StageError> {
+    /// One of these transactions that is not over.
+    async fn one_that_runs(&mut self, ids: &[String]) -> Result<Option<String>, StageError> {
+        // Also one that no list of running transactions names, because none after it has ended.
+        let sql = "SELECT x FROM unnest($1::text[]) x
+                    WHERE NOT pg_catalog.pg_visible_in_snapshot(x::xid8, pg_catalog.pg_current_snapshot()) LIMIT 1";
+        let looking = "looking for transactions that a chunk waits for";
+        let row = self.client().await?.query_opt(sql, &[&ids]).await;
+        let row = row.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Waits until these transactions are over, or a command ends the copy.
+    pub(crate) async fn wait_for(
+        &mut self,
+        at: usize,
+        after: &[u64],
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Result<(), StageError> {
         let began = Instant::now();
         let mut told = false;
-        let looking = "looking for transactions that a chunk waits for";
+        let mut backoff = Backoff::new();
         let ids: Vec<String> = after.iter().map(u64::to_string).collect();
         loop {
-            // Also one that no list of running transactions names, because none after it has ended.
-            let sql = "SELECT x FROM unnest($1::text[]) x
-                        WHERE NOT pg_catalog.pg_visible_in_snapshot(x::xid8, pg_catalog.pg_current_snapshot()) LIMIT 1";
-            let running = self.client().await?.query_opt(sql, &[&ids]).await;
-            let running =
-                running.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
-            let Some(xid) = running.map(|row| row.get::<_, String>(0)) else { break };
+            let running = match self.one_that_runs(&ids).await {
+                // The next look says.
+                Err(StageError::Postgres { source, .. }) if source.is_transient() => {
+                    self.wait_to_retry(at, &mut backoff, &source, asked).await?;
+                    if self.goes_on(at) {
+                        continue;
+                    }
+                    break;
+                }
+                running => running?,
+            };
+            self.tell_retried(at, &backoff);
+            backoff = Backoff::new();
+            let Some(xid) = running else { break };
             if began.elapsed() > TOLD_AFTER {
                 let reason = format!(
                     "transaction {xid}, which was open when the copy of this table began, has to end first"
@@ -497,6 +617,10 @@ impl Coordinator {
                 self.tell_waiting(Some(reason));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
+            self.obey_waiting(asked).await?;
+            if !self.goes_on(at) {
+                break;
+            }
         }
         if told {
             tracing::info!("the snapshot goes on");
@@ -527,6 +651,6 @@ fn advance(places: &mut Vec<Next>, reached: Reached) {
     }
 }
 
-fn refused(what: String, advice: &str) -> StageError {
+pub(crate) fn refused(what: String, advice: &str) -> StageError {
     StageError::Halt(Halt::new(ExitCode::SnapshotRefused, what, advice))
 }

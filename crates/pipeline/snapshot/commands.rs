@@ -11,17 +11,28 @@ use super::table_pattern::{Matcher, any_matches};
 use crate::error::StageError;
 
 impl Coordinator {
-    /// Commands that came meanwhile.
+    /// What concerns the job and came meanwhile. Another job is not begun here, in the midst of this one's tables: what
+    /// comes behind the end of this one waits for the next turn.
     pub(crate) async fn obey_waiting(&mut self, asked: &mut mpsc::Receiver<Asked>) -> Result<(), StageError> {
-        while let Ok((command, answer)) = asked.try_recv() {
-            let outcome = self.obey(command).await;
+        while self.is_running()
+            && let Ok(next) = asked.try_recv()
+        {
+            self.obey(next).await;
+        }
+        self.take_requests(false).await
+    }
+
+    /// Carries a command out and answers. Who does not wait any more was told that nothing came of it.
+    pub(crate) async fn obey(&mut self, (command, answer): Asked) {
+        if !answer.is_closed() {
+            let outcome = self.carry_out_and_store(command).await;
+            // Who asked may be gone by now.
             drop(answer.send(outcome));
         }
-        self.take_requests().await
     }
 
     /// Carries a command out and waits until that is stored: whoever was told so finds it so after a restart.
-    pub(crate) async fn obey(&mut self, command: Command) -> Result<String, String> {
+    async fn carry_out_and_store(&mut self, command: Command) -> Result<String, String> {
         let done = self.carry_out(command).await?;
         while !self.is_stored() {
             let report = self.parts.reports.recv().await.ok_or("headwater stops")?;
@@ -42,7 +53,8 @@ impl Coordinator {
         match (command, state) {
             (Command::Start { id, tables, filters }, _) => {
                 let id = id.unwrap_or_else(|| format!("ad-hoc-{}", self.parts.epoch));
-                let new = NewJob { id, tables: &tables, filters: &filters, ..NewJob::default() };
+                let new =
+                    NewJob { id, tables: &tables, filters: &filters, keyless_too: true, ..NewJob::default() };
                 let count = self.begin_job(JobKind::AdHoc, new).await.map_err(|why| why.text())?;
                 Ok(format!("copying {count} tables beside the stream"))
             }
@@ -74,6 +86,7 @@ impl Coordinator {
                         .map_err(|error| crate::error::chain(&error))?;
                     self.unwatch(*at)?;
                 }
+                self.store_job().map_err(|error| crate::error::chain(&error))?;
                 Ok(format!("{} tables are not copied further", chosen.len()))
             }
             (Command::Pause, _) => Err("no snapshot is running".to_owned()),

@@ -161,6 +161,8 @@ pub struct SnapshotControl {
     /// Taken by one session at a time.
     pub(crate) asked: tokio::sync::Mutex<mpsc::Receiver<Asked>>,
     told: Mutex<Option<Told>>,
+    /// The copy that `snapshot.mode = "always"` wants of this process is begun.
+    begun_for_start: AtomicBool,
     /// Somebody watches the status on a terminal, and needs no lines of the log for it.
     is_watched: AtomicBool,
 }
@@ -172,6 +174,7 @@ impl Default for SnapshotControl {
             commands,
             asked: tokio::sync::Mutex::new(asked),
             told: Mutex::new(None),
+            begun_for_start: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
         }
     }
@@ -186,6 +189,10 @@ impl SnapshotControl {
         let (answer, answered) = oneshot::channel();
         let busy =
             "headwater does not stream at the moment: it starts, stands by or waits; see headwater status";
+        // Without a session nobody takes it, and nobody is to find it later.
+        if self.asked.try_lock().is_ok() {
+            return Err(busy.to_owned());
+        }
         self.commands.try_send((command, answer)).map_err(|_| busy.to_owned())?;
         answered.await.map_err(|_| busy.to_owned())?
     }
@@ -212,6 +219,14 @@ impl SnapshotControl {
         let mut table = told.status.tables.get(name)?.clone();
         table.metered(told.meters.get(name)?.read());
         Some(table)
+    }
+
+    pub(crate) fn set_begun_for_start(&self) {
+        self.begun_for_start.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_begun_for_start(&self) -> bool {
+        self.begun_for_start.load(Ordering::Relaxed)
     }
 
     /// Progress is shown on a terminal from now on: the log need not tell it.

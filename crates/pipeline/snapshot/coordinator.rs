@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use super::again::Again;
 use super::choice::{chosen_tables, readable};
 use super::control::SnapshotControl;
+use super::moved::MovedKeys;
 use super::notifications::{JobStep, Notifier, PROGRESS_INTERVAL};
 use super::pace::Pace;
 use super::progress::{JobKind, JobRecord, JobState, StoredSnapshot, TableRecord, TableState, VERSION};
@@ -77,6 +78,8 @@ pub(crate) struct Coordinator {
     client: Option<Client>,
     pub(crate) job: Option<JobRecord>,
     pub(crate) tables: Vec<TableRecord>,
+    /// Of jobs before this one.
+    pub(crate) settled_before: Vec<TableRecord>,
     pub(crate) pending: HashMap<u32, Pending>,
     /// Parts of each table that are copied under the slot's snapshot and not acknowledged.
     pub(crate) undone: Vec<usize>,
@@ -97,13 +100,14 @@ pub(crate) struct Coordinator {
 
 impl Coordinator {
     pub(crate) fn new(mut parts: CoordinatorParts) -> Coordinator {
-        let StoredSnapshot { job, tables, .. } = std::mem::take(&mut parts.stored);
+        let StoredSnapshot { job, tables, settled, .. } = std::mem::take(&mut parts.stored);
         let pace = Arc::new(Pace::new(&parts.settings.snapshot));
         Coordinator {
             parts,
             client: None,
             job,
             tables,
+            settled_before: settled,
             pending: HashMap::new(),
             undone: Vec::new(),
             unstored: 0,
@@ -136,15 +140,14 @@ impl Coordinator {
             }
         }
         self.let_stream_begin()?;
-        if self.parts.settings.snapshot.mode == SnapshotMode::Always && !began_with_one {
-            let filters = self.parts.settings.snapshot.filters.iter();
-            let filters: Vec<_> =
-                filters.map(|(glob, filter)| (TablePattern::Glob(glob.clone()), filter.clone())).collect();
-            let new = NewJob { id: "always".to_owned(), filters: &filters, ..NewJob::default() };
-            self.begin_job(JobKind::AdHoc, new).await.map_err(|why| failed(&why.text()))?;
+        if began_with_one {
+            // This start has its copy.
+            control.set_begun_for_start();
+        } else if self.parts.settings.snapshot.mode == SnapshotMode::Always && !self.is_under_way() {
+            self.begin_for_start().await?;
         }
         loop {
-            self.take_requests().await?;
+            self.take_requests(true).await?;
             if self.is_running() {
                 self.copy_beside(&mut asked).await?;
                 // A crash may have come between the end of the last table and that of the job.
@@ -152,7 +155,7 @@ impl Coordinator {
                     self.set_job(JobState::Done)?;
                 }
                 // What waited for the end of it comes next.
-                self.take_requests().await?;
+                self.take_requests(true).await?;
             }
             if self.is_running() {
                 continue;
@@ -162,14 +165,31 @@ impl Coordinator {
             }
             tokio::select! {
                 command = asked.recv() => {
-                    let Some((command, answer)) = command else { return std::future::pending().await };
-                    let outcome = self.obey(command).await;
-                    // Who asked may be gone.
-                    drop(answer.send(outcome));
+                    let Some(command) = command else { return std::future::pending().await };
+                    self.obey(command).await;
                 }
                 report = self.parts.reports.recv() => self.note(report.ok_or(StageError::Stopped)?)?,
                 () = self.parts.requests.changed() => {}
             }
+        }
+    }
+
+    /// `snapshot.mode = "always"`: one at each start of the process, and not when it only connects anew.
+    async fn begin_for_start(&mut self) -> Result<(), StageError> {
+        if self.parts.control.is_begun_for_start() {
+            return Ok(());
+        }
+        let filters = self.parts.settings.snapshot.filters.iter();
+        let filters: Vec<_> =
+            filters.map(|(glob, filter)| (TablePattern::Glob(glob.clone()), filter.clone())).collect();
+        let new = NewJob { id: "always".to_owned(), filters: &filters, ..NewJob::default() };
+        match self.begin_job(JobKind::AdHoc, new).await {
+            Ok(_) => {
+                self.parts.control.set_begun_for_start();
+                Ok(())
+            }
+            Err(NotBegun::Failed(error)) => Err(error),
+            Err(why) => Err(failed(&why.text())),
         }
     }
 
@@ -244,10 +264,10 @@ impl Coordinator {
         if tables.is_empty() {
             return Err(no_table(new.tables));
         }
-        if let Some(table) = tables.iter().find(|table| table.key.is_empty()) {
+        if let Some(table) = tables.iter().find(|table| table.key.is_empty() && !new.keyless_too) {
             return Err(NotBegun::Refused(format!(
-                "{} has neither a primary key nor a replica identity index: beside the stream it can't be copied in order. \
-                 Give it one, or leave it out",
+                "{} has neither a primary key nor a replica identity index: beside the stream its rows come again and replace \
+                 nothing. Give it one, leave it out, or ask for it by name",
                 super::copier::name_of(table)
             )));
         }
@@ -264,9 +284,9 @@ impl Coordinator {
         self.check_filters(&tables).await?;
         let (state, epoch, id) = (JobState::Running, self.parts.epoch, new.id);
         let token = format!("{epoch} {}", self.number());
-        let before = self.job.as_ref().map_or(0, |job| job.request);
+        let (before, changed_by) = self.job.as_ref().map_or((0, 0), |job| (job.request, job.changed_by));
         let request = new.request.unwrap_or(before);
-        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, request, epoch });
+        self.job = Some(JobRecord { version: VERSION, token, id, kind, state, request, changed_by, epoch });
         self.tables = tables.iter().map(|(table, filter)| self.record(table, filter.clone())).collect();
         let tables: Vec<SnapshotTable> = tables.into_iter().map(|(table, _)| table).collect();
         self.began = Instant::now();
@@ -326,6 +346,8 @@ impl Coordinator {
             settled: None,
             rows: 0,
             bytes: 0,
+            moved_before: MovedKeys::default(),
+            moved_unstored: false,
         }
     }
 
@@ -441,7 +463,7 @@ impl Coordinator {
         self.store_job()
     }
 
-    fn store_job(&mut self) -> Result<(), StageError> {
+    pub(crate) fn store_job(&mut self) -> Result<(), StageError> {
         let Some(job) = &self.job else { return Ok(()) };
         let key = format!("{}{}", self.parts.checkpoint_key, super::progress::JOB_PART);
         let value = serde_json::to_vec(job).expect("a record is plain data");

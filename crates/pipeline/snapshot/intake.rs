@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::row_key::{read_key, write_key, write_texts};
 use super::touched::{ChunkVerdict, RowVerdict, Touched};
-use super::{BesideChunk, Chunk, CopyInput, Report};
+use super::{BesideChunk, Chunk, CopyInput, KeylessChunk, Report};
 use crate::error::StageError;
 use crate::event::{self, Origin};
 use crate::row_writer::{Copied, Row, Writer};
@@ -306,7 +306,7 @@ impl Intake {
         let begins = writing.batch == 0 && writing.row == 0;
         let verdict = if begins {
             self.begin_beside(&writing.beside, passed, versions, writer)?
-        } else if self.touched.overflowed(chunk.relation()) {
+        } else if writing.beside.keyless.is_none() && self.touched.overflowed(chunk.relation()) {
             self.touched.verdict(chunk.relation(), &writing.beside.snapshot)
         } else {
             ChunkVerdict::Write
@@ -352,13 +352,21 @@ impl Intake {
         writer: &mut Writer,
     ) -> Result<ChunkVerdict, StageError> {
         let relation = beside.chunk.relation();
-        let verdict = if beside.on_standby {
+        let verdict = if beside.keyless == Some(KeylessChunk::Later) {
+            ChunkVerdict::Write
+        } else if beside.on_standby {
             self.touched.verdict_on_standby(relation)
         } else {
             self.touched.verdict(relation, &beside.snapshot)
         };
         if verdict != ChunkVerdict::Write {
             return Ok(verdict);
+        }
+        // All rows of a table without a key are of the same key, the empty one.
+        if beside.keyless == Some(KeylessChunk::First)
+            && self.touched.judge(relation, &[], &beside.snapshot) != RowVerdict::Write
+        {
+            return Ok(ChunkVerdict::ReadAgain { after: Vec::new() });
         }
         if versions.tables.schema_of(relation) != Some(&beside.chunk.table) {
             if self.touched.announced_after(relation, &beside.snapshot) {
@@ -396,11 +404,14 @@ impl Intake {
                 }
                 left -= 1;
                 writing.row += 1;
-                let verdict = self.judge(&writing.beside, &writing.key, body, versions)?;
+                let judged = match writing.beside.keyless {
+                    Some(_) => (RowVerdict::Write, Vec::new()),
+                    None => self.judge(&writing.beside, &writing.key, body, versions)?,
+                };
                 if writing.beside.attempt > 0 {
                     writing.found.insert(self.key_text.clone());
                 }
-                match verdict {
+                match judged {
                     (RowVerdict::Write, _) => {
                         let place = Place {
                             chunk: &chunk,

@@ -60,7 +60,7 @@ impl Settled {
 impl Coordinator {
     /// Tells the pump what earlier copies have seen and the stream has still to come to.
     pub(crate) fn tell_settled(&self) -> Result<(), StageError> {
-        for table in &self.tables {
+        for table in self.tables.iter().chain(&self.settled_before) {
             let checkpoint = self.parts.consistent_point;
             let Some(settled) = &table.settled else { continue };
             if let Some(snapshot) = settled.from(checkpoint)? {
@@ -101,6 +101,16 @@ impl Coordinator {
         let begun = begin_at_present(&mut session, &names);
         let begun = telling_locks(&self.parts.settings.postgres, &pids, tell, begun).await;
         let watermark = begun.map_err(copying)?;
+        if watermark.is_standby {
+            return Err(StageError::Halt(Halt::new(
+                ExitCode::SnapshotRefused,
+                format!(
+                    "{} can't be copied from a standby: without a key its rows can't be told apart, and a standby does not say which transactions a copy has seen",
+                    names.join(", ")
+                ),
+                "give the table a primary key, copy it from the primary, or leave it out with snapshot.exclude_tables",
+            )));
+        }
         self.undone = vec![0; self.tables.len()];
         for (at, table) in &tables {
             self.copy_whole(*at, table, &mut session, &watermark).await?;

@@ -23,6 +23,7 @@ pub(crate) mod coordinator;
 mod copier;
 pub(crate) mod intake;
 mod keyless;
+mod keyless_beside;
 pub(crate) mod ledger;
 mod meter;
 pub(crate) mod moved;
@@ -119,6 +120,17 @@ pub(crate) struct BesideChunk {
     pub(crate) asked: Vec<Vec<String>>,
     /// Which attempt it is to deliver the rows of these keys; 0 if it is a copy like any other.
     pub(crate) attempt: u32,
+    /// Of a table without a key: all of its chunks are of one snapshot.
+    pub(crate) keyless: Option<KeylessChunk>,
+}
+
+/// Which chunk of a table without a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeylessChunk {
+    /// It has no rows: it is written only where the stream has said nothing of the table that the snapshot does not see.
+    First,
+    /// One with rows, behind it.
+    Later,
 }
 
 /// What the pump tells the coordinator.

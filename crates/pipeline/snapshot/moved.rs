@@ -53,9 +53,9 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    pub(crate) fn new(job: String, table: String) -> Moved {
-        let (told, new) = (MovedKeys::default(), MovedKeys::default());
-        Moved { job, table, told, new, unstored: false }
+    /// `told` is what a session before this one stored, and the coordinator may not have stored as its own.
+    pub(crate) fn new(job: String, table: String, told: MovedKeys) -> Moved {
+        Moved { job, table, told, new: MovedKeys::default(), unstored: false }
     }
 
     pub(crate) fn add(&mut self, key: Vec<String>) {
@@ -76,9 +76,11 @@ impl Moved {
         new
     }
 
-    /// The coordinator has stored what it was told.
-    pub(crate) fn heard(&mut self) {
-        self.told = MovedKeys::default();
+    /// The coordinator has stored what it was told. True if that is to be taken out of what is stored here.
+    pub(crate) fn heard(&mut self) -> bool {
+        let any = std::mem::take(&mut self.told) != MovedKeys::default();
+        self.unstored |= any;
+        any
     }
 
     /// What is to be stored before the checkpoint passes it: the end of a record's key, and its value.
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn a_key_is_stored_until_the_coordinator_has_it() {
         let key = |n: usize| vec![n.to_string()];
-        let mut moved = Moved::new("initial 1".to_owned(), "public.items".to_owned());
+        let mut moved = Moved::new("initial 1".to_owned(), "public.items".to_owned(), MovedKeys::default());
         assert_eq!(stored(&mut moved), None);
         moved.add(key(1));
         assert_eq!(stored(&mut moved).unwrap().keys, [key(1)]);
@@ -117,16 +119,29 @@ mod tests {
         assert_eq!(moved.tell().keys, [key(1)]);
         moved.add(key(2));
         assert_eq!(stored(&mut moved).unwrap().keys, [key(1), key(2)], "told, perhaps not stored");
-        moved.heard();
+        assert!(moved.heard());
+        assert_eq!(stored(&mut moved).unwrap().keys, [key(2)]);
         assert_eq!(moved.tell().keys, [key(2)]);
-        moved.heard();
+        assert!(moved.heard());
+        assert_eq!(stored(&mut moved).unwrap().keys, Vec::<Vec<String>>::new());
+        assert!(!moved.heard());
         moved.add(key(3));
         assert_eq!(stored(&mut moved).unwrap().keys, [key(3)]);
     }
 
     #[test]
+    fn what_was_stored_before_is_not_stored_over() {
+        let key = |n: usize| vec![n.to_string()];
+        let before = MovedKeys { keys: vec![key(1)], too_many: false };
+        let mut moved = Moved::new("ad-hoc 1".to_owned(), "public.items".to_owned(), before);
+        assert_eq!(moved.tell(), MovedKeys::default(), "the coordinator has it already");
+        moved.add(key(2));
+        assert_eq!(stored(&mut moved).unwrap().keys, [key(1), key(2)]);
+    }
+
+    #[test]
     fn too_many_begin_anew() {
-        let mut moved = Moved::new("initial 1".to_owned(), "public.items".to_owned());
+        let mut moved = Moved::new("initial 1".to_owned(), "public.items".to_owned(), MovedKeys::default());
         for n in 0..20_000 {
             moved.add(vec![format!("{n:020}")]);
             if moved.new.too_many {

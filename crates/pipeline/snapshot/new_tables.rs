@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_pg::Client;
+use headwater_pg::open_transactions::open_transactions;
 use headwater_pg::publication::{Membership, memberships};
 use tokio::sync::Notify;
 
@@ -28,7 +29,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between two looks while open transactions are waited for.
 const WAIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long they may take before that is said again.
+/// How long the server may not be asked before that is said: longer than a restart of it.
+const UNASKED_TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// How long open transactions may take before that is said again.
 const TOLD_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Tables that were noticed at one time and wait for the transactions of that time.
@@ -76,16 +80,32 @@ impl NewTables {
     }
 
     /// Runs until the session ends. A server that can't be asked is asked again: the stream has its own connection, and
-    /// says itself when the server is gone.
+    /// says itself when the server is gone. What it says only to us is said once it has lasted.
     pub(crate) async fn run(mut self) -> StageError {
         let mut client = None;
+        let mut unasked: Option<Instant> = None;
+        let mut told = false;
         loop {
             match self.look(&mut client).await {
-                Ok(()) => {}
+                Ok(()) => {
+                    unasked = None;
+                    if std::mem::take(&mut told) {
+                        tracing::info!("tables that are added to the publication are noticed again");
+                    }
+                }
                 Err(Failed::Stage(error)) => return error,
                 Err(Failed::Asking(error)) => {
-                    tracing::debug!(error = chain(&error), "looking for tables that were added");
                     client = None;
+                    let reason = chain(&error);
+                    let since = *unasked.get_or_insert_with(Instant::now);
+                    if since.elapsed() < UNASKED_TOLD_AFTER {
+                        tracing::debug!(reason, "looking for tables that were added");
+                    } else if !std::mem::replace(&mut told, true) {
+                        self.metrics.errors.with_label_values(&["snapshot"]).inc();
+                        tracing::warn!(
+                            "tables that are added to the publication are not noticed at the moment: {reason}"
+                        );
+                    }
                 }
             }
             let pause = if self.noticed.is_empty() { LOOK_INTERVAL } else { WAIT_INTERVAL };
@@ -103,12 +123,12 @@ impl NewTables {
         };
         let published = memberships(client, &self.settings.publications).await?;
         // Later than the look: whoever wrote to one of these tables before it was published has ended or is open here.
-        let running = running(client).await?;
+        let open = open_transactions(client).await?;
         self.tell_of_signals(&published);
         let Some(known) = self.requests.known() else {
             // Nobody has looked before: what is there is where this begins.
             let known = published.iter().map(KnownTable::of).collect();
-            return self.requests.know(known, None).map_err(Failed::Stage);
+            return self.requests.know(known, []).map_err(Failed::Stage);
         };
         self.forget_unpublished(&published);
         let waiting = |table: &Membership| {
@@ -117,9 +137,9 @@ impl NewTables {
         let new: Vec<Membership> =
             published.iter().filter(|table| is_new(table, &known) && !waiting(table)).cloned().collect();
         if !new.is_empty() {
-            self.notice(new, running.end).map_err(Failed::Stage)?;
+            self.notice(new, open.end).map_err(Failed::Stage)?;
         }
-        self.ask_for_copies(&published, &known, running.start).map_err(Failed::Stage)
+        self.ask_for_copies(&published, &known, open.start).map_err(Failed::Stage)
     }
 
     /// Tables that are noticed and gone again, or were put back in the meantime, are nobody's business.
@@ -203,20 +223,14 @@ impl NewTables {
         if now == known && copies.is_empty() {
             return Ok(());
         }
-        let wish = |tables: &[&Membership]| Wish::Start {
-            tables: tables
-                .iter()
-                .map(|table| TablePattern::Exact(table.schema.clone(), table.table.clone()))
-                .collect(),
-            filters: Vec::new(),
-            except: Vec::new(),
-        };
-        let request = (!copies.is_empty()).then(|| {
-            let id =
-                format!("new-table {}", copies.iter().map(|table| name(table)).collect::<Vec<_>>().join(" "));
-            (super::signals::clean_id(&id), wish(&copies))
+        // One each: what keeps one of them from being copied is no reason for the others.
+        let copies = copies.into_iter().map(|table| {
+            let id = super::signals::clean_id(&format!("new-table {}", name(table)));
+            let tables = vec![TablePattern::Exact(table.schema.clone(), table.table.clone())];
+            let relation = Some(table.relation);
+            (id, Wish::Start { tables, filters: Vec::new(), except: Vec::new(), relation })
         });
-        self.requests.know(now, request)
+        self.requests.know(now, copies)
     }
 
     fn tell_of_waiting(&mut self, oldest_open: u64) {
@@ -254,15 +268,6 @@ impl NewTables {
             tracing::info!(table = format!("{schema}.{table}"), "the table of signals is published now");
         }
     }
-}
-
-/// Ids of transactions: `start` is the oldest open one, `end` the next one.
-async fn running(client: &Client) -> Result<std::ops::Range<u64>, headwater_pg::Error> {
-    let sql = "SELECT pg_catalog.pg_snapshot_xmin(s)::text, pg_catalog.pg_snapshot_xmax(s)::text
-                 FROM pg_catalog.pg_current_snapshot() s";
-    let row = client.query_one(sql, &[]).await?;
-    let number = |at: usize| row.get::<_, &str>(at).parse::<u64>().unwrap_or_default();
-    Ok(number(0)..number(1))
 }
 
 /// New is a table that nobody knew, and one that was taken out of its publications and put back: what was written in

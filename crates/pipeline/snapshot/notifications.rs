@@ -17,6 +17,12 @@ use crate::settings::{NotificationSettings, Settings};
 /// Time between two notifications of a copy that goes on.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Tables of a job that are named with what is told of each of them.
+const NAMED_WITH_EACH_MAX: usize = 100;
+
+/// Bytes of names in one notification: what a topic takes by default is 1 MB.
+const NAMES_BYTES_MAX: usize = 256 << 10;
+
 /// What became of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobStep {
@@ -86,8 +92,11 @@ impl Notifier {
         if !self.settings.is_on() {
             return Ok(());
         }
-        let data =
-            vec![("data_collections", names(tables)), ("current_collection_in_progress", tables[at].name())];
+        let data = [
+            all_names(tables).map(|names| ("data_collections", names)),
+            Some(("current_collection_in_progress", tables[at].name())),
+        ];
+        let data = data.into_iter().flatten().collect();
         self.tell(aggregate_type(job), &id_of(job), "IN_PROGRESS", data)
     }
 
@@ -109,12 +118,13 @@ impl Notifier {
             None if rows == 0 => "EMPTY",
             None => "SUCCEEDED",
         };
-        let data = vec![
-            ("data_collections", names(tables)),
-            ("scanned_collection", tables[at].name()),
-            ("total_rows_scanned", rows.to_string()),
-            ("status", status.to_owned()),
+        let data = [
+            all_names(tables).map(|names| ("data_collections", names)),
+            Some(("scanned_collection", tables[at].name())),
+            Some(("total_rows_scanned", rows.to_string())),
+            Some(("status", status.to_owned())),
         ];
+        let data = data.into_iter().flatten().collect();
         self.tell(aggregate_type(job), &id_of(job), "TABLE_SCAN_COMPLETED", data)
     }
 
@@ -185,6 +195,20 @@ fn id_of(job: &JobRecord) -> String {
     }
 }
 
+/// For what is told once of a job.
 fn names(tables: &[TableRecord]) -> String {
-    tables.iter().map(TableRecord::name).collect::<Vec<_>>().join(",")
+    let mut text = String::new();
+    for (at, table) in tables.iter().enumerate() {
+        if text.len() > NAMES_BYTES_MAX {
+            return format!("{text} and {} more", tables.len() - at);
+        }
+        text.extend((at > 0).then_some(","));
+        text.push_str(&table.name());
+    }
+    text
+}
+
+/// For what is told of each table: not where that would be the square of what a job has.
+fn all_names(tables: &[TableRecord]) -> Option<String> {
+    (tables.len() <= NAMED_WITH_EACH_MAX).then(|| names(tables))
 }

@@ -56,6 +56,9 @@ pub(crate) struct JobRecord {
     /// The last request that a job was begun for; 0 for none.
     #[serde(default)]
     pub(crate) request: u64,
+    /// The last request that stopped, paused or resumed one; 0 for none.
+    #[serde(default)]
+    pub(crate) changed_by: u64,
     /// Which owner of the slot wrote this.
     pub(crate) epoch: u64,
 }
@@ -64,7 +67,8 @@ impl JobRecord {
     /// The one of a new slot.
     pub(crate) fn initial(epoch: u64) -> JobRecord {
         let (id, kind, state) = ("initial".to_owned(), JobKind::Initial, JobState::Running);
-        JobRecord { version: VERSION, token: format!("initial {epoch}"), id, kind, state, request: 0, epoch }
+        let (token, request, changed_by) = (format!("initial {epoch}"), 0, 0);
+        JobRecord { version: VERSION, token, id, kind, state, request, changed_by, epoch }
     }
 }
 
@@ -120,6 +124,12 @@ pub(crate) struct TableRecord {
     /// Rows written.
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
+    /// Keys that the pump stored beside this record, and that are in it as it is in memory.
+    #[serde(skip)]
+    pub(crate) moved_before: MovedKeys,
+    /// Such keys may not be in what is stored of it.
+    #[serde(skip)]
+    pub(crate) moved_unstored: bool,
 }
 
 /// Pages of one storage (a table or a leaf partition) that are copied.
@@ -239,6 +249,8 @@ pub(crate) struct StoredSnapshot {
     pub(crate) job: Option<JobRecord>,
     pub(crate) tables: Vec<TableRecord>,
     pub(crate) moved: Vec<MovedRecord>,
+    /// Tables without a key that jobs before this one copied as a whole: the stream may not have come to what they saw.
+    pub(crate) settled: Vec<TableRecord>,
 }
 
 impl StoredSnapshot {
@@ -247,14 +259,20 @@ impl StoredSnapshot {
         self.job.as_ref().map_or(0, |job| job.request)
     }
 
-    /// What is left of jobs before this one says nothing; and what the pump stored for a table belongs to its record.
+    /// What is left of jobs before this one says nothing, but for what they settled; and what the pump stored for a table
+    /// belongs to its record.
     pub(crate) fn put_together(&mut self) {
         let job = self.job.as_ref().map(|job| job.token.as_str());
-        self.tables.retain(|table| Some(table.job.as_str()) == job);
+        let (tables, others): (Vec<_>, Vec<_>) =
+            self.tables.drain(..).partition(|table| Some(table.job.as_str()) == job);
+        self.tables = tables;
+        self.settled = others.into_iter().filter(|table| table.settled.is_some()).collect();
         for moved in self.moved.drain(..).filter(|moved| Some(moved.job.as_str()) == job) {
             if let Some(table) = self.tables.iter_mut().find(|table| table.name() == moved.table) {
                 let MovedRecord { keys, too_many, .. } = moved;
-                table.moved(MovedKeys { keys, too_many });
+                table.moved_before = MovedKeys { keys, too_many };
+                table.moved(table.moved_before.clone());
+                table.moved_unstored = true;
             }
         }
     }
@@ -283,6 +301,8 @@ mod tests {
             settled: None,
             rows: 0,
             bytes: 0,
+            moved_before: MovedKeys::default(),
+            moved_unstored: false,
         }
     }
 

@@ -52,19 +52,22 @@ pub(crate) struct NewJob<'a> {
     /// Of those, these not.
     pub(crate) except: &'a [TablePattern],
     pub(crate) filters: &'a [(TablePattern, String)],
+    /// Tables without a key as well, whose copy is weaker.
+    pub(crate) keyless_too: bool,
     /// The request that it is begun for.
     pub(crate) request: Option<u64>,
 }
 
 impl Coordinator {
-    /// Does what waits, as far as the present job lets it.
-    pub(crate) async fn take_requests(&mut self) -> Result<(), StageError> {
-        while let Some(request) = self.parts.requests.next(!self.is_under_way()) {
+    /// Does what waits, as far as the present job lets it; a new one is begun only where it `may_begin`.
+    pub(crate) async fn take_requests(&mut self, may_begin: bool) -> Result<(), StageError> {
+        while let Some(request) = self.parts.requests.next(may_begin && !self.is_under_way()) {
             match self.grant(&request).await {
                 Ok(done) => tracing::info!(id = request.id, "{done}"),
-                // Of an added table that is gone by now, or is copied as another one, there is nothing to say.
+                // An added table that is gone by now. If it only has another name, it is as new as before.
                 Err(NotBegun::NoTable(why)) if request.asker == Asker::NewTable => {
-                    tracing::info!(id = request.id, "nothing to copy: {why}");
+                    tracing::info!(id = request.id, "nothing to copy under that name: {why}");
+                    self.parts.requests.not_found(&request)?;
                 }
                 Err(NotBegun::Failed(error)) => return Err(error),
                 Err(not) => self.refuse(&request, &not.text())?,
@@ -93,13 +96,40 @@ impl Coordinator {
     }
 
     async fn grant(&mut self, request: &Request) -> Result<String, NotBegun> {
-        match &request.wish {
-            Wish::Start { tables, filters, except } => {
-                let id = request.id.clone();
-                let new = NewJob { id, tables, except, filters, request: Some(request.number) };
-                let count = self.begin_job(JobKind::AdHoc, new).await?;
-                Ok(format!("copying {count} tables beside the stream"))
+        let Wish::Start { tables, filters, except, .. } = &request.wish else {
+            return self.change_job(request).await;
+        };
+        let id = request.id.clone();
+        // Nobody has said of a table that was added what the weaker copy is worth.
+        let keyless_too = request.asker != Asker::NewTable;
+        let new = NewJob { id, tables, except, filters, keyless_too, request: Some(request.number) };
+        let count = self.begin_job(JobKind::AdHoc, new).await?;
+        Ok(format!("copying {count} tables beside the stream"))
+    }
+
+    /// What concerns the present job. The job knows the last request that changed it, so that one whose record was not
+    /// stored before a crash is not refused when it comes again.
+    async fn change_job(&mut self, request: &Request) -> Result<String, NotBegun> {
+        let before = self.job.as_ref().map_or(0, |job| job.changed_by);
+        if before >= request.number {
+            return Ok("was done before the restart".to_owned());
+        }
+        let set = |this: &mut Coordinator, number| {
+            if let Some(job) = &mut this.job {
+                job.changed_by = number;
             }
+        };
+        set(self, request.number);
+        let outcome = self.carry_out_of(request).await;
+        if outcome.is_err() {
+            set(self, before);
+        }
+        outcome
+    }
+
+    async fn carry_out_of(&mut self, request: &Request) -> Result<String, NotBegun> {
+        match &request.wish {
+            Wish::Start { .. } => Err(NotBegun::Refused("a start changes no job".to_owned())),
             Wish::Stop { tables } => {
                 let waits = self.parts.requests.has_start_before(request.number);
                 let tables = tables.clone();

@@ -29,8 +29,14 @@ const VERSION: u32 = 1;
 /// What follows the checkpoint's key.
 pub(crate) const REQUESTS_PART: &str = "/requests";
 
-/// Requests that may wait: more than a person has in mind at a time.
-const WAITING_MAX: usize = 100;
+/// Starts that may wait: more than a person has in mind at a time.
+const STARTS_MAX: usize = 100;
+
+/// Requests of any kind that may wait. What ends, pauses or resumes has room when no start has any more.
+const WAITING_MAX: usize = 150;
+
+/// Bytes of all of them, as they are stored.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// A value with more bytes is stored without the tables that are known: some 60,000 of them.
 const VALUE_BYTES_MAX: usize = 900 << 10;
@@ -46,6 +52,9 @@ pub(crate) enum Wish {
         filters: Vec<(TablePattern, String)>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         except: Vec<TablePattern>,
+        /// The table, where it was added to a publication.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        relation: Option<u32>,
     },
     /// End what is under way and what waits, or these tables of it.
     Stop {
@@ -175,6 +184,8 @@ impl RequestsRecord {
     pub(crate) fn before_slot(mut self, epoch: u64, tables: &[Membership]) -> RequestsRecord {
         self.epoch = epoch;
         self.tables = Some(tables.iter().map(KnownTable::of).collect());
+        // Places in WAL that this slot has not: those of another server, or of this one before it was restored.
+        self.table = None;
         self
     }
 
@@ -215,6 +226,19 @@ impl Requests {
         let changed = Notify::new();
         changed.notify_one();
         Requests { key, inputs, record: Mutex::new(record), changed }
+    }
+
+    /// What [`Requests::heard_row`] would say now.
+    pub(crate) fn would_hear_row(&self, place: RowPlace, request: Option<&(String, Wish)>) -> Heard {
+        let record = self.lock();
+        record.would_hear(record.table.is_some_and(|heard| heard >= place), request)
+    }
+
+    /// What [`Requests::heard_record`] would say now.
+    pub(crate) fn would_hear_record(&self, next: &TopicPlace, request: Option<&(String, Wish)>) -> Heard {
+        let record = self.lock();
+        let before = record.topic.as_ref().filter(|before| before.topic == next.topic);
+        record.would_hear(before.is_some_and(|before| before.offset >= next.offset), request)
     }
 
     /// A signal came in a row. `sequence` is its transaction, which is not confirmed before this is stored.
@@ -278,11 +302,11 @@ impl Requests {
     pub(crate) fn know(
         &self,
         tables: Vec<KnownTable>,
-        request: Option<(String, Wish)>,
+        requests: impl IntoIterator<Item = (String, Wish)>,
     ) -> Result<(), StageError> {
         let mut record = self.lock();
         record.tables = Some(tables);
-        if let Some((id, wish)) = request {
+        for (id, wish) in requests {
             // Beyond the limit too: nobody would ask again.
             record.push_any(id, Asker::NewTable, wish);
         }
@@ -302,6 +326,18 @@ impl Requests {
         if let Wish::Stop { tables } = &request.wish {
             record.stop(request.number, tables);
         }
+        self.store(&record, None)
+    }
+
+    /// The table that a request is about has another name by now, or is gone: whoever looks finds it new, or not at all.
+    /// The request itself is done.
+    pub(crate) fn not_found(&self, request: &Request) -> Result<(), StageError> {
+        let Wish::Start { relation: Some(relation), .. } = &request.wish else { return Ok(()) };
+        let mut record = self.lock();
+        if let Some(tables) = &mut record.tables {
+            tables.retain(|table| table.relation != *relation);
+        }
+        record.waiting.retain(|each| each.number != request.number);
         self.store(&record, None)
     }
 
@@ -341,11 +377,28 @@ pub(crate) enum Heard {
 
 impl RequestsRecord {
     fn push(&mut self, id: String, asker: Asker, wish: Wish) -> Heard {
-        if self.waiting.len() >= WAITING_MAX {
+        if self.is_full_for(&wish) {
             return Heard::Full;
         }
         self.push_any(id, asker, wish);
         Heard::Taken
+    }
+
+    fn would_hear(&self, repeated: bool, request: Option<&(String, Wish)>) -> Heard {
+        match request {
+            _ if repeated => Heard::Again,
+            Some((_, wish)) if self.is_full_for(wish) => Heard::Full,
+            _ => Heard::Taken,
+        }
+    }
+
+    fn is_full_for(&self, wish: &Wish) -> bool {
+        let is_start = |wish: &Wish| matches!(wish, Wish::Start { .. });
+        let starts = self.waiting.iter().filter(|each| is_start(&each.wish)).count();
+        let bytes = |wish: &Wish| serde_json::to_vec(wish).map_or(0, |json| json.len());
+        let waiting: usize = self.waiting.iter().map(|each| bytes(&each.wish)).sum();
+        is_start(wish) && (starts >= STARTS_MAX || waiting + bytes(wish) > WAITING_BYTES_MAX)
+            || self.waiting.len() >= WAITING_MAX
     }
 
     fn push_any(&mut self, id: String, asker: Asker, wish: Wish) {
@@ -363,7 +416,9 @@ impl RequestsRecord {
             if let Wish::Start { except, .. } = &mut each.wish
                 && each.number < number
             {
-                except.extend(stopped.iter().cloned());
+                except.extend(
+                    stopped.iter().filter(|pattern| !except.contains(pattern)).cloned().collect::<Vec<_>>(),
+                );
             }
         }
     }
@@ -375,7 +430,7 @@ mod tests {
 
     fn start(table: &str) -> Wish {
         let tables = vec![TablePattern::Regex(table.to_owned())];
-        Wish::Start { tables, filters: Vec::new(), except: Vec::new() }
+        Wish::Start { tables, filters: Vec::new(), except: Vec::new(), relation: None }
     }
 
     fn requests(stored: RequestsRecord, begun: u64) -> (Requests, std::sync::mpsc::Receiver<Input>) {
@@ -468,12 +523,12 @@ mod tests {
     fn tables_are_stored_in_few_bytes_and_not_beyond_a_limit() {
         let table = |relation, members: &[u32]| KnownTable { relation, members: members.to_vec() };
         let (all, receiver) = requests(RequestsRecord::default(), 0);
-        all.know(vec![table(16385, &[]), table(16390, &[7, 8])], None).unwrap();
+        all.know(vec![table(16385, &[]), table(16390, &[7, 8])], []).unwrap();
         let record = stored(&receiver);
         assert_eq!(record.tables, all.known());
         let json = String::from_utf8(record.to_bytes()).unwrap();
         assert!(json.contains(r#""tables":[16385,[16390,7,8]]"#), "{json}");
-        all.know((0..500_000).map(|relation| table(relation, &[])).collect(), None).unwrap();
+        all.know((0..500_000).map(|relation| table(relation, &[])).collect(), []).unwrap();
         assert_eq!(stored(&receiver).tables, None);
         assert_eq!(all.known().map(|known| known.len()), Some(500_000), "in this session they are known");
     }
@@ -481,11 +536,21 @@ mod tests {
     #[test]
     fn too_many_are_refused_and_heard() {
         let (all, receiver) = requests(RequestsRecord::default(), 0);
-        for offset in 0..=WAITING_MAX {
-            let place = TopicPlace { topic: "t".to_owned(), offset: offset as i64 };
-            let heard = all.heard_record(place, named("a", start("a"))).unwrap();
-            assert_eq!(heard == Heard::Full, offset == WAITING_MAX);
+        let mut offset = 0;
+        let mut hear = |wish: Wish| {
+            offset += 1;
+            let place = TopicPlace { topic: "t".to_owned(), offset };
+            all.heard_record(place, named("a", wish)).unwrap()
+        };
+        for at in 0..=STARTS_MAX {
+            assert_eq!(hear(start("a")) == Heard::Full, at == STARTS_MAX);
         }
-        assert_eq!(stored(&receiver).waiting.len(), WAITING_MAX);
+        assert_eq!(hear(Wish::Stop { tables: Vec::new() }), Heard::Taken, "the way out stays open");
+        assert_eq!(stored(&receiver).waiting.len(), STARTS_MAX + 1);
+        let (all, _receiver) = requests(RequestsRecord::default(), 0);
+        let large = start(&"x".repeat(200 << 10));
+        let place = |offset| TopicPlace { topic: "t".to_owned(), offset };
+        assert_eq!(all.heard_record(place(1), named("a", large.clone())).unwrap(), Heard::Taken);
+        assert_eq!(all.heard_record(place(2), named("b", large)).unwrap(), Heard::Full);
     }
 }

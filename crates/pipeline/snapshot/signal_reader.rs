@@ -26,6 +26,9 @@ pub(crate) struct SignalReader {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// Why a signal is refused that could be obeyed.
+const FULL: &str = "too many requests wait already";
+
 /// What is left of a signal when it was read.
 struct Read {
     id: String,
@@ -46,8 +49,11 @@ impl SignalReader {
     fn row(&self, row: SignalRow) -> Result<(), StageError> {
         let read =
             self.read(row.id, row.verb, row.data.as_deref(), || format!("row-{}", row.place.commit_lsn));
-        let heard = self.requests.heard_row(row.place, row.sequence, wish_of(&read))?;
-        self.tell("table", read, heard)
+        let wish = wish_of(&read);
+        let would = self.requests.would_hear_row(row.place, wish.as_ref());
+        self.refuse_before("table", &read, would)?;
+        let heard = self.requests.heard_row(row.place, row.sequence, wish)?;
+        self.tell("table", read, would, heard)
     }
 
     /// A record of the topic.
@@ -63,8 +69,11 @@ impl SignalReader {
             return self.requests.heard_record(next, None).map(drop);
         }
         let read = self.read_record(record);
-        let heard = self.requests.heard_record(next, wish_of(&read))?;
-        self.tell("topic", read, heard)
+        let wish = wish_of(&read);
+        let would = self.requests.would_hear_record(&next, wish.as_ref());
+        self.refuse_before("topic", &read, would)?;
+        let heard = self.requests.heard_record(next, wish)?;
+        self.tell("topic", read, would, heard)
     }
 
     fn read_record(&self, record: &TopicRecord) -> Read {
@@ -102,7 +111,19 @@ impl SignalReader {
         Read { id, outcome }
     }
 
-    fn tell(&self, channel: &str, read: Read, heard: Heard) -> Result<(), StageError> {
+    /// A refusal is told before the place of the signal is stored: a crash between them tells it twice, and never loses
+    /// it.
+    fn refuse_before(&self, channel: &str, read: &Read, would: Heard) -> Result<(), StageError> {
+        let why = match (&read.outcome, would) {
+            (_, Heard::Again) | (Ok(_), Heard::Taken) => return Ok(()),
+            (Ok(_), Heard::Full) => FULL,
+            (Err(why), _) => why,
+        };
+        self.metrics.signals.with_label_values(&[channel, "refused"]).inc();
+        refuse(&self.notifier, &self.metrics, &read.id, why)
+    }
+
+    fn tell(&self, channel: &str, read: Read, would: Heard, heard: Heard) -> Result<(), StageError> {
         let Read { id, outcome } = read;
         let count = |outcome: &str| self.metrics.signals.with_label_values(&[channel, outcome]).inc();
         match (outcome, heard) {
@@ -125,14 +146,12 @@ impl SignalReader {
                 count("taken");
                 Ok(())
             }
-            (Ok(_), Heard::Full) => {
+            (Ok(_), Heard::Full) if would != Heard::Full => {
                 count("refused");
-                refuse(&self.notifier, &self.metrics, &id, "too many requests wait already")
+                refuse(&self.notifier, &self.metrics, &id, FULL)
             }
-            (Err(why), _) => {
-                count("refused");
-                refuse(&self.notifier, &self.metrics, &id, &why)
-            }
+            // It was refused before.
+            (Ok(_), Heard::Full) | (Err(_), _) => Ok(()),
         }
     }
 }
@@ -146,9 +165,12 @@ pub(crate) fn refuse(notifier: &Notifier, metrics: &Metrics, id: &str, why: &str
 
 fn wish_of(read: &Read) -> Option<(String, Wish)> {
     let wish = match read.outcome.as_ref().ok()? {
-        Signal::Execute { tables, filters } => {
-            Wish::Start { tables: tables.clone(), filters: filters.clone(), except: Vec::new() }
-        }
+        Signal::Execute { tables, filters } => Wish::Start {
+            tables: tables.clone(),
+            filters: filters.clone(),
+            except: Vec::new(),
+            relation: None,
+        },
         Signal::Stop { tables } => Wish::Stop { tables: tables.clone() },
         Signal::Pause => Wish::Pause,
         Signal::Resume => Wish::Resume,

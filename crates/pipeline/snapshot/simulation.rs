@@ -292,7 +292,7 @@ impl Copy {
 }
 
 fn watch(awake: bool) -> Watch {
-    Watch { key: Vec::new(), job: String::new(), table: String::new(), awake }
+    Watch { key: Vec::new(), job: String::new(), table: String::new(), moved: Default::default(), awake }
 }
 
 fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {

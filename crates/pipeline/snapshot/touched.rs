@@ -165,6 +165,8 @@ pub(crate) struct Watch {
     pub(crate) job: String,
     /// `schema.table`
     pub(crate) table: String,
+    /// Keys that are stored for it from before this session.
+    pub(crate) moved: MovedKeys,
     /// Whether chunks of it are read from here on.
     pub(crate) awake: bool,
 }
@@ -189,7 +191,7 @@ impl Touched {
         }
         let moved = match self.forget(relation) {
             Some(asleep) => asleep.moved,
-            None => Moved::new(watch.job, watch.table),
+            None => Moved::new(watch.job, watch.table, watch.moved),
         };
         let watched = WatchedTable {
             awake: watch.awake,
@@ -367,7 +369,7 @@ impl Touched {
     /// The coordinator has stored what it was told.
     pub(crate) fn heard_of_moved(&mut self, relation: RelationId) {
         if let Some(table) = self.tables.get_mut(&relation) {
-            table.moved.heard();
+            self.any_moved |= table.moved.heard();
         }
     }
 
@@ -397,7 +399,7 @@ mod tests {
         let mut touched = Touched::new(next);
         passed.iter().for_each(|xid| touched.passed(*xid));
         let (key, job, table) = (vec!["id".to_owned()], String::new(), String::new());
-        touched.watch(TABLE, Watch { key, job, table, awake: true }, None);
+        touched.watch(TABLE, Watch { key, job, table, moved: Default::default(), awake: true }, None);
         let verdict = touched.verdict(TABLE, &snapshot.parse().unwrap());
         let expected = match waits_for {
             [] => ChunkVerdict::Write,

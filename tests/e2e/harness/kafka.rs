@@ -111,6 +111,11 @@ pub async fn produce_raw(bootstrap: &str, records: &[Bare]) -> Result<()> {
     for topic in topics {
         create_topic(bootstrap, topic, 1).await?;
     }
+    append_raw(bootstrap, records)
+}
+
+/// Writes records of bytes into the first partition of topics that are there.
+pub fn append_raw(bootstrap: &str, records: &[Bare]) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     for (topic, key, value) in records {
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(0);

@@ -1,6 +1,7 @@
 //! A mail server that isn't ours: `smtp_server.py` under Python's aiosmtpd, a process that prints what it was given.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,6 +13,30 @@ use super::servers::SCRIPT;
 use super::until;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/harness/smtp_server.py");
+
+/// Makes a certificate for localhost that nobody else vouches for; gives its file and that of its key.
+pub fn certificate(directory: &Path, name: &str) -> Result<(String, String)> {
+    let file = |end: &str| directory.join(format!("{name}.{end}.pem")).display().to_string();
+    let (certificate, key) = (file("cert"), file("key"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &certificate])
+        .output()
+        .context("run openssl")?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    Ok((certificate, key))
+}
 
 /// A running server.
 pub struct MailServer {

@@ -128,6 +128,67 @@ impl Replica {
         .with_context(|| format!("{difference:?}"))
     }
 
+    /// Notes every row that is written from now on, with its position, in a table that [`Replica::judge`] looks at.
+    pub async fn watch(&self, tables: &[&str]) -> Result<()> {
+        let mut sql = String::from(
+            "create table applied (n bigserial primary key, place text, key text, lsn pg_lsn, ordinal bigint);
+             create function note_applied() returns trigger language plpgsql as $$ begin
+               insert into applied (place, key, lsn, ordinal) values (tg_table_name,
+                 (select string_agg(to_jsonb(new)->>name, ',' order by name) from unnest(tg_argv) name),
+                 new._headwater_lsn, new._headwater_ordinal);
+               return null;
+             end $$;",
+        );
+        for table in tables {
+            let name = TableName::new(table);
+            let key = format!(
+                "select a.attname from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+                 where i.indisprimary and i.indrelid = '{table}'::regclass"
+            );
+            let key: Vec<_> = self.database.rows(&key).await?.into_iter().flatten().flatten().collect();
+            ensure!(!key.is_empty(), "{table} has no key");
+            sql.push_str(&format!(
+                "create trigger note after insert or update on {}.{} for each row execute function note_applied('{}');",
+                quote(&name.schema),
+                quote(&name.table),
+                key.join("', '")
+            ));
+        }
+        self.database.execute(&sql).await
+    }
+
+    /// No change was written twice, and of each key every write stands behind the one before it; gives how many there were.
+    pub async fn judge(&self) -> Result<i64> {
+        let count = async |sql: &str| -> Result<i64> {
+            Ok(self.database.value(sql).await?.context("a count")?.parse()?)
+        };
+        let twice = count(
+            "select count(*) from (select from applied group by place, key, lsn, ordinal having count(*) > 1) t",
+        );
+        ensure!(twice.await? == 0, "changes were applied twice");
+        let back = count(
+            "select count(*) from (select lsn, ordinal, lag(lsn) over w as lsn_before, lag(ordinal) over w as before
+               from applied window w as (partition by place, key order by n)) t
+             where (lsn, ordinal) <= (lsn_before, before)",
+        );
+        ensure!(back.await? == 0, "keys went back");
+        count("select count(*) from applied").await
+    }
+
+    /// Waits until the tables are there.
+    pub async fn has(&self, tables: &[&str]) -> Result<()> {
+        until(CATCH_UP, "the tables to be made", async || {
+            for table in tables {
+                let there = format!("select to_regclass('{table}') is not null");
+                if self.database.value(&there).await?.as_deref() != Some("t") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
     /// Empties the replica's tables and what is remembered of deleted keys.
     pub async fn empty(&self, tables: &[&str]) -> Result<()> {
         let list: Vec<_> = tables

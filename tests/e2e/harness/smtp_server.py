@@ -1,6 +1,6 @@
 """A mail server for tests: python smtp_server.py PORT [CERTIFICATE KEY USER PASSWORD]
 
-Prints "ready", then each mail as a line of JSON. With a certificate it insists on STARTTLS and on a login.
+Prints "ready", then each mail as a line of JSON. With a certificate it insists on STARTTLS and on a login. nobody@ has no mailbox.
 """
 
 import json
@@ -14,6 +14,12 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 
 class Mailbox:
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("nobody@"):
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, server, session, envelope):
         mail = message_from_bytes(envelope.content, policy=default)
         print(json.dumps({

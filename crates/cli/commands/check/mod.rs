@@ -1,5 +1,6 @@
 //! `headwater check`: connects to everything and says of each requirement whether it is met, why not, and what mends
-//! it. It changes nothing, and one thing that is wrong does not keep it from looking at the rest.
+//! it. It changes nothing, and one thing that is wrong does not keep it from looking at the rest. The file says whether
+//! it is about `headwater run` or about `headwater apply`.
 
 mod report;
 
@@ -15,6 +16,8 @@ mod kafka;
 
 mod registry;
 
+mod apply;
+
 use std::time::Duration;
 
 use clap::Args;
@@ -24,7 +27,7 @@ use headwater_pipeline::settings::SinkSettings;
 use headwater_pipeline::{ExitCode, Settings};
 
 use crate::Shared;
-use crate::config::Config;
+use crate::config::{self, Config};
 use report::Report;
 
 pub use kafka::routes;
@@ -39,8 +42,13 @@ pub struct Arguments {
 
 /// Checks, prints, and fails when something is wrong.
 pub fn run(shared: &Shared, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = super::prepare(shared)?;
-    let report = super::block_on(async { Ok(check(&config).await) })?;
+    let report = if config::apply::is_of_apply(&shared.config) {
+        let config = super::apply::prepare(shared, None)?;
+        super::block_on(async { Ok(apply::check(&config).await) })?
+    } else {
+        let config = super::prepare(shared)?;
+        super::block_on(async { Ok(check(&config).await) })?
+    };
     let stdout = std::io::stdout().lock();
     if arguments.json {
         report.write_json(stdout)?

@@ -419,52 +419,14 @@ pub fn outbox_column(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
     (Fate::Carried, format!("outbox.columns.{column} = \"{}\"", given.value))
 }
 
-pub fn outbox_topic(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    (
-        Fate::Carried,
-        format!("outbox.topic = \"{}\"", given.value.replace("${routedByValue}", "${aggregatetype}")),
-    )
-}
-
-/// `column:header[:name],…`; an envelope or a partition are no headers.
-pub fn outbox_placement(_: &mut Work<'_>, given: &Given) -> (Fate, String) {
-    let others: Vec<&str> = placements(&given.value)
-        .filter(|(_, place, _)| *place != "header")
-        .map(|(column, ..)| column)
-        .collect();
-    if others.is_empty() {
-        return (Fate::Carried, "outbox.headers; id and eventType are always sent".to_owned());
-    }
-    (
-        Fate::Unsupported,
-        format!(
-            "{}: the value is the bare payload and the partition that of the key; only headers can be added",
-            others.join(", ")
-        ),
-    )
-}
-
-/// The headers that a placement asks for beside those that are always sent.
-pub fn headers_of(placement: &str) -> toml::Table {
-    let headers = placements(placement).filter(|(_, place, name)| *place == "header" && *name != "eventType");
-    headers.map(|(column, _, name)| (column.to_owned(), Value::from(name))).collect()
-}
-
-fn placements(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| {
-        let mut words = part.split(':').map(str::trim);
-        let column = words.next().unwrap_or_default();
-        let place = words.next().unwrap_or_default();
-        (column, place, words.next().unwrap_or(column))
-    })
+pub fn value_converter<'a>(work: &'a Work<'_>) -> Option<&'a str> {
+    work.connector.value("value.converter").or_else(|| work.connector.value("worker.value.converter"))
 }
 
 /// Whether payloads pass through as their bytes.
 pub fn payload_is_raw(work: &Work<'_>) -> bool {
-    let converter =
-        work.connector.value("value.converter").or_else(|| work.connector.value("worker.value.converter"));
     matches!(
-        converter,
+        value_converter(work),
         Some(
             "io.debezium.converters.BinaryDataConverter"
                 | "io.debezium.converters.ByteArrayConverter"

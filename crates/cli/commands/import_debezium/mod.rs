@@ -20,6 +20,7 @@ mod converters;
 
 mod kafka;
 
+mod outbox_options;
 mod patterns;
 
 mod translate;

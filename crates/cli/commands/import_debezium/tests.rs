@@ -111,6 +111,7 @@ fn an_outbox() {
         topic = \"events.${aggregatetype}\"
         columns = { aggregateid = \"aggregate_id\", aggregatetype = \"aggregate_type\", payload = \"body\" }
         headers = { traceparent = \"traceparent\", tenant = \"tenantId\" }
+        payload = \"avro_inferred\"
     "
     .parse()
     .expect("TOML");
@@ -119,7 +120,7 @@ fn an_outbox() {
     assert_eq!(at(&toml, &["postgres", "slot"]), "\"debezium\"", "Debezium's default");
     assert_eq!(at(&toml, &["postgres", "publication"]), "\"dbz_publication\"", "Debezium's default");
     check(&translation, "slot.name (default)", Fate::Carried, "postgres.slot = \"debezium\"");
-    check(&translation, "transforms.outbox.table.expand.json.payload", Fate::Unsupported, "inferred");
+    check(&translation, "transforms.outbox.table.expand.json.payload", Fate::Carried, "avro_inferred");
     check(&translation, "key.converter (default)", Fate::Other, "--worker");
 }
 

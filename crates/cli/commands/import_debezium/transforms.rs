@@ -6,6 +6,7 @@
 use toml::Value;
 
 use super::combined;
+use super::outbox_options;
 use super::patterns;
 use super::property_table::Becomes::{AsHere, Key, Not, Other, Special};
 use super::property_table::{Property, find};
@@ -19,8 +20,6 @@ const fn p(name: &'static str, default: &'static str, becomes: super::property_t
 }
 
 const TRACING: &str = "spans are not made; a column's context is sent on as it is (traceparent_column)";
-const INFERRED: &str =
-    "a schema inferred from each message is another one each time; the payload stays JSON text";
 
 /// `io.debezium.transforms.outbox.EventRouter`: becomes `[[outbox]]`. Column names and headers are put together by
 /// [`outbox_table`], so here they only get their verdict.
@@ -29,38 +28,24 @@ const EVENT_ROUTER: &[Property] = &[
     p("table.field.event.key", "aggregateid", Special(combined::outbox_column)),
     p("table.field.event.type", "type", Special(combined::outbox_column)),
     p("table.field.event.payload", "payload", Special(combined::outbox_column)),
-    p("table.field.event.timestamp", "", Not("a record's timestamp is the commit's")),
-    p("table.field.event.schema.version", "", Not("a payload's schema has no version of its own")),
-    p("table.fields.additional.placement", "", Special(combined::outbox_placement)),
+    p("table.field.event.timestamp", "", Special(outbox_options::timestamp)),
     p(
-        "table.field.additional.missing",
-        "error",
-        AsHere(&["error"], "a column that is missing halts", "a column that is missing halts"),
-    ),
-    p(
-        "table.op.invalid.behavior",
-        "warn",
-        AsHere(
-            &["warn", "error"],
-            "updates of outbox rows produce nothing",
-            "updates of outbox rows produce nothing, and do not stop anything",
+        "table.field.event.schema.version",
+        "",
+        Not(
+            "a payload's schema has no version by row; payload = \"avro_from_json\" takes a registered version",
         ),
     ),
-    p("table.expand.json.payload", "false", Not(INFERRED)),
-    p("table.json.payload.null.behavior", "ignore", Other(INFERRED)),
-    p("table.json.payload.empty.array.behavior", "ignore", Other(INFERRED)),
+    p("table.fields.additional.placement", "", Special(outbox_options::placement)),
+    p("table.field.additional.missing", "error", Special(outbox_options::missing)),
+    p("table.op.invalid.behavior", "warn", Special(outbox_options::on_update)),
+    p("table.expand.json.payload", "false", Special(outbox_options::expand)),
+    p("table.json.payload.null.behavior", "ignore", Special(outbox_options::null_fields)),
+    p("table.json.payload.empty.array.behavior", "ignore", Special(outbox_options::empty_arrays)),
     p("route.by.field", "aggregatetype", Special(combined::outbox_column)),
-    p(
-        "route.topic.regex",
-        "(?<routedByValue>.*)",
-        Not("the topic is made from the whole value of the column"),
-    ),
-    p("route.topic.replacement", "outbox.event.${routedByValue}", Special(combined::outbox_topic)),
-    p(
-        "route.tombstone.on.empty.payload",
-        "false",
-        AsHere(&["true", "false"], "a NULL payload is a null value", "a NULL payload is a null value"),
-    ),
+    p("route.topic.regex", "(?<routedByValue>.*)", Special(outbox_options::regex)),
+    p("route.topic.replacement", "outbox.event.${routedByValue}", Special(outbox_options::topic)),
+    p("route.tombstone.on.empty.payload", "false", Special(outbox_options::tombstone)),
     p("tracing.span.context.field", "tracingspancontext", Special(outbox_tracing)),
     p("tracing.*", "", Other(TRACING)),
 ];
@@ -304,21 +289,11 @@ fn outbox_table(work: &mut Work<'_>, prefix: &str) -> (Fate, String) {
         }
     }
     let mut lines = Vec::new();
-    let topic = option("route.topic.replacement", "outbox.event.${routedByValue}");
-    let topic = topic.replace("${routedByValue}", "${aggregatetype}");
-    if topic != "outbox.event.${aggregatetype}" {
-        lines.push(("topic", Value::from(topic)));
-    }
-    if combined::payload_is_raw(work) {
-        lines.push(("payload", Value::from("raw")));
-    }
     if !columns.is_empty() {
         lines.push(("columns", Value::Table(columns)));
     }
-    let headers = combined::headers_of(&option("table.fields.additional.placement", ""));
-    if !headers.is_empty() {
-        lines.push(("headers", Value::Table(headers)));
-    }
+    let converter = combined::value_converter(work).unwrap_or_default();
+    outbox_options::lines(option, converter, combined::payload_is_raw(work), &mut lines);
     // Only where it is written: the router does without the column, and a configured one must be there.
     if let Some(column) = work.connector.value(&format!("{prefix}tracing.span.context.field")) {
         lines.push(("traceparent_column", Value::from(column.trim())));

@@ -1,0 +1,156 @@
+//! Reads events from Kafka and handles each of them once.
+//!
+//! Kafka may give an event twice: the relay or this service crashed, or the group moved partitions. So its id is written
+//! into `inbox` in the transaction of what is done about it, and an id that is there already is passed over. The offset
+//! is committed after that transaction; it is only where to read on, never the truth.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use serde_json::Value as Json;
+use tokio_postgres::Transaction;
+
+use crate::database::Database;
+use crate::service::Stop;
+
+/// The table that `consume` writes ids into.
+pub const INBOX: &str =
+    "CREATE TABLE inbox (event_id text PRIMARY KEY, handled_at timestamptz NOT NULL DEFAULT now())";
+
+/// An event, as the relay sent it with `payload = "raw"`.
+#[derive(Debug)]
+pub struct Event {
+    /// Stays the same when it comes again.
+    pub id: String,
+    pub kind: String,
+    /// The aggregate's id.
+    pub key: String,
+    pub payload: Json,
+}
+
+/// A consumer of a group, from the beginning, whose offsets are stored by hand.
+pub fn subscribe(bootstrap: &str, group: &str, topics: &[&str]) -> Result<StreamConsumer> {
+    let consumer: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .set("auto.offset.reset", "earliest")
+        // what was stored is committed in the background and at the end
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        .set("session.timeout.ms", "6000")
+        // a topic appears with its first event
+        .set("topic.metadata.refresh.interval.ms", "1000")
+        .create()
+        .context("cannot create a consumer")?;
+    consumer.subscribe(topics).context("cannot subscribe")?;
+    Ok(consumer)
+}
+
+/// A consumer that takes partitions by hand and keeps no offsets in Kafka.
+pub fn reader(bootstrap: &str) -> Result<StreamConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        // never joined, but librdkafka wants one
+        .set("group.id", "unused")
+        .set("enable.auto.commit", "false")
+        .create()
+        .context("cannot create a consumer")
+}
+
+/// Handles events until `stop`. What `handle` writes through its transaction is committed with the event's id.
+pub async fn consume(
+    consumer: &StreamConsumer,
+    database: &Database,
+    stop: &Stop,
+    handle: impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let received = tokio::select! {
+            received = consumer.recv() => received,
+            () = stop.wanted() => return Ok(()),
+        };
+        let message = match received {
+            Ok(message) => message,
+            Err(error) if is_passing(&error) => continue,
+            Err(error) => return Err(error).context("cannot read from Kafka"),
+        };
+        let event = read(&message)?;
+        while let Err(error) = once(database, &event, &handle).await {
+            if stop.is_wanted() {
+                return Ok(());
+            }
+            // the database is away, or a deadlock was broken: the event stays the next one
+            tracing::warn!(error = format!("{error:#}"), id = event.id, "an event could not be handled yet");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // refused when the partition has moved: then another instance reads the event again, and its inbox knows it
+        consumer.store_offset_from_message(&message).ok();
+    }
+}
+
+/// The topic is not there yet, or the broker is away for a moment: librdkafka goes on by itself.
+pub fn is_passing(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, UnknownTopicOrPartition};
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| matches!(code, AllBrokersDown | BrokerTransportFailure | UnknownTopicOrPartition))
+}
+
+/// The text of a header.
+pub fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let headers = message.headers()?;
+    let header = headers.iter().find(|header| header.key == name)?;
+    header.value.map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+fn read(message: &BorrowedMessage<'_>) -> Result<Event> {
+    let place = || format!("{} {} {}", message.topic(), message.partition(), message.offset());
+    let (Some(id), Some(kind)) = (header(message, "id"), header(message, "eventType")) else {
+        bail!("the record at {} is no event", place());
+    };
+    let payload = serde_json::from_slice(message.payload().unwrap_or(b"null"));
+    Ok(Event {
+        id,
+        kind,
+        key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+        payload: payload.with_context(|| format!("the event at {} is no JSON", place()))?,
+    })
+}
+
+async fn once(
+    database: &Database,
+    event: &Event,
+    handle: &impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
+) -> Result<()> {
+    let mut client = database.client().await?;
+    let transaction = client.transaction().await?;
+    let new = transaction
+        .execute("INSERT INTO inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING", &[&event.id])
+        .await?;
+    if new == 1 {
+        handle(&transaction, event).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Writes an event into the outbox of the database that the transaction is in.
+pub async fn emit(
+    transaction: &Transaction<'_>,
+    aggregate: &str,
+    id: &str,
+    kind: &str,
+    payload: &Json,
+) -> Result<()> {
+    transaction
+        .execute(
+            "SELECT headwater.outbox_put($1, $2, $3, $4::text::jsonb)",
+            &[&aggregate, &id, &kind, &payload.to_string()],
+        )
+        .await?;
+    Ok(())
+}

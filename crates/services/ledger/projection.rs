@@ -1,0 +1,124 @@
+//! A projection: a view of all orders, made of the topic alone, which may be thrown away and made again.
+//!
+//! How far it has read is stored in the transaction of what it made of it, so Kafka keeps no offsets for it. The relay may
+//! repeat events after a crash; the version in the view tells them. A version that is missing halts: a view with a hole
+//! would be wrong for ever.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::order::Order;
+use super::store;
+use crate::consume::{header, is_passing};
+use crate::database::Database;
+use crate::service::Stop;
+
+/// Runs until SIGTERM. `rebuild`: forget everything first.
+pub async fn run(database_url: &str, bootstrap: &str, topic: &str, rebuild: bool) -> Result<()> {
+    let stop = Stop::at_signals()?;
+    let database = Database::new(database_url)?;
+    if rebuild {
+        // one transaction: a crash leaves the old view or none, and never a view that counts twice
+        database.execute("BEGIN; TRUNCATE order_view, progress; COMMIT").await?;
+    }
+    let consumer = crate::consume::reader(bootstrap)?;
+    tokio::select! {
+        assigned = assign(&consumer, &database, topic) => assigned?,
+        () = stop.wanted() => return Ok(()),
+    }
+    loop {
+        let received = tokio::select! {
+            received = consumer.recv() => received,
+            () = stop.wanted() => return Ok(()),
+        };
+        match received {
+            Ok(message) => {
+                while let Err(error) = project(&database, &message).await {
+                    if error.is::<Hole>() || stop.is_wanted() {
+                        return Err(error);
+                    }
+                    tracing::warn!(error = format!("{error:#}"), "an event could not be projected yet");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error).context("cannot read from Kafka"),
+        }
+    }
+}
+
+/// Takes all partitions, once the topic exists, each where the view ends.
+async fn assign(consumer: &StreamConsumer, database: &Database, topic: &str) -> Result<()> {
+    let mut list = TopicPartitionList::new();
+    while list.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let metadata = tokio::task::block_in_place(|| consumer.fetch_metadata(None, Duration::from_secs(10)));
+        let Ok(metadata) = metadata else { continue };
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        for partition in found.iter().flat_map(|found| found.partitions()) {
+            let sql = format!("SELECT max(next_offset) FROM progress WHERE partition = {}", partition.id());
+            let row = database.client().await?.query_one(&sql, &[]).await?;
+            let offset = row.get::<_, Option<i64>>(0).map_or(Offset::Beginning, Offset::Offset);
+            list.add_partition_offset(topic, partition.id(), offset)?;
+        }
+    }
+    consumer.assign(&list).context("cannot take the partitions")
+}
+
+/// An event is missing before the one that came.
+#[derive(Debug)]
+struct Hole;
+
+impl std::fmt::Display for Hole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an event is missing: the topic does not have the whole history")
+    }
+}
+
+impl std::error::Error for Hole {}
+
+async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<()> {
+    let (Some(kind), Some(version)) = (header(message, "eventType"), header(message, "version")) else {
+        bail!("the record at {} {} is no event", message.partition(), message.offset());
+    };
+    let version: i32 = version.parse().context("a version that is no number")?;
+    let order_id = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+    let event = store::parse(&kind, std::str::from_utf8(message.payload().unwrap_or(b"null"))?)?;
+
+    let mut client = database.client().await?;
+    let transaction = client.transaction().await?;
+    let row =
+        transaction.query_opt("SELECT state::text FROM order_view WHERE order_id = $1", &[&order_id]).await?;
+    let mut order: Order = match row {
+        Some(row) => serde_json::from_str(row.get(0)).context("a state that can't be read")?,
+        None => Order::default(),
+    };
+    if version > order.version + 1 {
+        return Err(Hole.into());
+    }
+    // an older one comes again
+    if version == order.version + 1 {
+        order.apply(&event);
+        let status = serde_json::to_value(order.status)?;
+        transaction
+            .execute(
+                "INSERT INTO order_view VALUES ($1, $2, $3, $4, $5::text::jsonb) ON CONFLICT (order_id) DO UPDATE
+                 SET version = excluded.version, status = excluded.status, total_cents = excluded.total_cents,
+                     state = excluded.state",
+                &[&order_id, &order.version, &status.as_str(), &order.total_cents, &serde_json::to_string(&order)?],
+            )
+            .await?;
+    }
+    transaction
+        .execute(
+            "INSERT INTO progress VALUES ($1, $2) ON CONFLICT (partition) DO UPDATE SET next_offset = excluded.next_offset",
+            &[&message.partition(), &(message.offset() + 1)],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}

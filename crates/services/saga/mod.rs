@@ -1,0 +1,145 @@
+//! The saga: an order over three services with a database each. They speak through their outboxes only, and what was
+//! done is undone backward when a step fails, refuses or does not answer.
+
+pub mod orders;
+pub mod payments;
+pub mod stock;
+
+mod lease;
+mod script;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::consume::INBOX;
+use crate::database::Database;
+use crate::run::{Process, Relay, Servers, Stage, argument, relay_config};
+
+const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
+
+/// How long an order may be pending.
+const TIMEOUT_MS: &str = "6000";
+
+/// What `saga` is called with.
+#[derive(Args)]
+pub struct Settings {
+    #[command(flatten)]
+    servers: Servers,
+    /// 1,000 orders instead of 60.
+    #[arg(long)]
+    long: bool,
+    /// How many orders.
+    #[arg(long)]
+    orders: Option<usize>,
+}
+
+/// What each of the three services is called with.
+#[derive(Args, Clone)]
+pub struct Service {
+    /// Its own database.
+    #[arg(long)]
+    pub database_url: String,
+    /// Kafka's host:port.
+    #[arg(long)]
+    pub bootstrap: String,
+    /// Begins the names of topics and groups.
+    #[arg(long)]
+    pub name: String,
+}
+
+impl Service {
+    /// The topic of an aggregate type's events.
+    pub fn topic(&self, aggregate: &str) -> String {
+        format!("{}.{aggregate}", self.name)
+    }
+
+    /// The consumer group of a service.
+    pub fn group(&self, service: &str) -> String {
+        format!("{}-{service}", self.name)
+    }
+}
+
+/// The three services with their relays, and where to look.
+pub struct Saga {
+    stage: Stage,
+    orders: Database,
+    stock: Database,
+    payments: Database,
+    orders_url: String,
+    processes: Vec<Process>,
+}
+
+/// Starts the services, plays the script and ends all of it.
+pub async fn run(settings: &Settings) -> Result<()> {
+    let saga = Saga::start(&settings.servers).await?;
+    let orders = settings.orders.unwrap_or(if settings.long { 1000 } else { 60 });
+    let result = saga.stage.play(script::play(&saga, orders)).await;
+    saga.stage.end(&saga.processes, result).await
+}
+
+impl Saga {
+    async fn start(servers: &Servers) -> Result<Saga> {
+        let stage = Stage::new(servers)?;
+        stage.say("three services, each with its database and its relay");
+        let orders = stage.create_database("orders", &[OUTBOX, INBOX, include_str!("orders.sql")]).await?;
+        let stock = stage.create_database("stock", &[OUTBOX, INBOX, include_str!("stock.sql")]).await?;
+        let payments =
+            stage.create_database("payments", &[OUTBOX, INBOX, include_str!("payments.sql")]).await?;
+        let topics = ["order", "stock", "payment"].map(|aggregate| format!("{}.{aggregate}", servers.name));
+        stage.make_topics(&topics.each_ref().map(String::as_str)).await?;
+        let orders_address = stage.address();
+        let mut processes = Vec::new();
+        for (name, relay, aggregate, what) in [
+            ("saga-orders", "relay-orders", "order", "begins orders, confirms them, gives them up"),
+            ("saga-stock", "relay-stock", "stock", "reserves stock, gives it back"),
+            ("saga-payments", "relay-payments", "payment", "takes money, returns it"),
+        ] {
+            let database = name.strip_prefix("saga-").unwrap_or(name);
+            let url = stage.database_url(&stage.named(database))?;
+            let listen = stage.address();
+            let config = relay_toml(&stage, &url, &stage.named(database), &listen, aggregate);
+            let config = stage.write(&format!("{relay}.toml"), &config)?;
+            let mut arguments = vec![
+                name,
+                "--database-url",
+                &url,
+                "--bootstrap",
+                &servers.bootstrap,
+                "--name",
+                &servers.name,
+            ];
+            if name == "saga-orders" {
+                arguments.extend(["--listen", &orders_address, "--timeout-ms", TIMEOUT_MS]);
+            }
+            processes.push(stage.service(name, what, &arguments)?);
+            processes.push(stage.headwater(relay, "headwater run", &["run", "-c", argument(&config)?])?);
+            let relay = processes.last().expect("just pushed");
+            relay.start()?;
+            stage.until_answers(&format!("http://{listen}/readyz")).await?;
+        }
+        for process in &processes {
+            process.start()?;
+        }
+        let orders_url = format!("http://{orders_address}");
+        stage.until_answers(&format!("{orders_url}/healthz")).await?;
+        Ok(Saga { stage, orders, stock, payments, orders_url, processes })
+    }
+}
+
+fn relay_toml(stage: &Stage, database_url: &str, slot: &str, listen: &str, aggregate: &str) -> String {
+    let sections = format!(
+        r#"[[outbox]]
+table = "headwater.outbox"
+topic = "{}.${{aggregatetype}}"
+aggregatetypes = "{aggregate}"
+payload = "raw"
+headers_column = "headers"
+status = true
+"#,
+        stage.servers.name
+    );
+    relay_config(
+        stage,
+        &Relay { database_url, slot, publication: "headwater_outbox", listen, sections: &sections },
+    )
+}

@@ -1,0 +1,228 @@
+//! The shop's script: every status is reached, whatever can stop is stopped or killed, and both tables are equal at the
+//! end. Each step waits for what it says; the process fails with the step that did not come true.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{ATTEMPTS, Shop};
+use crate::run::until;
+
+const ARTICLES: [(&str, &str); 6] = [
+    ("ANV-50", "Anvil, 50 kg"),
+    ("ROP-20", "Rope, 20 m"),
+    ("BUC-10", "Bucket, 10 l"),
+    ("LAD-03", "Ladder, 3 m"),
+    ("NAI-80", "Nails, 80 mm"),
+    ("SAW-01", "Saw"),
+];
+
+/// All of it, or only the articles.
+pub async fn play(shop: &Shop, long: bool, first_step_only: bool) -> Result<()> {
+    filled(shop).await?;
+    if first_step_only {
+        return Ok(());
+    }
+    new_and_sent(shop).await?;
+    without_the_product_service(shop).await?;
+    failed_and_healed(shop).await?;
+    dead_blocked_and_retried(shop).await?;
+    cancelled(shop).await?;
+    let load = if long { Duration::from_secs(120) } else { Duration::from_secs(6) };
+    killed_under_load(shop, load).await?;
+    dead_while_things_die(shop).await
+}
+
+/// Every event there is PROCESSED, but for those that were given up, and the tables are equal.
+async fn settled(shop: &Shop) -> Result<()> {
+    until("all events to be PROCESSED or CANCELLED", async || {
+        let statuses = shop.statuses().await?;
+        Ok(statuses.keys().all(|status| status == "PROCESSED" || status == "CANCELLED"))
+    })
+    .await?;
+    let (inventory, copy) = shop.tables().await?;
+    ensure!(inventory == copy, "the tables differ:\n  {inventory}\n  {copy}");
+    Ok(())
+}
+
+async fn filled(shop: &Shop) -> Result<()> {
+    shop.stage.say("the product team enters its articles");
+    for (number, (sku, name)) in ARTICLES.iter().enumerate() {
+        shop.set_stock(sku, Some(name), 10 + number as i32).await?;
+    }
+    settled(shop).await?;
+    shop.stage.say("  all events PROCESSED: the order service has the same table");
+    Ok(())
+}
+
+async fn new_and_sent(shop: &Shop) -> Result<()> {
+    let processed = shop.statuses().await?.get("PROCESSED").copied().unwrap_or(0);
+    shop.stage.say("the relay and the order service's apply are stopped; stock changes");
+    for name in ["relay", "apply"] {
+        shop.process(name)?.stop().await?;
+    }
+    shop.set_stock("ROP-20", None, 3).await?;
+    shop.until_status("NEW", 1).await?;
+    shop.stage.say("  NEW: the event is in the outbox, nobody has sent it");
+    shop.process("relay")?.start()?;
+    shop.until_status("SENT", 1).await?;
+    shop.stage.say("  SENT: the relay is back, Kafka has it");
+    shop.process("apply")?.start()?;
+    shop.until_status("PROCESSED", processed + 1).await?;
+    shop.stage.say("  PROCESSED: the order service has answered");
+    settled(shop).await
+}
+
+async fn without_the_product_service(shop: &Shop) -> Result<()> {
+    shop.stage.say("the product service is stopped; orders go on, by the copy");
+    shop.process("product")?.stop().await?;
+    for (quantity, accepted) in [(3, true), (4, false)] {
+        let order = shop.place_order("ROP-20", quantity).await?;
+        ensure!(order["accepted"] == accepted, "of 3 ropes, {quantity} were ordered: {order}");
+        let word = if accepted { "accepted" } else { "refused" };
+        shop.stage.say(format!("  an order of {quantity} ropes of 3 is {word}"));
+    }
+    shop.process("product")?.start()?;
+    shop.until_ready().await
+}
+
+async fn failed_and_healed(shop: &Shop) -> Result<()> {
+    shop.stage.say("the order service fails for a moment");
+    shop.trouble(Some("BUC-10")).await?;
+    shop.set_stock("BUC-10", None, 77).await?;
+    until("an answer FAILED", async || {
+        let sql =
+            "SELECT count(*) FROM headwater.outbox WHERE aggregateid = 'BUC-10' AND failed_at IS NOT NULL";
+        Ok(shop.product.number(sql).await? == 1)
+    })
+    .await?;
+    shop.trouble(None).await?;
+    shop.stage.say("  FAILED, with the reason in the row; the next attempt is planned");
+    settled(shop).await?;
+    let attempt = "SELECT max(attempt)::bigint FROM headwater.outbox WHERE aggregateid = 'BUC-10'";
+    shop.stage.say(format!("  PROCESSED by attempt {}", shop.product.number(attempt).await?));
+    Ok(())
+}
+
+/// Sets an article's stock twice while it can't be applied: the first event dies, the second waits behind it.
+async fn exhausted(shop: &Shop, sku: &str) -> Result<String> {
+    let mails = shop.mailbox.mails()?.len();
+    shop.trouble(Some(sku)).await?;
+    shop.set_stock(sku, None, 40).await?;
+    let of_sku = |status: &str| {
+        format!("SELECT count(*) FROM headwater.outbox WHERE aggregateid = '{sku}' AND status = '{status}'")
+    };
+    let failing = format!(
+        "SELECT count(*) FROM headwater.outbox WHERE aggregateid = '{sku}' AND failed_at IS NOT NULL"
+    );
+    until("the first failure", async || Ok(shop.product.number(&failing).await? == 1)).await?;
+    shop.set_stock(sku, None, 41).await?;
+    until("an event that is BLOCKED", async || Ok(shop.product.number(&of_sku("BLOCKED")).await? == 1))
+        .await?;
+    until("an event that is DEAD", async || Ok(shop.product.number(&of_sku("DEAD")).await? == 1)).await?;
+    let id = format!("SELECT id::text FROM headwater.outbox WHERE aggregateid = '{sku}' AND status = 'DEAD'");
+    let id = shop.product.text(&id).await?;
+    until("a mail", async || Ok(shop.mailbox.mails()?.len() > mails)).await?;
+    shop.stage.say(format!(
+        "  DEAD after {ATTEMPTS} attempts, and a mail to the team; the next event is BLOCKED behind it"
+    ));
+    Ok(id)
+}
+
+async fn dead_blocked_and_retried(shop: &Shop) -> Result<()> {
+    shop.stage.say("the order service can't take one article, whatever is tried");
+    let id = exhausted(shop, "LAD-03").await?;
+    let (inventory, copy) = shop.tables().await?;
+    ensure!(inventory != copy, "the tables are equal though an event is DEAD");
+    shop.trouble(None).await?;
+    shop.outbox(&["retry", &id]).await?;
+    shop.stage.say("  the order team has mended it: headwater outbox retry");
+    settled(shop).await?;
+    shop.stage.say("  PROCESSED, both of them and in their order");
+    Ok(())
+}
+
+async fn cancelled(shop: &Shop) -> Result<()> {
+    shop.stage.say("once more, and this time the event is given up");
+    let id = exhausted(shop, "SAW-01").await?;
+    shop.trouble(None).await?;
+    shop.outbox(&["cancel", &id]).await?;
+    shop.until_status("CANCELLED", 1).await?;
+    settled(shop).await?;
+    shop.stage.say("  CANCELLED; the event behind it was let go and has brought the newest stock");
+    Ok(())
+}
+
+/// Stock changes all the time, and every half second something is killed.
+async fn killed_under_load(shop: &Shop, load: Duration) -> Result<()> {
+    shop.stage.say(format!("{} s of changes, and kill -9 for whatever runs", load.as_secs()));
+    let end = Instant::now() + load;
+    let changes = async {
+        let mut changed = 0_u32;
+        while Instant::now() < end {
+            let (sku, _) = ARTICLES[fastrand::usize(..ARTICLES.len())];
+            // a service that was killed refuses; its users try again
+            match shop.set_stock(sku, None, fastrand::i32(0..100)).await {
+                Ok(_) => changed += 1,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        changed
+    };
+    let kills = async {
+        let mut kills = BTreeMap::<&str, u32>::new();
+        while Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(300..900))).await;
+            let process = &shop.processes[fastrand::usize(..shop.processes.len())];
+            process.kill();
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
+            process.start().context("cannot start it again")?;
+            *kills.entry(process.name).or_default() += 1;
+        }
+        anyhow::Ok(kills)
+    };
+    let (changed, kills) = tokio::join!(changes, kills);
+    let kills: Vec<_> = kills?.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    shop.until_ready().await?;
+    settled(shop).await?;
+    shop.stage.say(format!("  {changed} changes; killed: {}; both tables are equal", kills.join(", ")));
+    Ok(())
+}
+
+/// Events are exhausted while processes are killed: each of them is in one mail.
+async fn dead_while_things_die(shop: &Shop) -> Result<()> {
+    shop.stage.say("everything fails, and relay and apply are killed meanwhile");
+    shop.trouble(Some("*")).await?;
+    for (sku, _) in ARTICLES {
+        shop.set_stock(sku, None, 5).await?;
+    }
+    let dead = ARTICLES.len() as i64;
+    // Not more often: after each kill the group waits for a session to time out before it gives the partitions again.
+    for name in ["relay", "apply", "relay"] {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
+        let process = shop.process(name)?;
+        process.kill();
+        process.start()?;
+    }
+    shop.until_status("DEAD", dead).await?;
+    shop.until_ready().await?;
+    let told = "SELECT count(*) FROM headwater.outbox WHERE status = 'DEAD' AND notified_at IS NOT NULL";
+    until("mails of all of them", async || Ok(shop.product.number(told).await? == dead)).await?;
+    let ids = shop
+        .product
+        .text("SELECT string_agg(id::text, ' ') FROM headwater.outbox WHERE status = 'DEAD'")
+        .await?;
+    let mails = shop.mailbox.mails()?;
+    for id in ids.split(' ') {
+        let count = mails.iter().filter(|mail| mail.body.contains(id)).count();
+        ensure!(count == 1, "event {id} is in {count} mails");
+    }
+    shop.stage.say(format!("  {dead} events are DEAD, each in exactly one mail"));
+    shop.trouble(None).await?;
+    shop.outbox(&["retry", "--status", "DEAD"]).await?;
+    settled(shop).await?;
+    shop.stage
+        .say("  the order service works again, headwater outbox retry --status DEAD: both tables are equal");
+    Ok(())
+}

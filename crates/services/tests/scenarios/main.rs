@@ -1,0 +1,40 @@
+//! The scenarios on real servers: their scripts in the short form, the shop's page in a browser, and what Prometheus sees.
+
+mod browser;
+mod monitoring;
+mod page;
+mod servers;
+
+use servers::scenario;
+
+/// Plays a scenario; what it says is kept with its logs.
+fn check(name: &str, ports: u16) {
+    let (mut command, folder) = scenario(name, ports);
+    let said = folder.join("said");
+    let file = std::fs::File::create(&said).expect("a file in the test's folder");
+    let errors = file.try_clone().expect("a second handle of it");
+    let status = command.stdout(file).stderr(errors).status().expect("the scenario starts");
+    let said = std::fs::read_to_string(&said).unwrap_or_default();
+    assert!(status.success(), "scenario {name} failed; its logs are in {}\n{said}", folder.display());
+    std::fs::remove_dir_all(folder).ok();
+}
+
+#[test]
+fn shop() {
+    check("shop", 19_000);
+}
+
+#[test]
+fn saga() {
+    check("saga", 19_100);
+}
+
+#[test]
+fn ledger() {
+    check("ledger", 19_200);
+}
+
+#[test]
+fn profile() {
+    check("profile", 19_300);
+}
