@@ -403,8 +403,9 @@ async fn events_in_their_order(test: &mut Fixture) -> Result<()> {
         )
         .await?;
     test.expect_complaint("went to the dead letter topic");
-    let topic = |kind: &str| format!("events.{}.{kind}", test.prefix());
-    let with = |allowed: &[&str]| {
+    let prefix = test.prefix().to_owned();
+    let topic = |kind: &str| format!("events.{prefix}.{kind}");
+    let with = |test: &Fixture, allowed: &[&str]| {
         let allowed = allowed.iter().map(|kind| toml::Value::from(*kind)).collect();
         let table = toml::Table::from_iter([
             ("table".to_owned(), "public.outbox".into()),
@@ -418,8 +419,8 @@ async fn events_in_their_order(test: &mut Fixture) -> Result<()> {
             .set("outbox_messages.payload", "raw")
             .set("outbox_messages.topic", topic("${aggregatetype}"))
     };
-    let before = with(&["order"]);
-    let after = with(&["order", "refund"]);
+    let before = with(test, &["order"]);
+    let after = with(test, &["order", "refund"]);
     let event = |kind: &str, aggregate: &str, number: i32| {
         format!(
             "insert into outbox (aggregatetype, aggregateid, type, payload) values ('{kind}', '{aggregate}', 'T', '{number}')"
@@ -444,14 +445,14 @@ async fn events_in_their_order(test: &mut Fixture) -> Result<()> {
     dlq_done(test, &headwater, &after, &["replay", "--table", "public.outbox"])?;
     test.database.execute(&event("order", "a", 7)).await?;
     test.settle().await?;
-    let numbers = |kind: &str| -> Result<Vec<String>> {
+    let numbers = |test: &Fixture, kind: &str| -> Result<Vec<String>> {
         let records = test.raw_topic(&topic(kind))?;
         Ok(records
             .iter()
             .map(|record| String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned())
             .collect())
     };
-    let (orders, refunds) = (numbers("order")?, numbers("refund")?);
+    let (orders, refunds) = (numbers(test, "order")?, numbers(test, "refund")?);
     ensure!(orders == ["1", "4", "3", "5", "6", "7"], "events of orders {orders:?}");
     ensure!(refunds == ["2"], "events of refunds {refunds:?}");
     // The message is as wrong as it was: a letter of the second attempt, and never a loop.
@@ -471,6 +472,7 @@ async fn letters_of_consumers(test: &mut Fixture) -> Result<()> {
     kafka::create_topic(&test.kafka.bootstrap, &topic, 2).await?;
     kafka::create_topic(&test.kafka.bootstrap, &answers, 2).await?;
     let name = |name: &str| format!("headwater.dead_letter.{name}");
+    let bootstrap = test.kafka.bootstrap.clone();
     let letter = |key: &str, stage: &str, attempt: &str| {
         let (stage_name, reason, of, partition, offset, consumer, attempt_name) = (
             name("stage"),
@@ -491,7 +493,7 @@ async fn letters_of_consumers(test: &mut Fixture) -> Result<()> {
             (consumer.as_str(), "relay"),
             (attempt_name.as_str(), attempt),
         ];
-        kafka::produce_with(&test.kafka.bootstrap, &topic, (key, "{\"status\":\"SUCCESS\"}"), &headers)
+        kafka::produce_with(&bootstrap, &topic, (key, "{\"status\":\"SUCCESS\"}"), &headers)
     };
     letter("a", "feedback", "1")?;
     letter("b", "event", "2")?;
