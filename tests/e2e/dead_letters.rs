@@ -507,7 +507,10 @@ async fn letters_of_consumers(test: &mut Fixture) -> Result<()> {
     ensure!(sent.len() == 2 && sent.iter().all(|record| record.partition == 1), "{sent:?}");
     for record in &sent {
         let attempt = if record.key.as_deref() == Some(b"a") { "2" } else { "3" };
-        ensure!(says(record, "attempt") == attempt && record.header("id").as_deref() == Some("e-1"), "{record:?}");
+        ensure!(
+            says(record, "attempt") == attempt && record.header("id").as_deref() == Some("e-1"),
+            "{record:?}"
+        );
         ensure!(record.headers.len() == 2, "what made it a letter is gone: {:?}", record.headers);
     }
     letter("c", "apply", "1")?;

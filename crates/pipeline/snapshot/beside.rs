@@ -466,7 +466,15 @@ impl Coordinator {
         });
         let attempt = self.tables[at].attempt;
         let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows, asked, attempt, keyless }))?;
+        self.send(CopyInput::Beside(BesideChunk {
+            chunk,
+            snapshot,
+            on_standby,
+            rows,
+            asked,
+            attempt,
+            keyless,
+        }))?;
         self.until_written(at, table, number).await
     }
 
