@@ -63,8 +63,9 @@ pub(crate) struct LetterTopic {
     pub(crate) bytes_max: Option<u64>,
 }
 
+#[derive(Default)]
 struct Told {
-    at: Instant,
+    at: Option<Instant>,
     untold: u64,
 }
 
@@ -139,14 +140,13 @@ impl DeadLetters {
 
     /// One line of the log for many letters.
     fn tell(&mut self, table: &str, stage: &'static str, reason: &str) {
-        let told =
-            self.told.entry((table.to_owned(), stage)).or_insert(Told { at: Instant::now(), untold: 0 });
+        let told = self.told.entry((table.to_owned(), stage)).or_default();
         told.untold += 1;
-        if told.untold > 1 && told.at.elapsed() < TOLD_EVERY {
+        if told.at.is_some_and(|at| at.elapsed() < TOLD_EVERY) {
             return;
         }
         let letters = std::mem::take(&mut told.untold);
-        told.at = Instant::now();
+        told.at = Some(Instant::now());
         let topic = &self.settings.topic;
         tracing::warn!(
             table,
