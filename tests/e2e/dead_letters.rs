@@ -189,7 +189,7 @@ async fn a_key_is_blocked(test: &mut Fixture) -> Result<()> {
     test.database
         .execute("update item set id = 30, version = nextval('versions'), amount = 1 where id = 3")
         .await?;
-    let mut headwater = test.start(config.clone()).await?;
+    let headwater = test.start(config.clone()).await?;
     test.database.execute(&put(1, "4")).await?;
     test.database.execute(&put(30, "5")).await?;
     test.database.execute(&put(4, "NaN")).await?;
@@ -329,7 +329,7 @@ async fn killed_while_letters_are_written(test: &mut Fixture) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(random.below(300))).await;
         headwater = restarted(test, headwater, &config).await?;
     }
-    drop(stop.send(()));
+    let _ = stop.send(());
     let written = writing.await??;
     test.settle().await?;
     let (topic, aside) = (delivered(test)?, set_aside(test)?);
@@ -384,7 +384,7 @@ async fn replayed_under_load(test: &mut Fixture) -> Result<()> {
         anyhow::Ok(())
     });
     dlq_done(test, &headwater, &config, &["replay", "--all"])?;
-    drop(stop.send(()));
+    let _ = stop.send(());
     writing.await??;
     test.settle().await?;
     topic_is_table(test).await?;
