@@ -43,6 +43,16 @@ async fn settled(shop: &Shop) -> Result<()> {
     .await?;
     let (inventory, copy) = shop.tables().await?;
     ensure!(inventory == copy, "the tables differ:\n  {inventory}\n  {copy}");
+    // equal tables do not say it: a later event brings what a lost one had
+    let changes = shop.product.number("SELECT sum(version)::bigint FROM inventory").await?;
+    let events = shop.product.number("SELECT count(DISTINCT id) FROM headwater.outbox").await?;
+    let handled = "SELECT count(*) FROM headwater.inbox WHERE status = 'SUCCESS'";
+    let handled = shop.orders.number(handled).await?;
+    let cancelled = shop.statuses().await?.get("CANCELLED").copied().unwrap_or(0);
+    ensure!(
+        events == changes && handled == changes - cancelled,
+        "{changes} changes, {events} events, {handled} handled, {cancelled} cancelled"
+    );
     Ok(())
 }
 

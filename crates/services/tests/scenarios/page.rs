@@ -1,5 +1,5 @@
-//! The shop's page, as a person uses it: with a mouse and a keyboard. `HEADWATER_SCREENSHOTS=1` writes the pictures of
-//! docs/images anew; otherwise they go to the test's folder.
+//! The shop's page, as a person uses it: with a mouse and a keyboard. `HEADWATER_SCREENSHOTS=1` writes the picture of
+//! docs/images anew; otherwise it goes to the test's folder.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -94,12 +94,11 @@ async fn used(browser: &Browser) -> Result<()> {
     browser.until("document.querySelector('#events .DEAD')").await?;
     browser.until("document.querySelector('#mails summary')").await?;
     browser.until("document.querySelector('#verdict').textContent.includes('behind')").await?;
-    keep(browser, "shop-dead.png").await?;
+    keep(browser, "shop.png").await?;
     browser.click("#failing option[value='']").await?;
     browser.click("button[aria-label='retry the event of SAW-01']").await?;
     browser.until(&stock("copy", "SAW-01", 7)).await?;
-    browser.until("document.querySelector('#verdict').textContent.includes('= equal')").await?;
-    keep(browser, "shop-equal.png").await
+    browser.until("document.querySelector('#verdict').textContent.includes('= equal')").await
 }
 
 /// What a screen reader and a keyboard need.
