@@ -88,7 +88,7 @@ impl JsonPlan {
     /// # Errors
     /// The document is neither an object nor an array, or has no schema.
     pub fn infer(json: &[u8], inference: Inference) -> Result<(String, JsonPlan), Misfit> {
-        let schema = infer::schema(&*document(json)?, inference)?.to_string();
+        let schema = infer::schema(&document(json)?, inference)?.to_string();
         let node = Node::parse(&schema).map_err(|why| Misfit::new(why.to_string()))?;
         Ok((schema, JsonPlan { node, is_inferred: true }))
     }
