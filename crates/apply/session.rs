@@ -244,6 +244,9 @@ impl<'a> Session<'a> {
     fn begin_unread(&mut self) -> Result<(), Failure> {
         let places = self.partitions.iter().filter(|partition| partition.stored == NEVER);
         let places: Vec<_> = places.map(|partition| partition.place.clone()).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
         let Settings { replay, start, .. } = &*self.shared.settings;
         let found = match (replay, start) {
             (Some(Replay::Since(ms)), _) => {

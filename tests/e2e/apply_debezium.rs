@@ -29,6 +29,8 @@ const TABLES: &[(&str, &[&str])] = &[
         "types",
         &[
             "c_interval",
+            // Debezium writes the same moment in UTC.
+            "c_timetz",
             "c_varbit",
             "c_varbit16",
             "c_lseg",
@@ -58,7 +60,9 @@ async fn recorded(test: &mut Fixture) -> Result<()> {
     // A partition can't have columns of its own.
     let detach = "alter table zoo.parted detach partition zoo.parted_2020; alter table zoo.parted detach partition zoo.parted_2021";
     replica.database.execute(detach).await?;
-    replica.database.execute(&format!("truncate {}", names.join(", "))).await?;
+    // The recording has no snapshot of this one: the rows of before stay as the same SQL made them.
+    let emptied: Vec<_> = names.into_iter().filter(|name| name != "zoo.\"types\"").collect();
+    replica.database.execute(&format!("truncate {}", emptied.join(", "))).await?;
     let mut config = replica.config(test, &[]);
     let mut topics = Vec::new();
     for (table, left_out) in TABLES {
@@ -133,12 +137,27 @@ async fn produce(test: &Fixture) -> Result<()> {
 
 fn register(test: &Fixture, table: &str, topic: &str, part: &str) -> Result<u32> {
     let schema = std::fs::read_to_string(format!("{FIXTURES}/schemas/{table}-{part}.json"))?;
+    let mut schema: Json = serde_json::from_str(&schema)?;
+    without_defaults(&mut schema);
+    let schema = schema.to_string();
     let url = format!("{}/subjects/{topic}-{part}/versions", test.kafka.registry);
     let body = json!({ "schema": schema }).to_string();
     let response = tokio::task::block_in_place(|| http::request("POST", &url, Some(&body)))?;
     ensure!(response.status == 200, "{table} {part}: {}", response.body);
     let answer: Json = serde_json::from_str(&response.body)?;
     Ok(answer["id"].as_u64().context("an id")? as u32)
+}
+
+/// The tests' registry does not take every default that Debezium wrote, and a reader of what was written needs none.
+fn without_defaults(schema: &mut Json) {
+    match schema {
+        Json::Object(parts) => {
+            parts.remove("default");
+            parts.values_mut().for_each(without_defaults);
+        }
+        Json::Array(parts) => parts.iter_mut().for_each(without_defaults),
+        _ => {}
+    }
 }
 
 fn base64(text: &str) -> Result<Vec<u8>> {
