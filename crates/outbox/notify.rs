@@ -27,6 +27,9 @@ const LISTED_MAX: usize = 50;
 /// How long a webhook may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// How often an instance that stands by looks whether it still does.
+const OWNER_TICK: Duration = Duration::from_secs(1);
+
 /// How often rows are looked for that nobody rang for: those of another instance, or of one that is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -96,15 +99,17 @@ impl Notifier {
     async fn session(&mut self, pause: &mut Pause) -> Result<std::convert::Infallible, Trouble> {
         loop {
             // Of several instances the one that has the stream: two of them would share what is one message.
-            if self.status.confirmed() > Lsn(0) {
-                // A connection for each time: it happens seldom.
-                let client = headwater_pg::connect(&self.settings.postgres).await?;
-                for table in self.settings.tables.clone() {
-                    let table = table::load(&client, &table).await?;
-                    while self.tell(&client, &table).await? {}
-                }
-                pause.over();
+            while self.status.confirmed() == Lsn(0) {
+                tokio::time::sleep(OWNER_TICK).await;
             }
+            // A connection for each time: it happens seldom.
+            let client = headwater_pg::connect(&self.settings.postgres).await?;
+            for table in self.settings.tables.clone() {
+                let table = table::load(&client, &table).await?;
+                while self.tell(&client, &table).await? {}
+            }
+            drop(client);
+            pause.over();
             tokio::select! {
                 // Others will follow the first: they share its message.
                 () = self.died.notified() => tokio::time::sleep(self.notify.interval).await,

@@ -217,7 +217,7 @@ async fn types_grow(test: &mut Fixture) -> Result<()> {
     apply.exits_with(81).await?;
     apply.log_line(&["halted", "field price", "more digits behind the point"]).await?;
     replica.database.execute("alter table item alter price type numeric(14,4)").await?;
-    test.database.execute("update item set price = 1.25 where id = 1").await?;
+    test.database.execute("update item set price = price + 1").await?;
     let mut apply = replica.start(test, config).await?;
     replica.equals(test, &["public.item"]).await?;
     apply.stop().await?;

@@ -72,16 +72,19 @@ async fn copied(headwater: &Headwater, table: &str) -> Result<()> {
 
 /// Waits until so many tables are stored as known.
 async fn stored_as_known(test: &Fixture, tables: usize) -> Result<()> {
-    let topic = format!("checkpoint.{}", test.prefix());
     until(WAIT, "the tables to be stored", async || {
-        let records = test.raw_topic(&topic)?;
-        let of_requests = |key: &[u8]| key.ends_with(b"/requests");
-        let last = records.iter().rfind(|record| record.key.as_deref().is_some_and(of_requests));
-        let Some(value) = last.and_then(|record| record.value.as_deref()) else { return Ok(false) };
-        let value: Json = serde_json::from_slice(value)?;
-        Ok(value["tables"].as_array().is_some_and(|known| known.len() == tables))
+        Ok(stored_requests(test)?["tables"].as_array().is_some_and(|known| known.len() == tables))
     })
     .await
+}
+
+/// What is stored of requests last; null before anything is.
+fn stored_requests(test: &Fixture) -> Result<Json> {
+    let records = test.raw_topic(&format!("checkpoint.{}", test.prefix()))?;
+    let of_requests = |key: &[u8]| key.ends_with(b"/requests");
+    let last = records.into_iter().rfind(|record| record.key.as_deref().is_some_and(of_requests));
+    let value = last.and_then(|record| record.value);
+    Ok(value.map_or(Ok(Json::Null), |value| serde_json::from_slice(&value))?)
 }
 
 /// A transaction that has written to a table, in all ways, and is open. Its keys are no others'.
@@ -173,9 +176,8 @@ async fn while_down(test: &mut Fixture) -> Result<()> {
     headwater.kill()?;
     headwater = test.start(config(test)).await?;
     until(WAIT, "both to be copied", async || {
-        let status = status(&headwater)?;
-        let done = |table: &str| status["tables"][table]["state"] == "done";
-        Ok(status["state"] == "done" && done("public.a_items") && done("public.b_items"))
+        let waits = stored_requests(test)?["waiting"].as_array().is_none_or(|waiting| !waiting.is_empty());
+        Ok(!waits && status(&headwater)?["state"] == "done")
     })
     .await
     .with_context(|| headwater.log_tail())?;

@@ -98,6 +98,7 @@ fn in_json(id: &str, status: &str, consumer: &str, reason: &str) -> Vec<u8> {
 async fn mixed(test: &mut Fixture) -> Result<()> {
     prepare(test).await?;
     test.expect_complaint("answers that can't be used");
+    test.expect_complaint("DEAD");
     let topic = format!("feedback.{}", test.prefix());
     let (plain, other) = (Writer::new(test, "plain", PLAIN)?, Writer::new(test, "other", OTHER)?);
     let no_answer = register(
