@@ -29,9 +29,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pg", &["pgoutput"]),
     ("avro", &["pgoutput"]),
     ("kafka", &[]),
-    ("pipeline", &["pg", "pgoutput", "avro", "kafka"]),
-    ("apply", &["pg", "avro", "kafka"]),
-    ("outbox", &["pg", "pgoutput", "avro", "kafka", "pipeline"]),
+    ("dead_letter", &["kafka"]),
+    ("pipeline", &["pg", "pgoutput", "avro", "kafka", "dead-letter"]),
+    ("apply", &["pg", "avro", "kafka", "dead-letter"]),
+    ("outbox", &["pg", "pgoutput", "avro", "kafka", "dead-letter", "pipeline"]),
     ("demo", &[]),
     ("services", &[]),
 ];

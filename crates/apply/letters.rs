@@ -1,14 +1,10 @@
-//! What is sent: records that can't be applied, as they came with their cause in headers, and answers to events.
-//!
-//! ```text
-//! key, value, headers   as they were
-//! headwater.dead_letter.topic, .partition, .offset   where they were
-//! headwater.dead_letter.stage, .reason, .table, .consumer
-//! ```
+//! What is sent: records that can't be applied, as they came with their cause in headers (`headwater_dead_letter`), and
+//! answers to events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use headwater_dead_letter::{Cause, RECORD_BYTES_MAX, attempt_of, topic_config};
 use headwater_kafka::{Fetched, OfferError, Producer, ProducerRecord, TopicPartition, partition_for_key};
 
 use crate::answers::Answer;
@@ -60,22 +56,23 @@ impl Letters {
         table: &str,
     ) -> Result<(), Failure> {
         let topic = settings.dead_letter_topic.replace("{topic}", &record.place.topic);
-        let (partition, offset) = (record.place.partition.to_string(), record.offset.to_string());
-        let causes: [(&str, &[u8]); 7] = [
-            ("headwater.dead_letter.topic", record.place.topic.as_bytes()),
-            ("headwater.dead_letter.partition", partition.as_bytes()),
-            ("headwater.dead_letter.offset", offset.as_bytes()),
-            ("headwater.dead_letter.stage", refusal.stage.as_bytes()),
-            ("headwater.dead_letter.reason", refusal.reason.as_bytes()),
-            ("headwater.dead_letter.table", table.as_bytes()),
-            ("headwater.dead_letter.consumer", settings.group.as_bytes()),
-        ];
+        let cause = Cause {
+            stage: refusal.stage.to_owned(),
+            reason: refusal.reason.clone(),
+            attempt: attempt_of(&record.headers),
+            table: Some(table.to_owned()),
+            topic: Some(record.place.topic.clone()),
+            place: Some((record.place.partition, record.offset)),
+            consumer: Some(settings.group.clone()),
+            ..Cause::default()
+        };
+        let causes = cause.headers();
         let mut headers: Vec<(&str, &[u8])> =
             record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        headers.extend(causes);
+        headers.extend(causes.iter().map(|(name, value)| (*name, value.as_slice())));
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let letter = Letter { key, value, headers: &headers, timestamp_ms: record.timestamp_ms };
-        self.deliver(settings, &topic, &[letter])
+        self.deliver(settings, &topic, topic_config(RECORD_BYTES_MAX), &[letter])
     }
 
     /// Sends answers, and waits until they are safe.
@@ -90,13 +87,19 @@ impl Letters {
             let (key, value) = (Some(answer.event_id.as_bytes()), Some(answer.body.as_slice()));
             letters.push(Letter { key, value, headers: &[], timestamp_ms: None });
         }
-        self.deliver(settings, topic, &letters)
+        self.deliver(settings, topic, BTreeMap::new(), &letters)
     }
 
-    fn deliver(&mut self, settings: &Settings, topic: &str, letters: &[Letter<'_>]) -> Result<(), Failure> {
+    fn deliver(
+        &mut self,
+        settings: &Settings,
+        topic: &str,
+        config: BTreeMap<String, String>,
+        letters: &[Letter<'_>],
+    ) -> Result<(), Failure> {
         let count = match self.partitions.get(topic) {
             Some(count) => *count,
-            None => partitions_of(settings, topic)?,
+            None => partitions_of(settings, topic, config)?,
         };
         self.partitions.insert(topic.to_owned(), count);
         let producer = match &mut self.producer {
@@ -157,17 +160,13 @@ fn wait(producer: &mut Producer, mut count: usize) -> Result<(), Failure> {
 }
 
 /// The partitions of the topic, which is made if it is missing.
-fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, Failure> {
+fn partitions_of(settings: &Settings, topic: &str, config: BTreeMap<String, String>) -> Result<i32, Failure> {
     let admin = headwater_kafka::Admin::new(&settings.kafka).map_err(of_kafka)?;
     if let Some(count) = admin.partition_count(topic).map_err(of_kafka)? {
         return Ok(count);
     }
-    let made = headwater_kafka::NewTopic {
-        name: topic.to_owned(),
-        partitions: 1,
-        replication_factor: -1,
-        config: std::collections::BTreeMap::new(),
-    };
+    let made =
+        headwater_kafka::NewTopic { name: topic.to_owned(), partitions: 1, replication_factor: -1, config };
     admin.create_topic(&made).map_err(|error| {
         Failure::Halt(Halt::new(
             HaltCause::Kafka,

@@ -55,7 +55,8 @@ impl LinePlan {
         Ok(LinePlan { columns: table.columns.iter().map(column).collect::<Result<_, _>>()? })
     }
 
-    fn whole(table: &TableDescription) -> LinePlan {
+    /// All columns as they are.
+    pub fn whole(table: &TableDescription) -> LinePlan {
         let column =
             |column: &ColumnDescription| Some(LineColumn { name: column.name.clone(), masking: None });
         LinePlan { columns: table.columns.iter().map(column).collect() }

@@ -38,6 +38,7 @@ mod feedback;
 mod json;
 mod json_form;
 mod json_schema;
+mod key_text;
 mod logical_message;
 mod notification;
 mod part_form;
@@ -65,6 +66,7 @@ pub use feedback::{FEEDBACK_JSON, Feedback, write_feedback};
 pub use flat::{MetadataField, MetadataFields};
 pub use glob::glob_matches;
 pub use json::{LinePlan, write_json_change, write_json_row};
+pub use key_text::KeyTexts;
 pub use logical_message::{
     LogicalMessage, MESSAGE_KEY_JSON, message_value_json, write_json_message, write_message,
     write_message_key,
@@ -79,9 +81,9 @@ pub use plain::{bytes_schema_json, encode_bytes, encode_string, json_schema_json
 pub use plan::{Deletes, KeyPlan, SchemaId, SourceSettings, Subject, ValuePlan, columns_of_unknown_types};
 pub use record_settings::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnName, DecimalHandling, Envelope,
-    FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnIncompatible,
-    RecordEncoding, RecordNaming, RecordOverrides, RecordSettings, SchemaNames, SharedTopic, TABLE_KEY_FIELD,
-    TimePrecision, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
+    FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey, MONEY_FRACTION_DIGITS_MAX, OnError,
+    OnIncompatible, RecordEncoding, RecordNaming, RecordOverrides, RecordSettings, SchemaNames, SharedTopic,
+    TABLE_KEY_FIELD, TimePrecision, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
 };
 pub use row_filter::{FilterPlan, RowFilter};
 pub use same_bytes::first_difference;

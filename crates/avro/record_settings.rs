@@ -169,6 +169,15 @@ choices! {
         /// It is read back from the table, and marked unless it is provably the value of that moment.
         Reselect = "reselect",
     }
+    /// What becomes of a row that can't be delivered.
+    OnError {
+        /// Nothing goes on.
+        Halt = "halt",
+        /// It goes to the dead letter topic, and the stream goes on.
+        DeadLetter = "dead_letter",
+        /// So do all later changes of its key, until somebody has dealt with it.
+        DeadLetterAndBlockKey = "dead_letter_and_block_key",
+    }
     /// What becomes of a schema that the registry refuses as incompatible.
     OnIncompatible {
         /// Nothing goes on.
@@ -258,6 +267,8 @@ record_settings! {
     allow_newer: bool = false,
     /// Schemas that the registry refuses as incompatible.
     on_incompatible: OnIncompatible = OnIncompatible::Halt,
+    /// Rows that can't be delivered.
+    on_error: OnError = OnError::Halt,
     /// What a change record looks like.
     envelope: Envelope = Envelope::Debezium,
     /// What a delete is under the flat envelope.

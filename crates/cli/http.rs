@@ -2,8 +2,9 @@
 //!
 //! In: the pipeline's status and the registry of metrics. `/healthz` fails only when nothing moved and nobody said why
 //! for a minute: a restart helps then and only then. `/readyz` says what the instance does. All of them only read but
-//! for `/snapshot/…`, which takes commands from this machine only.
+//! for `/snapshot/…` and `/dead_letters/…`, which take commands from this machine only.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn router(sources: Sources) -> Router {
         .route("/wait", get(wait))
         .route("/snapshot", get(snapshot))
         .route("/snapshot/{verb}", post(command))
+        .route("/dead_letters/replay", post(replay))
         .with_state(sources)
 }
 
@@ -199,6 +201,31 @@ async fn command(
     };
     match sources.snapshots.ask(command).await {
         Ok(done) => (StatusCode::OK, done + "\n").into_response(),
+        Err(why) => (StatusCode::CONFLICT, why + "\n").into_response(),
+    }
+}
+
+/// Rows to be read again and written as they are now.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replayed {
+    schema: String,
+    table: String,
+    keys: Vec<BTreeMap<String, String>>,
+    attempt: u32,
+}
+
+/// Answers with the name of the job, which `/snapshot` tells of.
+async fn replay(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    State(sources): State<Sources>,
+    Json(Replayed { schema, table, keys, attempt }): Json<Replayed>,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "commands are taken from this machine only\n").into_response();
+    }
+    match sources.snapshots.ask(Command::Replay { table: (schema, table), keys, attempt }).await {
+        Ok(id) => (StatusCode::OK, id).into_response(),
         Err(why) => (StatusCode::CONFLICT, why + "\n").into_response(),
     }
 }

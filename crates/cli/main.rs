@@ -76,6 +76,8 @@ enum Command {
     Snapshot(commands::snapshot::Arguments),
     /// List, retry, replay and clean up events of outbox tables with a status.
     Outbox(commands::outbox::Arguments),
+    /// List, show, replay and drop what was set aside because it could not be delivered.
+    Dlq(commands::dlq::Arguments),
     /// Wait until everything up to a position of the WAL is in Kafka.
     Wait(commands::wait::Arguments),
     /// Write the configuration that does what a Debezium connector does, and say what becomes of each of its keys.
@@ -126,6 +128,7 @@ fn run(shared: &Shared, command: Command) -> anyhow::Result<Code> {
         Command::Status(arguments) => commands::status::run(shared, &arguments),
         Command::Snapshot(arguments) => commands::snapshot::run(shared, &arguments),
         Command::Outbox(arguments) => commands::outbox::run(shared, &arguments),
+        Command::Dlq(arguments) => commands::dlq::run(shared, &arguments),
         Command::Wait(arguments) => commands::wait::run(shared, &arguments),
         Command::ImportDebezium(arguments) => commands::import_debezium::run(shared, &arguments),
         Command::TakeOver(arguments) => commands::take_over::run(shared, &arguments),

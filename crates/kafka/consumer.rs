@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Connection, connection_error, metadata};
@@ -23,6 +23,28 @@ pub struct TopicRecord {
     pub value: Option<Vec<u8>>,
     /// Its offset.
     pub offset: i64,
+    /// Its time, milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// Its headers in their order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl TopicRecord {
+    pub(crate) fn of(message: &BorrowedMessage<'_>) -> TopicRecord {
+        let headers = message.headers().map(|headers| {
+            let pair = |header: Header<'_, &[u8]>| {
+                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+            };
+            headers.iter().map(pair).collect()
+        });
+        TopicRecord {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis(),
+            headers: headers.unwrap_or_default(),
+        }
+    }
 }
 
 /// Reads one partition from its first record to the end it has now, aborted transactions left out.
@@ -35,12 +57,33 @@ pub fn read_topic_to_end(
     partition: i32,
     timeout: Duration,
 ) -> Result<Vec<TopicRecord>, Error> {
+    let mut records = Vec::new();
+    read_partition(settings, topic, partition, 0, timeout, |record| {
+        records.push(record);
+        true
+    })?;
+    Ok(records)
+}
+
+/// Shows the records of one partition, from this offset or the first one behind it to the end it has now, until `take`
+/// has enough.
+///
+/// # Errors
+/// As [`read_topic_to_end`].
+pub fn read_partition(
+    settings: &Settings,
+    topic: &str,
+    partition: i32,
+    from: i64,
+    timeout: Duration,
+    take: impl FnMut(TopicRecord) -> bool,
+) -> Result<(), Error> {
     let doing = format!("reading {topic} partition {partition}");
     if let Some(problem) = settings.problems().into_iter().next() {
         return Err(Error::configuration(doing, problem));
     }
     let reader = Reader::open(settings, topic, partition, Instant::now() + timeout, doing)?;
-    reader.read()
+    reader.read(from, take)
 }
 
 struct Reader<'a> {
@@ -66,35 +109,30 @@ impl<'a> Reader<'a> {
         Ok(Reader { consumer, topic, partition, deadline, doing })
     }
 
-    fn read(&self) -> Result<Vec<TopicRecord>, Error> {
+    fn read(&self, from: i64, mut take: impl FnMut(TopicRecord) -> bool) -> Result<(), Error> {
         self.must_exist()?;
         let (low, high) = self
             .consumer
             .fetch_watermarks(self.topic, self.partition, self.remaining())
             .map_err(|e| self.failed(&e))?;
-        let mut records = Vec::new();
-        if low >= high {
-            return Ok(records);
+        let from = from.max(low);
+        if from >= high {
+            return Ok(());
         }
         let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(self.topic, self.partition, Offset::Offset(low))
+            .add_partition_offset(self.topic, self.partition, Offset::Offset(from))
             .and_then(|()| self.consumer.assign(&assignment))
             .map_err(|e| self.failed(&e))?;
         loop {
             match self.consumer.poll(self.remaining().min(Duration::from_millis(100))) {
                 Some(Ok(message)) => {
-                    records.push(TopicRecord {
-                        key: message.key().map(<[u8]>::to_vec),
-                        value: message.payload().map(<[u8]>::to_vec),
-                        offset: message.offset(),
-                    });
-                    if message.offset() + 1 >= high {
-                        return Ok(records);
+                    if !take(TopicRecord::of(&message)) || message.offset() + 1 >= high {
+                        return Ok(());
                     }
                 }
                 // The last offsets may hold control records or have been compacted away.
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(records),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
                 Some(Err(error)) if !self.goes_on(&error) => return Err(self.failed(&error)),
                 Some(Err(_)) | None => {}
             }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Connection, connection_error};
@@ -76,11 +75,7 @@ impl TopicFollower {
     /// What repeating does not mend: an offset that is gone, a missing right or topic.
     pub fn next(&self, timeout: Duration) -> Result<Option<TopicRecord>, Error> {
         match self.consumer.poll(timeout) {
-            Some(Ok(message)) => Ok(Some(TopicRecord {
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                offset: message.offset(),
-            })),
+            Some(Ok(message)) => Ok(Some(TopicRecord::of(&message))),
             Some(Err(error)) if !self.goes_on(&error) => Err(self.failed(&error)),
             Some(Err(_)) | None => Ok(None),
         }

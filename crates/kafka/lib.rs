@@ -31,12 +31,12 @@ mod bootstrap;
 mod error;
 
 pub use admin::{Admin, CreateOutcome, NewTopic, TopicState};
-pub use consumer::{TopicRecord, read_topic_to_end};
+pub use consumer::{TopicRecord, read_partition, read_topic_to_end};
 pub use error::{Class, Error, ErrorKind};
 pub use follower::{Bounds, TopicFollower};
 pub use group_consumer::{AssignmentChange, Fetched, GroupConsumer, StartOffset, TopicPartition};
 pub use partition::{murmur2, partition_for_key};
-pub use producer::{Delivery, OfferError, Producer, ProducerRecord, RECORD_OVERHEAD_BYTES};
+pub use producer::{Delivery, OfferError, Producer, ProducerRecord, RECORD_OVERHEAD_BYTES, Refused};
 pub use properties::{DEFAULT_PROPERTIES, check_property, is_secret_property, owned_property};
 pub use settings::Settings;
 

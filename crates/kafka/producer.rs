@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use crate::bootstrap::BootstrapServers;
 use crate::connection::ClientLog;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::settings::Settings;
 
 /// What librdkafka holds for a record beside its key and value: message, headers and allocator rounding.
@@ -68,6 +68,19 @@ pub struct Delivery {
     pub token: u64,
     /// `Ok` once all in-sync replicas have it.
     pub result: Result<(), Error>,
+    /// Of one that the broker took for too large, or shared a batch with such a one.
+    pub refused: Option<Box<Refused>>,
+}
+
+/// A record that was refused for its size, or beside one that was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Refused {
+    /// Where it was to go.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The bytes of its value.
+    pub value_bytes: usize,
 }
 
 /// Why a record was not accepted.
@@ -302,16 +315,21 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, report: &DeliveryResult<'_>, token: usize) {
-        let (message, result) = match report {
-            Ok(message) => (message, Ok(())),
+        let (message, result, refused) = match report {
+            Ok(message) => (message, Ok(()), None),
             Err((error, message)) => {
                 let doing = format!("producing to {} partition {}", message.topic(), message.partition());
-                (message, Err(Error::from_rdkafka(error, doing)))
+                let error = Error::from_rdkafka(error, doing);
+                let refused = (error.kind() == ErrorKind::TooLarge).then(|| {
+                    let (topic, key) = (message.topic().to_owned(), message.key().map(<[u8]>::to_vec));
+                    Box::new(Refused { topic, key, value_bytes: message.payload_len() })
+                });
+                (message, Err(error), refused)
             }
         };
         let mut served = self.served();
         served.anything = true;
         served.bytes += cost_bytes(message.key_len(), message.payload_len()) as u64;
-        served.deliveries.push(Delivery { token: token as u64, result });
+        served.deliveries.push(Delivery { token: token as u64, result, refused });
     }
 }

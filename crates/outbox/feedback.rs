@@ -143,7 +143,7 @@ impl Feedback {
         }
         let registry = self.feedback.registry.as_ref().map(Registry::new).transpose();
         let mut reader = AnswerReader::new(registry.map_err(Trouble::RegistrySettings)?);
-        letters::make_topic(&self.feedback, &self.feedback.topic)?;
+        letters::make_topic(&self.feedback, &self.feedback.topic, BTreeMap::new())?;
         let group = GroupConsumer::join(
             &self.feedback.kafka,
             &self.feedback.group,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use headwater_dead_letter::{Cause, RECORD_BYTES_MAX, attempt_of, topic_config};
 use headwater_kafka::{
     Admin, Delivery, Error, ErrorKind, NewTopic, OfferError, Producer, ProducerRecord, partition_for_key,
 };
@@ -17,7 +18,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 const OMITTED: (&str, &[u8]) = ("headwater.dead_letter.omitted", b"value");
 
 /// Makes sure that a topic exists; gives its partitions.
-pub(crate) fn make_topic(feedback: &FeedbackSettings, topic: &str) -> Result<i32, Trouble> {
+pub(crate) fn make_topic(
+    feedback: &FeedbackSettings,
+    topic: &str,
+    config: BTreeMap<String, String>,
+) -> Result<i32, Trouble> {
     let admin = Admin::new(&feedback.kafka)?;
     if let Some(partitions) = admin.partition_count(topic)? {
         return Ok(partitions);
@@ -26,7 +31,7 @@ pub(crate) fn make_topic(feedback: &FeedbackSettings, topic: &str) -> Result<i32
         name: topic.to_owned(),
         partitions: feedback.partitions,
         replication_factor: feedback.replication_factor,
-        config: BTreeMap::new(),
+        config,
     };
     admin.create_topic(&new)?;
     Ok(feedback.partitions)
@@ -38,7 +43,7 @@ pub(crate) fn send(
     batch: &[Read],
     letters: &[(usize, String)],
 ) -> Result<(), Trouble> {
-    let partitions = make_topic(feedback, &feedback.dead_letter_topic)?;
+    let partitions = make_topic(feedback, &feedback.dead_letter_topic, topic_config(RECORD_BYTES_MAX))?;
     let mut sending = Sending {
         feedback,
         partitions,
@@ -53,7 +58,7 @@ pub(crate) fn send(
         }
     }
     sending.wait(&mut deliveries)?;
-    for Delivery { token, result } in deliveries {
+    for Delivery { token, result, .. } in deliveries {
         if let Err(error) = result {
             too_large_or(error, token as usize, &mut too_large)?;
         }
@@ -93,21 +98,23 @@ impl Sending<'_> {
         token: u64,
         deliveries: &mut Vec<Delivery>,
     ) -> Result<Result<(), Error>, Trouble> {
-        let (partition, offset) = (read.place.partition.to_string(), read.offset.to_string());
+        let cause = Cause {
+            stage: "feedback".to_owned(),
+            reason: reason.to_owned(),
+            attempt: attempt_of(&read.headers),
+            topic: Some(read.place.topic.clone()),
+            place: Some((read.place.partition, read.offset)),
+            consumer: Some(self.feedback.group.clone()),
+            ..Cause::default()
+        };
+        let causes = cause.headers();
         let mut headers: Vec<(&str, &[u8])> = Vec::new();
         if with_value {
             headers.extend(read.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
         } else {
             headers.push(OMITTED);
         }
-        headers.extend([
-            ("headwater.dead_letter.topic", read.place.topic.as_bytes()),
-            ("headwater.dead_letter.partition", partition.as_bytes()),
-            ("headwater.dead_letter.offset", offset.as_bytes()),
-            ("headwater.dead_letter.stage", b"feedback".as_slice()),
-            ("headwater.dead_letter.reason", reason.as_bytes()),
-            ("headwater.dead_letter.consumer", self.feedback.group.as_bytes()),
-        ]);
+        headers.extend(causes.iter().map(|(name, value)| (*name, value.as_slice())));
         let key = read.key.as_deref().filter(|_| with_value);
         let record = ProducerRecord {
             topic: &self.feedback.dead_letter_topic,

@@ -118,20 +118,25 @@ impl Notifier {
         }
     }
 
-    /// One message; says whether there are more rows. They are locked while it is sent, so that no other instance tells
-    /// of them too, and written only when it was taken: a mail server that is away for a day leaves no dead rows behind.
+    /// One message; says whether there are more rows. A lock keeps other instances from telling of them too. No transaction
+    /// is open while a mail server takes its time: it would keep vacuum from its work, and a new slot from being made.
     async fn tell(&mut self, client: &Client, table: &Table) -> Result<bool, Trouble> {
+        const LOCK: &str = "SELECT pg_try_advisory_lock(hashtext('headwater.outbox_notify'), hashtext($1))";
+        const UNLOCK: &str = "SELECT pg_advisory_unlock(hashtext('headwater.outbox_notify'), hashtext($1))";
         let sql = format!(
             "SELECT o.{event_type}::text, o.{kind}::text, o.{aggregate}::text, o.{id}::text, o.attempt, o.failed_by, \
-               o.reason FROM {t} o WHERE o.failed_at IS NOT NULL AND o.status = 'DEAD' AND o.notified_at IS NULL \
-             LIMIT $1 FOR UPDATE SKIP LOCKED",
+               o.reason FROM {t} o WHERE o.failed_at IS NOT NULL AND o.status = 'DEAD' AND o.notified_at IS NULL LIMIT $1",
             t = table.sql,
             id = table.id,
             event_type = table.event_type,
             kind = table.aggregatetype,
             aggregate = table.aggregateid,
         );
-        client.batch_execute("BEGIN").await.map_err(Error::from)?;
+        // It ends with the connection, which is dropped where something fails.
+        let locked = client.query_one(LOCK, &[&&*table.name]).await.map_err(Error::from)?;
+        if !locked.get::<_, bool>(0) {
+            return Ok(false);
+        }
         let rows = client.query(&sql, &[&ROWS_MAX]).await.map_err(Error::from)?;
         let dead: Vec<Dead> = rows
             .iter()
@@ -151,7 +156,7 @@ impl Notifier {
             self.send(table, &dead).await?;
             told(client, table, &dead).await?;
         }
-        client.batch_execute("COMMIT").await.map_err(Error::from)?;
+        client.query_one(UNLOCK, &[&&*table.name]).await.map_err(Error::from)?;
         if !dead.is_empty() {
             self.called.clear();
             self.mailed.clear();
@@ -201,17 +206,18 @@ fn untold<'a>(dead: &'a [Dead], told: &HashSet<(String, i32)>) -> Vec<&'a Dead> 
     dead.iter().filter(|row| !told.contains(&row.sending())).collect()
 }
 
-/// The message was taken.
+/// The message was taken. What was sent again meanwhile is another attempt, and not meant.
 async fn told(client: &Client, table: &Table, dead: &[Dead]) -> Result<(), Error> {
     let sql = format!(
-        "UPDATE {t} o SET notified_at = clock_timestamp() FROM unnest($1::text[]) AS e (id) \
-         WHERE o.{id} = e.id::{id_type} AND o.failed_at IS NOT NULL",
+        "UPDATE {t} o SET notified_at = clock_timestamp() FROM unnest($1::text[], $2::int[]) AS e (id, attempt) \
+         WHERE o.{id} = e.id::{id_type} AND o.attempt = e.attempt AND o.status = 'DEAD'",
         t = table.sql,
         id = table.id,
         id_type = table.id_type,
     );
-    let ids: Vec<&str> = dead.iter().map(|row| row.id.as_str()).collect();
-    client.execute(&sql, &[&ids]).await?;
+    let (ids, attempts): (Vec<&str>, Vec<i32>) =
+        dead.iter().map(|row| (row.id.as_str(), row.attempt)).unzip();
+    client.execute(&sql, &[&ids, &attempts]).await?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use headwater_pgoutput::Lsn;
 use serde::{Deserialize, Serialize};
 
+use crate::blocked_keys::{BLOCKED_PART, BlockedRecord};
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::history::HistoryRecord;
@@ -103,6 +104,8 @@ pub(crate) struct Stored {
     pub(crate) snapshot: StoredSnapshot,
     /// What is asked of snapshots and not done; none before anything was stored of it.
     pub(crate) requests: Option<RequestsRecord>,
+    /// Keys whose changes go to the dead letter topic.
+    pub(crate) blocked: Vec<BlockedRecord>,
 }
 
 impl Stored {
@@ -146,9 +149,16 @@ pub(crate) fn read<'a>(
     let requests_key = format!("{own_key}{REQUESTS_PART}");
     let table_prefix = format!("{own_key}{TABLE_PART}");
     let moved_prefix = format!("{own_key}{MOVED_PART}");
+    let blocked_prefix = format!("{own_key}{BLOCKED_PART}");
     let mut stored = Stored::default();
     for (key, value) in entries {
-        if key == job_key {
+        if key.starts_with(&blocked_prefix) {
+            check_version(value, key, place)?;
+            let blocked = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
+            stored.blocked.push(blocked);
+        } else if key.contains(BLOCKED_PART) {
+            // Another slot's; a key can be any text.
+        } else if key == job_key {
             check_version(value, key, place)?;
             let job = serde_json::from_slice(value).map_err(|error| unreadable(key, place, &error))?;
             stored.snapshot.job = Some(job);

@@ -6,6 +6,9 @@ use headwater_pgoutput::{CopyTextError, DecodeError, Lsn, RelationId};
 
 use crate::halt::Halt;
 
+/// The stage of a row that is sound, and whose key is blocked.
+pub(crate) const BLOCKED: &str = "blocked";
+
 /// An error of one stage of the pipeline.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
@@ -41,6 +44,19 @@ pub(crate) enum StageError {
     Silent { whom: &'static str, seconds: u64 },
     #[error("the producer has delivered nothing for {seconds} s, though the brokers answer")]
     Stuck { seconds: u64 },
+    #[error("{source}")]
+    TooLarge { refused: Vec<headwater_kafka::Refused>, source: headwater_kafka::Error },
+    #[error("{records} records are larger than topic {topic} takes: they go to the dead letter topic")]
+    LearnedTooLarge { records: usize, topic: String },
+    #[error("a record of {table} is larger than topic {topic} takes")]
+    Refused { table: String, topic: String },
+    #[error("a row of {table}, of whose key a change that was committed at {since} was set aside")]
+    KeyBlocked { table: String, since: Lsn },
+    #[error("the rows of {table} have no schema: {reason}")]
+    Unplanned { table: String, reason: String },
+    /// An error of one row that its policy would set aside, and can't.
+    #[error("{why}")]
+    NotAside { why: String, advice: &'static str, source: Box<StageError> },
     #[error("{0}")]
     Halt(Halt),
     /// Another stage failed first, or a second stop came; not an error of its own.
@@ -61,15 +77,53 @@ impl StageError {
             | StageError::RowTooLarge { .. }
             | StageError::Outbox { .. }
             | StageError::UnknownRelation { .. }
+            | StageError::Refused { .. }
+            | StageError::KeyBlocked { .. }
+            | StageError::Unplanned { .. }
+            | StageError::NotAside { .. }
             | StageError::Halt(_) => true,
             StageError::Postgres { .. }
             | StageError::Copy { .. }
             | StageError::Kafka { .. }
+            | StageError::TooLarge { .. }
+            | StageError::LearnedTooLarge { .. }
             | StageError::Local { .. }
             | StageError::Frozen { .. }
             | StageError::Silent { .. }
             | StageError::Stuck { .. }
             | StageError::Stopped => false,
+        }
+    }
+
+    /// Where it went wrong, if it is about one row or one table and not about everything: then a policy may set the row
+    /// aside.
+    pub(crate) fn stage_of_row(&self) -> Option<&'static str> {
+        match self {
+            StageError::Encode { .. } => Some("encode"),
+            StageError::Outbox { .. } => Some("outbox"),
+            StageError::RowTooLarge { .. } | StageError::Refused { .. } => Some("size"),
+            StageError::KeyBlocked { .. } => Some(BLOCKED),
+            StageError::Schema { .. } | StageError::Unplanned { .. } => Some("schema"),
+            StageError::Registry { source, .. } => match source {
+                RegistryError::Incompatible { .. } | RegistryError::NotRegistered { .. } => Some("schema"),
+                RegistryError::Rejected { .. } | RegistryError::Unavailable { .. } => None,
+            },
+            StageError::Postgres { .. }
+            | StageError::Kafka { .. }
+            | StageError::Decode { .. }
+            | StageError::Order { .. }
+            | StageError::Copy { .. }
+            | StageError::CopyRow { .. }
+            | StageError::UnknownRelation { .. }
+            | StageError::Local { .. }
+            | StageError::Frozen { .. }
+            | StageError::Silent { .. }
+            | StageError::Stuck { .. }
+            | StageError::TooLarge { .. }
+            | StageError::LearnedTooLarge { .. }
+            | StageError::NotAside { .. }
+            | StageError::Halt(_)
+            | StageError::Stopped => None,
         }
     }
 

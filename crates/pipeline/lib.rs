@@ -57,6 +57,10 @@ mod event;
 
 pub mod sent;
 
+mod dead_letter;
+
+mod blocked_keys;
+
 mod side_topic;
 
 pub mod snapshot;

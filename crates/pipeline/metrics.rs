@@ -48,6 +48,10 @@ pub struct Metrics {
     pub signals: IntCounterVec,
     /// Notifications written, by type.
     pub notifications: IntCounterVec,
+    /// Rows and records that were set aside, by table and stage.
+    pub dead_letters: IntCounterVec,
+    /// Keys that are blocked, by table.
+    pub blocked_keys: IntGaugeVec,
     /// Rows read back for unchanged TOAST values, by table and outcome.
     pub reselected: IntCounterVec,
     /// Bytes between socket and acknowledgement.
@@ -201,6 +205,16 @@ impl Metrics {
                 "headwater_notifications_total",
                 "Notifications written to notifications.topic, by type",
                 &["type"],
+            ),
+            dead_letters: counters(
+                "headwater_dead_letters_total",
+                "Rows and records that went to the dead letter topic, by table and stage (encode, schema, outbox, size, blocked)",
+                &["table", "stage"],
+            ),
+            blocked_keys: gauges(
+                "headwater_blocked_keys",
+                "Keys whose changes go to the dead letter topic until they are replayed or dropped, by table",
+                &["table"],
             ),
             reselected: counters(
                 "headwater_reselected_rows_total",

@@ -244,6 +244,23 @@ impl Outlet {
         }
     }
 
+    /// Takes such a record away.
+    pub(crate) fn take_note_away(&mut self, key: &str) -> Result<(), StageError> {
+        let key = format!("{}{key}", self.parts.identity.key());
+        let Store::Topic(topic) = &self.parts.store else { return Ok(()) };
+        let topic = topic.clone();
+        self.offer_apart(&topic, 0, Some(key.as_bytes()), None, Token::NOTE)
+    }
+
+    /// What the checkpoint has passed.
+    pub(crate) fn stored(&self) -> Lsn {
+        self.stored
+    }
+
+    pub(crate) fn max_row_bytes(&self) -> u64 {
+        self.parts.max_row_bytes
+    }
+
     /// How many such records were acknowledged since this was asked last.
     pub(crate) fn take_stored_progress(&mut self) -> u32 {
         std::mem::take(&mut self.stored_progress)
@@ -272,7 +289,7 @@ impl Outlet {
         value: &[u8],
     ) -> Result<(), StageError> {
         self.noting = Some((Instant::now(), false));
-        self.offer_apart(topic, partition, key, value, Token::NOTIFICATION)
+        self.offer_apart(topic, partition, key, Some(value), Token::NOTIFICATION)
     }
 
     /// How many notifications were acknowledged since this was asked last.
@@ -283,7 +300,7 @@ impl Outlet {
     fn offer_to_store(&mut self, key: &str, value: &[u8], token: Token) -> Result<(), StageError> {
         let Store::Topic(topic) = &self.parts.store else { unreachable!("a file is written in place") };
         let topic = topic.clone();
-        self.offer_apart(&topic, 0, Some(key.as_bytes()), value, token)
+        self.offer_apart(&topic, 0, Some(key.as_bytes()), Some(value), token)
     }
 
     /// Offers a record that is no part of the stream.
@@ -292,11 +309,10 @@ impl Outlet {
         topic: &str,
         partition: i32,
         key: Option<&[u8]>,
-        value: &[u8],
+        value: Option<&[u8]>,
         token: Token,
     ) -> Result<(), StageError> {
-        let record =
-            Record { topic, partition, key, value: Some(value), headers: &[], timestamp_ms: None, token };
+        let record = Record { topic, partition, key, value, headers: &[], timestamp_ms: None, token };
         while self.parts.sink.offer(&record)? == Offered::Full {
             self.parts.sink.poll(WAIT, &mut self.delivered)?;
             self.take_deliveries();

@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use headwater_avro::{EncodeError, TruncateHandling};
+use headwater_avro::{EncodeError, OnError, TruncateHandling};
+use headwater_kafka::Refused;
 use headwater_pg::{Frame, WalBatch};
 use headwater_pgoutput::{Logical, Lsn, RelationId, TableSchema, Tuple};
 use tokio::sync::Notify;
 
+use crate::dead_letter::{UNBLOCK_PREFIX, too_large_alone};
 use crate::error::StageError;
 use crate::event::{self, Origin};
 use crate::halt::{ExitCode, Halt};
@@ -21,7 +23,8 @@ use crate::message_topic::MessageTopic;
 use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
 use crate::release::Holding;
-use crate::row_writer::{Row, Writer};
+use crate::resolver::Question;
+use crate::row_writer::{Row, RowWriter, Writer};
 use crate::settings::Settings;
 use crate::snapshot::intake::Intake;
 use crate::snapshot::ledger::{Ledger, LedgerEntry};
@@ -84,6 +87,8 @@ pub(crate) struct Pump {
     message_events: EventPlan,
     message_topics: EventTopics,
     messages: MessageTopic,
+    /// What becomes of messages that are no events.
+    message_errors: OnError,
     pub(crate) writer: Writer,
     /// Changes that wait for values to be read back.
     pub(crate) holding: Holding,
@@ -97,7 +102,7 @@ impl Pump {
         holding: Holding,
         inputs: Receiver<Input>,
         side: PumpSide,
-        out: Outlet,
+        writer: Writer,
     ) -> Pump {
         Pump {
             inputs,
@@ -114,7 +119,8 @@ impl Pump {
             ),
             message_topics: EventTopics::new(),
             messages: MessageTopic::new(settings, versions.source()),
-            writer: Writer::new(settings, versions.questions.clone(), out),
+            message_errors: settings.records.all.on_error,
+            writer,
             versions,
             holding,
         }
@@ -123,7 +129,10 @@ impl Pump {
     /// Runs until it is asked to stop, the source ends or something fails. The second value is the number of records
     /// that were offered and will be offered again.
     pub(crate) fn run(mut self) -> (Result<PumpEnd, StageError>, u64) {
-        let result = self.pump();
+        let result = match self.pump() {
+            Err(StageError::TooLarge { refused, source }) => Err(self.learn_too_large(refused, source)),
+            result => result,
+        };
         if result.as_ref().is_err_and(StageError::is_of_content) {
             // What came before it is sound: deliver and confirm it, so that a start after the cure repeats nothing.
             self.writer.discard_staged();
@@ -181,6 +190,7 @@ impl Pump {
             self.ledger.serve(&mut self.writer)?;
             self.intake.tell(&mut self.writer);
             self.count_tables();
+            self.writer.tell_blocked();
         }
     }
 
@@ -237,6 +247,7 @@ impl Pump {
                 }
                 self.writer.out.tracker.commit(end_lsn);
                 self.writer.tell_sent(end_lsn);
+                self.writer.prune_blocked()?;
                 self.writer.out.received = self.writer.out.received.max(end_lsn);
                 self.passed = self.passed.max(end_lsn);
                 let skipped = self.reader.open().is_some_and(|open| open.skipped);
@@ -325,7 +336,12 @@ impl Pump {
                     let transaction = self.reader.open().expect("a TRUNCATE is inside a transaction");
                     let plan = self.versions.tables.plan_for(relation);
                     let plan = plan.ok_or_else(|| unknown_relation(relation, lsn))?;
-                    self.writer.row(lsn, transaction).truncated(plan)?;
+                    match self.writer.row(lsn, transaction).truncated(plan) {
+                        Err(error) if error.stage_of_row().is_some() => {
+                            self.writer.row(lsn, transaction).set_aside(plan, &Row::Truncated, error)?;
+                        }
+                        written => written?,
+                    }
                 }
             }
         }
@@ -333,6 +349,35 @@ impl Pump {
     }
 
     fn change(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<Written, StageError> {
+        match self.change_or_fail(lsn, relation, changed) {
+            Err(error) if error.stage_of_row().is_some() => self.set_aside(lsn, relation, changed, error),
+            outcome => outcome,
+        }
+    }
+
+    /// A row that can't be written is set aside, or is the end of the session.
+    #[cold]
+    fn set_aside(
+        &mut self,
+        lsn: Lsn,
+        relation: RelationId,
+        changed: &Row<'_>,
+        error: StageError,
+    ) -> Result<Written, StageError> {
+        self.writer.marks = None;
+        let Some(plan) = self.versions.tables.plan_for(relation) else { return Err(error) };
+        let Some(transaction) = self.reader.open() else { return Err(error) };
+        self.intake.touch(&plan.description, transaction.xid, changed, true);
+        self.writer.row(lsn, transaction).set_aside(plan, changed, error)?;
+        Ok(Written::Done)
+    }
+
+    fn change_or_fail(
+        &mut self,
+        lsn: Lsn,
+        relation: RelationId,
+        changed: &Row<'_>,
+    ) -> Result<Written, StageError> {
         let ordinal = self.writer.ordinal;
         match self.write_change(lsn, relation, changed) {
             Err(StageError::Encode {
@@ -343,7 +388,7 @@ impl Pump {
             }) if self.writer.ordinal == ordinal && self.versions.writes_changes(relation) => {
                 if self.versions.null_met(relation, (commit_lsn, ordinal), &column, &mut self.writer.out)? {
                     self.writer.uncount();
-                    return self.change(lsn, relation, changed);
+                    return self.change_or_fail(lsn, relation, changed);
                 }
                 let source = EncodeError::UnexpectedNull { column, type_name };
                 Err(StageError::Encode { source, table, commit_lsn, lsn })
@@ -362,7 +407,7 @@ impl Pump {
             return Ok(Written::Done);
         }
         match self.versions.tables.plan_for(relation) {
-            Some(plan) if plan.labels.is_empty() && plan.reselect.is_none() => {}
+            Some(plan) if plan.labels.is_empty() && plan.reselect.is_none() && !plan.is_unplanned() => {}
             _ => {
                 self.make_ready(lsn, relation, changed)?;
                 if self.must_wait(relation, changed) {
@@ -373,33 +418,42 @@ impl Pump {
         let transaction = self.reader.open().expect("a row is inside a transaction");
         let plan = self.versions.tables.plan_for(relation).ok_or_else(|| unknown_relation(relation, lsn))?;
         if !self.intake.touched.is_idle() {
-            self.intake.touch(&plan.description, transaction.xid, changed);
+            self.intake.touch(&plan.description, transaction.xid, changed, false);
         }
         let mut row = self.writer.row(lsn, transaction);
-        let (events, topics) = match &mut plan.form {
-            Form::Event(events, topics) => (events, topics),
-            Form::LeftOut => {
-                plan.counts.left_out += 1;
-                return Ok(Written::Done);
-            }
-            Form::Record { .. } | Form::Lines(_) => {
-                return row.write(plan, changed).map(|()| Written::Done);
-            }
-        };
-        // A row of the outbox is an event when it is written; cleaning up is not.
-        match changed {
-            Row::Read(_) => unreachable!("the stream has changes only"),
-            Row::Inserted(new) => {
-                let origin = Origin { name: &plan.name };
-                plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, &mut row)?);
-            }
-            Row::Updated(..) => {
-                plan.counts.outbox_update += 1;
-                event::note_update(events, &Origin { name: &plan.name }, &row)?;
-            }
-            Row::Deleted(_) => plan.counts.outbox_delete += 1,
+        if !row.writer.dead_letters.is_watchful() {
+            return write_planned(plan, changed, &mut row).map(|()| Written::Done);
         }
-        Ok(Written::Done)
+        row.watch(plan, changed)?;
+        if row.writer.dead_letters.is_blocking() {
+            self.intake.touch(&plan.description, transaction.xid, changed, true);
+        }
+        let written = write_planned(plan, changed, &mut row);
+        row.unwatch();
+        written.map(|()| Written::Done)
+    }
+
+    /// Topics that have refused records for their size: what is too large by itself is remembered, so that the next
+    /// session sets it aside where it meets it. The refusal is the end if a policy says so.
+    #[cold]
+    fn learn_too_large(&mut self, refused: Vec<Refused>, source: headwater_kafka::Error) -> StageError {
+        let Some(topic) = refused.first().map(|record| record.topic.clone()) else {
+            return StageError::TooLarge { refused, source };
+        };
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let asked = self.versions.questions.try_send(Question::Limit { topic: topic.clone(), answer });
+        let limit = asked.ok().and_then(|()| answered.blocking_recv().ok()?.ok()?);
+        let of_topic: Vec<Refused> = refused.iter().filter(|record| record.topic == topic).cloned().collect();
+        // Without the right to ask, the largest must be it.
+        let largest = of_topic.iter().map(|record| record.value_bytes).max().unwrap_or_default();
+        let limit = limit.unwrap_or(largest as u64);
+        let learned = too_large_alone(of_topic, limit);
+        if learned.is_empty() || !self.versions.sets_aside(&topic) {
+            return StageError::TooLarge { refused, source };
+        }
+        let records = learned.len();
+        self.writer.dead_letters.remember(learned);
+        StageError::LearnedTooLarge { records, topic }
     }
 
     /// Makes sure that the relation's rows can be written.
@@ -411,6 +465,7 @@ impl Pump {
     /// enum comes without any Relation message, the one that begins with the first row that holds it, before any of the
     /// row's records is offered.
     fn make_ready(&mut self, lsn: Lsn, relation: RelationId, changed: &Row<'_>) -> Result<(), StageError> {
+        self.versions.ask_again(relation, (lsn, self.writer.ordinal), false);
         self.resolve(relation, lsn)?;
         while let Some(plan) = self.versions.tables.plan_for(relation).filter(|plan| !plan.labels.is_empty())
         {
@@ -445,10 +500,20 @@ impl Pump {
         }
         let origin = Origin { name: &name };
         let mut row = self.writer.row(lsn, transaction);
-        let content = MessageContent::parse(logical.content).map_err(|what| origin.error(&row, what))?;
-        let event = content.event(aggregatetype, &self.message_events.route);
-        let event = event.map_err(|what| origin.error(&row, what))?;
-        event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)?;
+        let content = MessageContent::parse(logical.content);
+        let event = content
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|content| content.event(aggregatetype, &self.message_events.route));
+        let written = match event {
+            Err(what) => Err(origin.error(&row, what)),
+            Ok(event) => {
+                event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)
+            }
+        };
+        if let Err(error) = written {
+            return row.set_message_aside(&name, logical.content, self.message_errors, error);
+        }
         let topic = &self.writer.scratch.topic;
         self.writer.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();
         self.writer.out.status().count(topic, "event", 1);
@@ -465,6 +530,12 @@ impl Pump {
                 _ => self.writer.note_malformed_trace("message"),
             }
             return Ok(());
+        }
+        if logical.prefix == UNBLOCK_PREFIX
+            && logical.transactional
+            && let Some(open) = self.reader.open().filter(|open| !open.skipped)
+        {
+            return self.writer.unblock(logical.content, open.commit_lsn);
         }
         if skipped || !self.messages.takes(logical.prefix) {
             self.writer.out.metrics().skipped.with_label_values(&["", "message"]).inc();
@@ -485,6 +556,32 @@ impl Pump {
             count(&self.writer.out, plan);
         }
     }
+}
+
+/// Writes a row as its table's plan has it.
+fn write_planned(plan: &mut TablePlan, changed: &Row<'_>, row: &mut RowWriter<'_>) -> Result<(), StageError> {
+    let (events, topics) = match &mut plan.form {
+        Form::Event(events, topics) => (events, topics),
+        Form::LeftOut => {
+            plan.counts.left_out += 1;
+            return Ok(());
+        }
+        Form::Record { .. } | Form::Lines(_) | Form::Unplanned { .. } => return row.write(plan, changed),
+    };
+    // A row of the outbox is an event when it is written; cleaning up is not.
+    match changed {
+        Row::Read(_) | Row::Truncated => unreachable!("the stream has changes of rows here"),
+        Row::Inserted(new) => {
+            let origin = Origin { name: &plan.name };
+            plan.counts.create += u64::from(event::write_row(events, topics, new, &origin, row)?);
+        }
+        Row::Updated(..) => {
+            plan.counts.outbox_update += 1;
+            event::note_update(events, &Origin { name: &plan.name }, row)?;
+        }
+        Row::Deleted(_) => plan.counts.outbox_delete += 1,
+    }
+    Ok(())
 }
 
 /// Adds a plan's counts to metrics and status, and starts them anew.

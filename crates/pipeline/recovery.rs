@@ -40,6 +40,7 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
             Decision::Restart { peer: "registry" }
         }
         StageError::Frozen { .. } | StageError::Stopped => Decision::Restart { peer: "postgres" },
+        StageError::LearnedTooLarge { .. } => Decision::Restart { peer: "kafka" },
         StageError::Postgres { .. }
         | StageError::Copy { .. }
         | StageError::CopyRow { .. }
@@ -52,6 +53,11 @@ pub(crate) fn decide(error: StageError, settings: &Settings) -> Decision {
         | StageError::RowTooLarge { .. }
         | StageError::Outbox { .. }
         | StageError::UnknownRelation { .. }
+        | StageError::TooLarge { .. }
+        | StageError::Refused { .. }
+        | StageError::KeyBlocked { .. }
+        | StageError::Unplanned { .. }
+        | StageError::NotAside { .. }
         | StageError::Local { .. }
         | StageError::Halt(_) => Decision::Halt(halt_of(error, settings)),
     }
@@ -64,7 +70,16 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
         StageError::Halt(halt) => return halt,
         StageError::Postgres { source, .. } => postgres(&source, settings),
         StageError::Copy { source, table } => copy(&source, &table, settings),
-        StageError::Kafka { source, .. } => kafka(&source),
+        StageError::Kafka { source, .. } | StageError::TooLarge { source, .. } => kafka(&source),
+        StageError::NotAside { advice, source, .. } => (halt_of(*source, settings).code, advice.to_owned()),
+        StageError::Refused { .. } => (
+            ExitCode::RecordTooLarge,
+            "raise max.message.bytes of the topic, or leave the large column out with a column list in the publication".to_owned(),
+        ),
+        StageError::Unplanned { .. } | StageError::KeyBlocked { .. } => (
+            ExitCode::TableUnsuitable,
+            "correct what it names, or leave the table out of the publication".to_owned(),
+        ),
         StageError::Registry { source, table, subject } => registry(&source, &table, &subject),
         StageError::Decode { .. } | StageError::Order { .. } | StageError::UnknownRelation { .. } | StageError::CopyRow { .. } => (
             ExitCode::Protocol,
@@ -88,7 +103,7 @@ pub(crate) fn halt_of(error: StageError, settings: &Settings) -> Halt {
             "nothing after it was confirmed; correct the configuration under [[outbox]], or the service that wrote it".to_owned(),
         ),
         StageError::Local { .. } => (ExitCode::LocalOutput, "make room, or correct the path or its rights".to_owned()),
-        StageError::Silent { .. } | StageError::Stuck { .. } | StageError::Frozen { .. } | StageError::Stopped => (ExitCode::Unexpected, String::new()),
+        StageError::Silent { .. } | StageError::Stuck { .. } | StageError::Frozen { .. } | StageError::LearnedTooLarge { .. } | StageError::Stopped => (ExitCode::Unexpected, String::new()),
     };
     Halt { code, what, advice }
 }
@@ -309,6 +324,11 @@ pub(crate) mod tests {
             snapshot: SnapshotSettings::default(),
             signals: Default::default(),
             notifications: Default::default(),
+            dead_letters: crate::settings::DeadLetterSettings {
+                topic: "d".to_owned(),
+                blocked_keys_max: 1,
+                oversized: crate::settings::Oversized::Halt,
+            },
             sink: SinkSettings::Stdout,
             tombstones_on_delete: true,
         }
@@ -367,6 +387,18 @@ pub(crate) mod tests {
             ),
             (
                 StageError::Outbox { origin: text(), commit_lsn: at, what: text() },
+                Some(ExitCode::OutboxInvalid),
+            ),
+            (StageError::LearnedTooLarge { records: 1, topic: text() }, None),
+            (StageError::Refused { table: text(), topic: text() }, Some(ExitCode::RecordTooLarge)),
+            (StageError::KeyBlocked { table: text(), since: at }, Some(ExitCode::TableUnsuitable)),
+            (StageError::Unplanned { table: text(), reason: text() }, Some(ExitCode::TableUnsuitable)),
+            (
+                StageError::NotAside {
+                    why: text(),
+                    advice: "more room",
+                    source: Box::new(StageError::Outbox { origin: text(), commit_lsn: at, what: text() }),
+                },
                 Some(ExitCode::OutboxInvalid),
             ),
             (StageError::Local { path: text(), source: io }, Some(ExitCode::LocalOutput)),

@@ -77,6 +77,7 @@ impl ReselectPlan {
         Some(match changed {
             Row::Inserted(new) | Row::Read(new) => vec![self.key_of(new, None)?],
             Row::Deleted(old) => vec![self.key_of(old.tuple(), None)?],
+            Row::Truncated => return None,
             Row::Updated(None, new) => vec![self.key_of(new, None)?],
             Row::Updated(Some(old), new) => {
                 vec![self.key_of(old.tuple(), None)?, self.key_of(new, Some(old.tuple()))?]

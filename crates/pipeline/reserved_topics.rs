@@ -17,6 +17,7 @@ impl ReservedTopics {
             settings.reserved_topics.iter().map(|topic| (topic.clone(), "one of Headwater's own")).collect();
         topics.insert("_schemas".to_owned(), "the schema registry's");
         topics.insert(settings.checkpoint.topic.clone(), "the checkpoint's (checkpoint.topic)");
+        topics.insert(settings.dead_letters.topic.clone(), "that of dead letters (dead_letter.topic)");
         topics.insert(side(&settings.transactions.topic), "that of transactions (transactions.topic)");
         topics.insert(side(&settings.messages.topic), "that of logical messages (messages.topic)");
         let named = [
@@ -42,6 +43,7 @@ mod tests {
         let mut settings = crate::recovery::tests::settings();
         settings.topics.prefix = "shop".to_owned();
         settings.checkpoint.topic = "headwater.checkpoint".to_owned();
+        settings.dead_letters.topic = "shop.dead_letter".to_owned();
         settings.signals.topic = Some("ask".to_owned());
         settings.notifications.topic = Some("told".to_owned());
         settings.reserved_topics = vec!["feedback".to_owned(), "feedback.dead".to_owned()];
@@ -57,6 +59,7 @@ mod tests {
             "told",
             "feedback",
             "feedback.dead",
+            "shop.dead_letter",
             &side[0],
             &side[1],
         ] {

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
+use crate::dead_letter::LetterTopic;
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 use crate::metrics::Metrics;
@@ -27,6 +28,9 @@ use crate::status::{Readiness, Status};
 /// Time between two looks at the partitions of the topics that were asked for.
 const PARTITIONS_INTERVAL: Duration = Duration::from_secs(30);
 
+/// What a letter has beside the record that it is of.
+const LETTER_ROOM_BYTES: u64 = 64 << 10;
+
 /// A question of the pump.
 #[derive(Debug)]
 pub(crate) enum Question {
@@ -34,6 +38,10 @@ pub(crate) enum Question {
     Describe { table: TableSchema, answer: oneshot::Sender<Result<TableDescription, StageError>> },
     /// That a topic exists, and how many partitions it has.
     Topic { topic: String, answer: oneshot::Sender<Result<i32, StageError>> },
+    /// That the topic of dead letters exists, and what it takes.
+    LetterTopic { topic: String, answer: oneshot::Sender<Result<LetterTopic, StageError>> },
+    /// The largest record that a topic takes, where that can be asked.
+    Limit { topic: String, answer: oneshot::Sender<Result<Option<u64>, StageError>> },
     /// The id of a schema under a subject.
     Register {
         table: String,
@@ -73,6 +81,7 @@ pub(crate) struct Resolver {
     /// To look why that one stands still.
     pub(crate) postgres: ConnectSettings,
     pub(crate) destination: Option<Destination>,
+    pub(crate) max_row_bytes: u64,
     pub(crate) status: Arc<Status>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -99,6 +108,12 @@ impl Resolver {
                     }
                     drop(answer.send(found));
                 }
+                Ok(Some(Question::LetterTopic { topic, answer })) => {
+                    drop(answer.send(self.letter_topic(&topic).await));
+                }
+                Ok(Some(Question::Limit { topic, answer })) => {
+                    drop(answer.send(Ok(self.limit(&topic).await)));
+                }
                 Ok(Some(Question::Register { table, subject, schema_json, on_incompatible, answer })) => {
                     let registered = self.register(&table, subject, &schema_json, on_incompatible).await;
                     drop(answer.send(registered));
@@ -112,6 +127,28 @@ impl Resolver {
                 }
             }
         }
+    }
+
+    /// Makes the topic of dead letters, if it is missing and may be made.
+    async fn letter_topic(&self, name: &str) -> Result<LetterTopic, StageError> {
+        let Some(destination) = &self.destination else {
+            return Ok(LetterTopic { partitions: 1, bytes_max: None });
+        };
+        let topics = &destination.topics;
+        let new = NewTopic {
+            name: name.to_owned(),
+            partitions: topics.partitions,
+            replication_factor: topics.replication_factor,
+            config: headwater_dead_letter::topic_config(self.max_row_bytes + LETTER_ROOM_BYTES),
+        };
+        let partitions = ensure(destination.admin.clone(), new, topics.create, &self.status).await?;
+        Ok(LetterTopic { partitions, bytes_max: self.limit(name).await })
+    }
+
+    async fn limit(&self, topic: &str) -> Option<u64> {
+        let (admin, name) = (self.destination.as_ref()?.admin.clone(), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || admin.topic(&name));
+        asked.await.expect("the admin call does not panic").ok()??.max_message_bytes
     }
 
     /// Warns of topics that have got more partitions.

@@ -12,6 +12,7 @@ use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use tokio::sync::mpsc;
 
 use crate::copied_run::CopiedRun;
+use crate::dead_letter::DeadLetters;
 use crate::error::StageError;
 use crate::outlet::Outlet;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
@@ -45,6 +46,8 @@ pub(crate) enum Row<'a> {
     Read(Tuple<'a>),
     Updated(Option<OldTuple<'a>>, Tuple<'a>),
     Deleted(OldTuple<'a>),
+    /// All of them.
+    Truncated,
 }
 
 impl Row<'_> {
@@ -54,6 +57,7 @@ impl Row<'_> {
             Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
             Row::Updated(old, new) => (old.as_ref(), Some(new)),
             Row::Deleted(old) => (Some(old), None),
+            Row::Truncated => (None, None),
         };
         new.and_then(|new| labels.unseen(new)).or_else(|| labels.unseen(old?.tuple()))
     }
@@ -79,6 +83,9 @@ pub(crate) struct Writer {
     malformed_traces: MalformedTraces,
     /// Set where outbox tables have a status.
     pub(crate) sent: Option<SentLog>,
+    pub(crate) dead_letters: DeadLetters,
+    /// Which attempt the rows of the open transaction are, where it says so; else 0.
+    pub(crate) attempt: u32,
     /// Topics that no row's content may choose.
     pub(crate) reserved: ReservedTopics,
     /// The timestamp of the record that is being written, where an outbox row has its own.
@@ -86,7 +93,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(settings: &Settings, questions: mpsc::Sender<Question>, out: Outlet) -> Writer {
+    pub(crate) fn new(
+        settings: &Settings,
+        questions: mpsc::Sender<Question>,
+        dead_letters: DeadLetters,
+        out: Outlet,
+    ) -> Writer {
         let transactions = settings
             .transactions
             .metadata
@@ -103,6 +115,8 @@ impl Writer {
             trace: None,
             malformed_traces: MalformedTraces::default(),
             sent: None,
+            dead_letters,
+            attempt: 0,
             reserved: ReservedTopics::of(settings),
             event_time_ms: None,
         }
@@ -113,6 +127,7 @@ impl Writer {
         debug_assert!(self.marks.is_none(), "marks are of the row that they were made for");
         self.sequence = self.out.tracker.begin(Some(commit_unix_micros));
         self.ordinal = 0;
+        self.attempt = 0;
         self.trace = None;
     }
 
@@ -190,6 +205,10 @@ pub(crate) struct Copied {
     pub(crate) epoch: u64,
     pub(crate) chunk: u32,
     pub(crate) mark: SnapshotMark,
+    /// Where the stream stands.
+    pub(crate) passed: Lsn,
+    /// Which attempt at its delivery it is, if it is read for that; 0 if not.
+    pub(crate) attempt: u32,
 }
 
 /// Writes the records of one row.
@@ -225,6 +244,7 @@ impl<'a> RowWriter<'a> {
         let (before, after) = match changed {
             Row::Inserted(new) | Row::Read(new) => (false, passes(new, None)?),
             Row::Deleted(old) => (passes(old.tuple(), None)?, false),
+            Row::Truncated => (true, true),
             Row::Updated(Some(old), new) => (passes(old.tuple(), None)?, passes(new, Some(old))?),
             // Without an old row the identity is what it was, and the filter looks at nothing else.
             Row::Updated(None, new) => {
@@ -268,6 +288,7 @@ impl<'a> RowWriter<'a> {
                 Ok(())
             }
             Row::Deleted(old) => self.delete(plan, old, None),
+            Row::Truncated => self.truncated(plan),
         }
     }
 
@@ -330,6 +351,17 @@ impl<'a> RowWriter<'a> {
             plan.counts.flat_delete += 1;
         }
         Ok(())
+    }
+
+    /// A row that was read by its key for another delivery, and is not there any more. Under REPLICA IDENTITY FULL a delete
+    /// would have all of its columns, which nobody knows: the tombstone says it alone then.
+    pub(crate) fn write_gone(&mut self, plan: &mut TablePlan, old: &OldTuple<'_>) -> Result<(), StageError> {
+        let has_key = matches!(plan.form, Form::Record { key: Some(_), .. });
+        if !plan.description.has_full_identity() || !has_key {
+            return self.delete(plan, old, None);
+        }
+        plan.counts.tombstone += 1;
+        self.tombstone(plan, old, None)
     }
 
     fn tombstone(
@@ -466,6 +498,9 @@ impl<'a> RowWriter<'a> {
             Form::Lines(lines) => {
                 lines.write(&plan.description, change, value);
                 Ok(false)
+            }
+            Form::Unplanned { reason, .. } => {
+                Err(StageError::Unplanned { table: plan.name.clone(), reason: reason.clone() })
             }
             Form::Event(..) | Form::LeftOut => unreachable!("the pump sends no such row here"),
         }
@@ -605,27 +640,48 @@ impl<'a> RowWriter<'a> {
         more: &[(&str, &[u8])],
     ) -> Result<(), StageError> {
         let id = (ID_HEADER, id);
-        let commit_ms = self.transaction.commit_unix_micros.div_euclid(1000);
-        let timestamp_ms = self.writer.event_time_ms.or(Some(commit_ms));
-        let record = |headers| Record {
-            topic,
-            partition,
-            key,
-            value,
-            headers,
-            timestamp_ms,
-            token: Token::CHECKPOINT,
-        };
-        let commit_lsn = self.transaction.commit_lsn;
+        if self.writer.dead_letters.is_watching() {
+            let mut headers = vec![id];
+            headers.extend_from_slice(more);
+            if self.offer_aside(topic, key, value, &headers)? {
+                return Ok(());
+            }
+        }
         match more {
-            [] => self.writer.out.take(self.writer.sequence, record(&[id]), commit_lsn),
-            [one] => self.writer.out.take(self.writer.sequence, record(&[id, *one]), commit_lsn),
+            [] => self.offer_record(topic, partition, key, value, &[id]),
+            [one] => self.offer_record(topic, partition, key, value, &[id, *one]),
             more => {
                 let mut headers = vec![id];
                 headers.extend_from_slice(more);
-                self.writer.out.take(self.writer.sequence, record(&headers), commit_lsn)
+                self.offer_record(topic, partition, key, value, &headers)
             }
         }
+    }
+
+    /// Offers one record with all its headers.
+    #[inline]
+    pub(crate) fn offer_record(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+    ) -> Result<(), StageError> {
+        let commit_ms = self.transaction.commit_unix_micros.div_euclid(1000);
+        let timestamp_ms = self.writer.event_time_ms.or(Some(commit_ms));
+        let record = Record { topic, partition, key, value, headers, timestamp_ms, token: Token::CHECKPOINT };
+        self.writer.out.take(self.writer.sequence, record, self.transaction.commit_lsn)
+    }
+
+    /// Where the stream stands while a copied row is written; none for a row of the stream.
+    pub(crate) fn copied_at(&self) -> Option<Lsn> {
+        self.copied.map(|copied| copied.passed)
+    }
+
+    /// Which attempt a row is that is written for another delivery; else 0.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.copied.map_or(self.writer.attempt, |copied| copied.attempt)
     }
 
     pub(crate) fn encode_error(&self, plan: &TablePlan, source: EncodeError) -> StageError {

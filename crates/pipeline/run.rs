@@ -11,7 +11,9 @@ use headwater_pgoutput::RelationId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::backoff::Backoff;
+use crate::blocked_keys::BlockedKeys;
 use crate::budget::Budget;
+use crate::dead_letter::{DeadLetters, RefusedRecords};
 use crate::error::{StageError, chain};
 use crate::halt::{ExitCode, Halt};
 use crate::history::SchemaHistory;
@@ -23,6 +25,7 @@ use crate::recovery::{Decision, decide};
 use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
+use crate::row_writer::Writer;
 use crate::sent::SentLog;
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
@@ -59,9 +62,10 @@ pub async fn run(
 ) -> Result<(), Halt> {
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
+    let refused = RefusedRecords::default();
     loop {
         let confirmed_before = status.snapshot().positions.confirmed;
-        let ended = session(&settings, &metrics, &status, &snapshots, &sent, &mut shutdown).await;
+        let ended = session(&settings, &metrics, &status, &snapshots, &sent, &refused, &mut shutdown).await;
         // A session that confirmed something was a good one, however short: the next pause is short again.
         if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
@@ -110,6 +114,7 @@ async fn session(
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
     sent: &Option<SentLog>,
+    refused: &RefusedRecords,
     shutdown: &mut watch::Receiver<ShutdownStage>,
 ) -> Result<(), StageError> {
     status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
@@ -117,7 +122,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, snapshots, sent.clone(), shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, sent.clone(), refused, shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -163,6 +168,7 @@ async fn stream(
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
     sent: Option<SentLog>,
+    refused: &RefusedRecords,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -203,8 +209,11 @@ async fn stream(
     let holding = Holding::new(settings, readings);
     let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
     let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
-    let mut pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, out);
-    pump.writer.sent = sent;
+    let blocked = BlockedKeys::new(owned.stored.blocked, owned.identity.epoch);
+    let dead_letters = DeadLetters::new(settings.dead_letters.clone(), blocked, refused.clone());
+    let mut writer = Writer::new(settings, versions.questions.clone(), dead_letters, out);
+    writer.sent = sent;
+    let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, writer);
     let coordinator = CoordinatorParts {
         settings: settings.clone(),
         control: snapshots.clone(),
@@ -269,6 +278,7 @@ fn resolver(
         client,
         postgres: settings.postgres.clone(),
         destination: destination.clone(),
+        max_row_bytes: settings.max_row_bytes,
         status: status.clone(),
         metrics: metrics.clone(),
     }

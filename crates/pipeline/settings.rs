@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headwater_avro::legal_in_topic;
 use headwater_avro::registry::RegistrySettings;
+use headwater_avro::{OnError, legal_in_topic};
 use headwater_pg::ConnectSettings;
 
 pub use crate::outbox_settings::{CloudEvents, OnUpdate, OutboxRoute, OutboxTable, PayloadFormat};
@@ -63,10 +63,38 @@ pub struct Settings {
     pub signals: SignalSettings,
     /// Who is told of them.
     pub notifications: NotificationSettings,
+    /// What is set aside, and where.
+    pub dead_letters: DeadLetterSettings,
     /// Where records go.
     pub sink: SinkSettings,
     /// Write a tombstone after each delete (default true).
     pub tombstones_on_delete: bool,
+}
+
+/// Where rows go that can't be delivered. Which of them do is said table by table (`on_error`).
+#[derive(Clone, Debug)]
+pub struct DeadLetterSettings {
+    /// The topic, by its whole name.
+    pub topic: String,
+    /// Keys that may be blocked at a time.
+    pub blocked_keys_max: usize,
+    /// What becomes of a letter that the topic does not take either.
+    pub oversized: Oversized,
+}
+
+/// What becomes of a letter that is too large for the topic of letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversized {
+    /// Nothing goes on.
+    Halt,
+    /// It has everything but its value; the row is still in its table, as it is now.
+    LeaveValueOut,
+}
+
+impl Oversized {
+    /// As configurations write them.
+    pub const WORDS: &[(&str, Oversized)] =
+        &[("halt", Oversized::Halt), ("leave_value_out", Oversized::LeaveValueOut)];
 }
 
 /// Limits of reading rows back.
@@ -356,6 +384,7 @@ impl Settings {
                 problem(key, "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
             }
         }
+        self.validate_dead_letters(&mut problem);
         if self.signals.topic.is_some() && !matches!(self.sink, SinkSettings::Kafka { .. }) {
             problem("signals.topic", "needs the Kafka sink, whose brokers it is read from".to_owned());
         }
@@ -365,6 +394,33 @@ impl Settings {
             problem("checkpoint.topic", "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
         }
         problems
+    }
+
+    fn validate_dead_letters(&self, problem: &mut impl FnMut(&'static str, String)) {
+        let topic = &self.dead_letters.topic;
+        if topic.is_empty() || !topic.chars().all(legal_in_topic) {
+            problem("dead_letter.topic", "a Kafka topic name: A-Z, a-z, 0-9, '.', '_' and '-'".to_owned());
+        }
+        let overrides = self.records.tables.iter().filter_map(|rule| rule.overrides.on_error);
+        let is_used = overrides.chain([self.records.all.on_error]).any(|policy| policy != OnError::Halt);
+        if is_used && !matches!(self.sink, SinkSettings::Kafka { .. }) {
+            problem(
+                "records.on_error",
+                "only the Kafka sink has a dead letter topic; write \"halt\"".to_owned(),
+            );
+        }
+        for outbox in self.outbox.iter().filter(|outbox| outbox.status) {
+            if self.records.records_for(&outbox.schema, &outbox.table).on_error != OnError::Halt {
+                problem(
+                    "table.on_error",
+                    format!(
+                        "the outbox {}.{} has status = true, and an event that was set aside would be marked SENT; \
+                         write on_error = \"halt\" for it",
+                        outbox.schema, outbox.table
+                    ),
+                );
+            }
+        }
     }
 
     /// Whether a table's rows become records.

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
+use crate::dead_letter::AsidePlan;
 use crate::halt::Halt;
 use crate::outbox::{EventPlan, EventTopics};
 use crate::reselect::ReselectPlan;
@@ -31,10 +33,19 @@ pub(crate) struct TablePlan {
     pub(crate) filter: Option<FilterPlan>,
     /// Where a row has its trace context.
     pub(crate) trace: Option<TraceColumns>,
+    /// How rows are set aside, where the table's policy says so.
+    pub(crate) aside: Option<Box<AsidePlan>>,
     /// How rows are read back for unchanged TOAST values, where that is asked for.
     pub(crate) reselect: Option<Box<ReselectPlan>>,
     /// Records offered since the last report, by operation.
     pub(crate) counts: Counts,
+}
+
+impl TablePlan {
+    #[inline]
+    pub(crate) fn is_unplanned(&self) -> bool {
+        matches!(self.form, Form::Unplanned { .. })
+    }
 }
 
 /// What becomes of a row.
@@ -59,6 +70,8 @@ pub(crate) enum Form {
     Event(EventPlan, EventTopics),
     /// Nothing: the table is left out by configuration.
     LeftOut,
+    /// There is no schema for it, and its policy sets its rows aside. It is asked again after a while.
+    Unplanned { reason: String, ask_again: Instant },
 }
 
 /// Records offered since the last report.
@@ -139,7 +152,7 @@ impl TableCache {
 
     /// An announcement was resolved and its history record is acknowledged.
     pub(crate) fn insert(&mut self, relation: RelationId, plan: TablePlan) -> Result<(), Halt> {
-        if !matches!(plan.form, Form::Event(..) | Form::LeftOut) {
+        if !matches!(plan.form, Form::Event(..) | Form::LeftOut | Form::Unplanned { .. }) {
             let owner = Owner { name: plan.name.clone(), relation, shares_topic: plan.shares_topic };
             // The same name under another id is the table dropped and created again: its topic goes on.
             if let Some(other) = self.topics.get(&plan.topic)

@@ -5,17 +5,18 @@
 //! and deliveries are served meanwhile.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_avro::{
-    EnumLabels, KeyPlan, LinePlan, RecordPart, RecordSettings, SchemaId, SourceSettings, TableDescription,
-    TruncateHandling, UnseenLabel, columns_of_unknown_types,
+    EnumLabels, KeyPlan, KeyTexts, LinePlan, OnError, RecordPart, RecordSettings, SchemaId, SourceSettings,
+    TableDescription, TruncateHandling, UnseenLabel, columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::StageError;
+use crate::dead_letter::AsidePlan;
+use crate::error::{StageError, chain};
 use crate::halt::{ExitCode, Halt};
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
 use crate::outbox::{EventPlan, EventTopics};
@@ -27,6 +28,9 @@ use crate::route::TableRoute;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
 use crate::table_cache::{Counts, Form, TableCache, TablePlan};
 use crate::trace::TraceColumns;
+
+/// How long the rows of a table are set aside before it is asked again whether there is a schema for them.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The tables' versions; owned by the pump.
 pub(crate) struct Versions {
@@ -70,15 +74,99 @@ impl Versions {
         if !self.settings.takes_table(&table.namespace, &table.name) {
             return self.tables.insert(relation, left_out(table)).map_err(StageError::Halt);
         }
-        let record = match self.history.look_up(&table, at) {
-            Lookup::Known(record) => self.known_version(record, out)?,
-            Lookup::New { in_force } => self.new_version(&table, at, in_force, out)?,
+        let plan = match self.planned(&table, at, out) {
+            Err(error) if error.stage_of_row().is_some() => self.unplanned(table, error, out)?,
+            plan => plan?,
         };
-        let plan = self.plan(record)?;
         if let Form::Record { .. } = plan.form {
             self.warn_of_unknown_types(&plan);
         }
         self.tables.insert(relation, plan).map_err(StageError::Halt)
+    }
+
+    fn planned(
+        &mut self,
+        table: &TableSchema,
+        at: (Lsn, u64),
+        out: &mut Outlet,
+    ) -> Result<TablePlan, StageError> {
+        let record = match self.history.look_up(table, at) {
+            Lookup::Known(record) => self.known_version(record, out)?,
+            Lookup::New { in_force } => self.new_version(table, at, in_force, out)?,
+        };
+        self.plan(record)
+    }
+
+    /// The plan of a table that has no schema and whose rows are set aside; the error if they are not.
+    fn unplanned(
+        &mut self,
+        table: TableSchema,
+        error: StageError,
+        out: &mut Outlet,
+    ) -> Result<TablePlan, StageError> {
+        let records = self.settings.records.records_for(&table.namespace, &table.name);
+        if records.on_error == OnError::Halt {
+            return Err(error);
+        }
+        let asked = table.clone();
+        let description = ask(&self.questions, out, |answer| Question::Describe { table: asked, answer })?;
+        let aside = self.aside(&description, &records)?;
+        let form = Form::Unplanned { reason: chain(&error), ask_again: Instant::now() + ASK_AGAIN };
+        Ok(TablePlan { description, form, aside, ..left_out(table) })
+    }
+
+    /// A table that had no schema is announced anew when it is time to ask again, or somebody wants to know.
+    pub(crate) fn ask_again(&mut self, relation: RelationId, at: (Lsn, u64), now: bool) {
+        let due = |plan: &mut TablePlan| matches!(plan.form, Form::Unplanned { ask_again, .. } if now || ask_again <= Instant::now());
+        if self.tables.plan_for(relation).is_some_and(due)
+            && let Some(table) = self.tables.schema_of(relation).cloned()
+        {
+            self.tables.announce(table, at);
+        }
+    }
+
+    /// Whether records of this topic are set aside, whosever they are.
+    pub(crate) fn sets_aside(&mut self, topic: &str) -> bool {
+        let writes_to = |plan: &&mut TablePlan| match &plan.form {
+            Form::Event(_, topics) => topics.contains_key(topic),
+            _ => plan.topic == topic,
+        };
+        let mut policies =
+            self.tables.plans_mut().filter(writes_to).map(|plan| plan.aside.is_some()).peekable();
+        policies.peek().is_some() && policies.all(|aside| aside)
+    }
+
+    /// How rows are set aside; none if they are not.
+    fn aside(
+        &self,
+        description: &TableDescription,
+        records: &RecordSettings,
+    ) -> Result<Option<Box<AsidePlan>>, StageError> {
+        let on_error = records.on_error;
+        if on_error == OnError::Halt {
+            return Ok(None);
+        }
+        let name = format!("{}.{}", description.schema, description.table);
+        let schema_error = |source| StageError::Schema { table: name.clone(), source };
+        let outbox = self
+            .settings
+            .outbox
+            .iter()
+            .find(|outbox| outbox.schema == description.schema && outbox.table == description.table);
+        let (columns, lines) = match outbox {
+            // All of the row, so that it can be written again.
+            Some(outbox) => {
+                let columns = &description.columns;
+                let key = columns.iter().position(|column| column.name == outbox.aggregateid_column);
+                (key.into_iter().collect(), LinePlan::whole(description))
+            }
+            None => {
+                let keyed = present::keyed(&self.settings, description).map_err(StageError::Halt)?;
+                (keyed.key, LinePlan::new(description, records).map_err(schema_error)?)
+            }
+        };
+        let key = KeyTexts::new(description, &columns, records).map_err(schema_error)?;
+        Ok(Some(Box::new(AsidePlan { on_error, key, lines })))
     }
 
     /// Makes sure that the relation's rows can be written.
@@ -375,11 +463,13 @@ impl Versions {
                 &present::keyed(&self.settings, &record.description).map_err(StageError::Halt)?,
                 &records,
             ),
-            Form::Lines(_) | Form::Event(..) | Form::LeftOut => EnumLabels::default(),
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut | Form::Unplanned { .. } => {
+                EnumLabels::default()
+            }
         };
         let reselect = match form {
             Form::Record { .. } => ReselectPlan::new(&record.description, &records).map_err(schema_error)?,
-            Form::Lines(_) | Form::Event(..) | Form::LeftOut => None,
+            Form::Lines(_) | Form::Event(..) | Form::LeftOut | Form::Unplanned { .. } => None,
         };
         Ok(TablePlan {
             name: record.name(),
@@ -389,6 +479,7 @@ impl Versions {
                 Form::Event(..) => None,
                 _ => TraceColumns::of(&record.description, &records).map_err(StageError::Halt)?,
             },
+            aside: self.aside(&record.description, &records)?,
             topic: record.topic,
             description: record.description,
             form,
@@ -442,6 +533,7 @@ fn left_out(table: TableSchema) -> TablePlan {
         },
         labels: EnumLabels::default(),
         form: Form::LeftOut,
+        aside: None,
         filter: None,
         trace: None,
         reselect: None,

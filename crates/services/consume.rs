@@ -33,8 +33,20 @@ pub struct Event {
 }
 
 /// A consumer of a group, from the beginning, whose offsets are stored by hand.
-pub fn subscribe(bootstrap: &str, group: &str, topics: &[&str]) -> Result<StreamConsumer> {
-    let consumer: StreamConsumer = ClientConfig::new()
+///
+/// `instance` is a name that this instance has again after a restart: then it takes its partitions back at once, also
+/// after a crash, and nobody waits for its session to time out. Without one it leaves the group when it ends in order.
+pub fn subscribe(
+    bootstrap: &str,
+    group: &str,
+    instance: Option<&str>,
+    topics: &[&str],
+) -> Result<StreamConsumer> {
+    let mut config = ClientConfig::new();
+    if let Some(instance) = instance {
+        config.set("group.instance.id", instance);
+    }
+    let consumer: StreamConsumer = config
         .set("bootstrap.servers", bootstrap)
         .set("group.id", group)
         .set("auto.offset.reset", "earliest")

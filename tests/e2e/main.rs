@@ -15,6 +15,7 @@ mod beside_rows;
 mod checker_itself;
 mod commands;
 mod connections;
+mod dead_letters;
 mod debezium_takeover;
 mod frozen_broker;
 mod golden;

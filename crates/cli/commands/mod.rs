@@ -14,6 +14,9 @@ pub mod snapshot;
 pub mod status;
 
 pub mod outbox;
+
+pub mod dlq;
+
 pub mod wait;
 
 pub mod import_debezium;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use headwater_avro::SubjectStrategy;
 use headwater_avro::from_json::{EmptyArrays, NullFields};
 use headwater_pg::Secret;
-use headwater_pipeline::settings::{OnNewTable, OnUpdate, SnapshotMode};
+use headwater_pipeline::settings::{OnNewTable, OnUpdate, Oversized, SnapshotMode};
 
 use super::layers::{Entry, Node, Table};
 use super::outbox::{EventType, Feedback, LifeWritten, Mail, NotifyWritten};
@@ -412,6 +412,19 @@ sections! {
         log: bool = "false",
     }
 
+    /// What is set aside because it can't be delivered. Which tables do that says `on_error` of `[records]` and `[[table]]`.
+    "dead_letter" => pub struct DeadLetter {
+        /// The topic, by its whole name. The default is `<topics.prefix>.dead_letter`. Headwater makes it, if
+        /// `topics.create` allows, so that it keeps everything; one that exists should have `retention.ms=-1`.
+        topic: String,
+        /// How many keys may be blocked at a time (`dead_letter_and_block_key`). Beyond it Headwater halts: then it is not
+        /// a few rows that are at fault.
+        blocked_keys_max: i32 = "10000",
+        /// What becomes of a letter that is larger than the topic takes: `halt`, or `leave_value_out`, a letter without
+        /// its value. The row itself is in its table, as it is by then.
+        oversized: Oversized = "halt",
+    }
+
     /// Where the position is kept that was reached for certain.
     "checkpoint" => pub struct Checkpoint {
         /// The topic for it: one partition, compacted, created if missing; several configurations may share it.
@@ -483,6 +496,7 @@ pub struct AsWritten {
     pub snapshot: Snapshot,
     pub signals: Signals,
     pub notifications: Notifications,
+    pub dead_letter: DeadLetter,
     pub checkpoint: Checkpoint,
     pub pipeline: Pipeline,
     pub sink: Sink,
@@ -511,6 +525,7 @@ pub const SECTIONS: &[(&str, &[&str], &[Key])] = &[
     section::<Snapshot>(),
     section::<Signals>(),
     section::<Notifications>(),
+    section::<DeadLetter>(),
     section::<Checkpoint>(),
     section::<Pipeline>(),
     section::<Sink>(),
@@ -555,6 +570,7 @@ impl AsWritten {
             snapshot: read_section(&mut tree, problems),
             signals: read_section(&mut tree, problems),
             notifications: read_section(&mut tree, problems),
+            dead_letter: read_section(&mut tree, problems),
             checkpoint: read_section(&mut tree, problems),
             pipeline: read_section(&mut tree, problems),
             sink: read_section(&mut tree, problems),

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnIncompatible, RecordEncoding, RecordNaming,
-    RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision, TopicTemplate,
-    TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes, legal_in_topic,
+    MONEY_FRACTION_DIGITS_MAX, MaskSalt, MetadataFields, OnError, OnIncompatible, RecordEncoding,
+    RecordNaming, RecordOverrides, RecordSettings, RowFilter, SchemaNames, SharedTopic, TimePrecision,
+    TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes, legal_in_topic,
 };
 use headwater_pg::Secret;
 use headwater_pipeline::Rewriting;
@@ -118,6 +118,13 @@ record_keys! {
     /// What becomes of a schema that the registry refuses as incompatible (409): `halt` with the registry's words, or
     /// `set_compatibility_none`, which sets the level of that one subject to NONE, warns and registers again.
     on_incompatible: OnIncompatible = "halt",
+    /// What becomes of a row that can't be delivered: a value without an exact form, a schema that is refused, an outbox
+    /// row that can't be routed, a record that is larger than its topic takes. `halt`; `dead_letter`, which puts it into
+    /// `dead_letter.topic` with the reason and goes on; `dead_letter_and_block_key`, which puts all later changes of the
+    /// same key there too, until they are replayed or dropped (`headwater dlq`), so that nobody sees a change without
+    /// the one before it. What concerns everything (Kafka, registry or Postgres away, bytes that are no pgoutput) is
+    /// never a matter of this.
+    on_error: OnError = "halt",
     /// What a record's value is: `debezium` has `before`, `after`, `source` and `op`; `flat` is the row itself, as
     /// Debezium's transform ExtractNewRecordState leaves it. With `flat_deletes = "tombstone"`, `flat` is what
     /// compacted topics and upserting consumers want.

@@ -14,8 +14,9 @@ use headwater_pipeline::Settings;
 use headwater_pipeline::records::{RecordRules, TableChoice};
 use headwater_pipeline::route::TopicRoute;
 use headwater_pipeline::settings::{
-    CheckpointSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxTable, ReselectSettings,
-    SignalSettings, SinkSettings, SnapshotMode, SnapshotSettings, TopicSettings, TransactionSettings,
+    CheckpointSettings, DeadLetterSettings, MessageSettings, NotificationSettings, OnNewTable, OutboxTable,
+    ReselectSettings, SignalSettings, SinkSettings, SnapshotMode, SnapshotSettings, TopicSettings,
+    TransactionSettings,
 };
 
 use super::as_written::{self, AsWritten, Field};
@@ -66,6 +67,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
         snapshot,
         signals,
         notifications,
+        dead_letter,
         checkpoint,
         pipeline,
         sink,
@@ -84,6 +86,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
     let snapshot = make_snapshot(snapshot, findings);
     let signals = make_signals(signals, findings);
     let notifications = make_notifications(notifications);
+    let dead_letters = make_dead_letters(dead_letter, topics.as_ref(), findings);
     let checkpoint = make_checkpoint(checkpoint);
     let limits = make_limits(pipeline, findings);
     let queue_bytes_max = limits.as_ref().map_or(0, |limits| limits.max_in_flight_bytes);
@@ -123,6 +126,7 @@ pub fn make(written: AsWritten, findings: &mut Findings) -> Option<Made> {
             snapshot,
             signals: signals?,
             notifications: notifications?,
+            dead_letters: dead_letters?,
             sink: sink?,
             tombstones_on_delete: limits.tombstones_on_delete,
         },
@@ -319,6 +323,25 @@ fn make_signals(written: as_written::Signals, findings: &mut Findings) -> Option
         },
     };
     Some(SignalSettings { table, topic: topic.value(), allow_filters: allow_filters.value()? })
+}
+
+fn make_dead_letters(
+    written: as_written::DeadLetter,
+    topics: Option<&TopicSettings>,
+    findings: &mut Findings,
+) -> Option<DeadLetterSettings> {
+    let as_written::DeadLetter { topic, blocked_keys_max, oversized } = written;
+    let topic = match topic {
+        Field::Bad => return None,
+        Field::Missing => format!("{}.dead_letter", topics?.prefix),
+        Field::Set(topic, _) => topic,
+    };
+    let origin = blocked_keys_max.located().map_or(findings.file.clone(), |(_, origin)| origin.clone());
+    let Some(blocked_keys_max) = usize::try_from(blocked_keys_max.value()?).ok().filter(|max| *max > 0)
+    else {
+        return findings.wrong(&origin, "dead_letter.blocked_keys_max", "is not at least 1");
+    };
+    Some(DeadLetterSettings { topic, blocked_keys_max, oversized: oversized.value()? })
 }
 
 fn make_notifications(written: as_written::Notifications) -> Option<NotificationSettings> {

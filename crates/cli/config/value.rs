@@ -11,13 +11,13 @@ use headwater_avro::from_json::{EmptyArrays, NullFields};
 use headwater_avro::{
     AbsentBefore, ArrayHandling, BinaryHandling, ColumnList, ColumnMasks, ColumnName, ColumnNames,
     ColumnPatterns, DecimalHandling, Envelope, FlatDeletes, HstoreHandling, IntervalHandling, KeylessKey,
-    Mask, MetadataField, MetadataFields, OnIncompatible, RecordEncoding, RowFilter, SchemaNames, SharedTopic,
-    SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast, UnknownTypes,
+    Mask, MetadataField, MetadataFields, OnError, OnIncompatible, RecordEncoding, RowFilter, SchemaNames,
+    SharedTopic, SubjectStrategy, TimePrecision, TopicTemplate, TruncateHandling, TypeStyle, UnchangedToast,
+    UnknownTypes,
 };
 use headwater_outbox::{MailTls, ProcessedWhen};
 use headwater_pg::Secret;
-use headwater_pipeline::settings::OnUpdate;
-use headwater_pipeline::settings::{OnNewTable, SnapshotMode};
+use headwater_pipeline::settings::{OnNewTable, OnUpdate, Oversized, SnapshotMode};
 
 use super::layers::{Entry, Node};
 use super::problem::Origin;
@@ -377,8 +377,10 @@ words_of! {
     FlatDeletes,
     HstoreHandling,
     IntervalHandling,
+    OnError,
     OnIncompatible,
     OnPoison,
+    Oversized,
     StartAt,
     SubjectStrategy,
     RecordEncoding,

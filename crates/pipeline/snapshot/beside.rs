@@ -200,6 +200,12 @@ impl Coordinator {
         self.begin_anew_if_other(at, table);
         let record = &mut self.tables[at];
         record.relation = table.table.id;
+        if record.attempt > 0 && record.key_columns != key {
+            return Err(refused(
+                format!("{} has another key than when its rows were set aside", name_of(table)),
+                "copy it as a whole: headwater snapshot start",
+            ));
+        }
         if record.key_columns != key {
             // What was stored by another key says nothing.
             record.after_key = None;
@@ -254,6 +260,10 @@ impl Coordinator {
     /// What is left of a table, the last first.
     fn places(&self, at: usize, table: &SnapshotTable) -> Vec<Next> {
         let record = &self.tables[at];
+        if record.attempt > 0 {
+            // Nothing but the keys that were asked for.
+            return Vec::new();
+        }
         if record.pages_done.is_empty() || record.after_key.is_some() {
             return vec![Next::Key(record.after_key.clone())];
         }
@@ -454,8 +464,17 @@ impl Coordinator {
             lsn: read.watermark.high,
             unix_micros: read.watermark.unix_micros,
         });
+        let attempt = self.tables[at].attempt;
         let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
-        self.send(CopyInput::Beside(BesideChunk { chunk, snapshot, on_standby, rows, asked, keyless }))?;
+        self.send(CopyInput::Beside(BesideChunk {
+            chunk,
+            snapshot,
+            on_standby,
+            rows,
+            asked,
+            attempt,
+            keyless,
+        }))?;
         self.until_written(at, table, number).await
     }
 

@@ -58,6 +58,9 @@ impl Coordinator {
                 let count = self.begin_job(JobKind::AdHoc, new).await.map_err(|why| why.text())?;
                 Ok(format!("copying {count} tables beside the stream"))
             }
+            (Command::Replay { table, keys, attempt }, _) => {
+                self.begin_replay(&table, &keys, attempt).await.map_err(|why| why.text())
+            }
             (Command::Pause, Some(JobState::Running)) => {
                 change(self, JobState::Paused)?;
                 Ok("paused after the chunk that is under way".to_owned())

@@ -27,6 +27,15 @@ pub enum Command {
         /// Rows that are wanted only, as SQL, by table.
         filters: Vec<(TablePattern, String)>,
     },
+    /// Read these rows again and write them as they are now: what was set aside of them is in that.
+    Replay {
+        /// Schema and name.
+        table: (String, String),
+        /// Their keys, as texts by column.
+        keys: Vec<BTreeMap<String, String>>,
+        /// Which attempt it is, from 1.
+        attempt: u32,
+    },
     /// Copy no further until told.
     Pause,
     /// Go on.

@@ -247,6 +247,13 @@ impl Coordinator {
 
     /// Begins a job beside the stream.
     pub(crate) async fn begin_job(&mut self, kind: JobKind, new: NewJob<'_>) -> Result<usize, NotBegun> {
+        self.begin_unstored(kind, new).await?;
+        self.store_all()?;
+        Ok(self.tables.len())
+    }
+
+    /// The same, to be stored by the caller.
+    pub(crate) async fn begin_unstored(&mut self, kind: JobKind, new: NewJob<'_>) -> Result<(), NotBegun> {
         if self.is_under_way() {
             let text = "a snapshot is under way: wait for it, or headwater snapshot cancel";
             return Err(NotBegun::Refused(text.to_owned()));
@@ -287,8 +294,7 @@ impl Coordinator {
         self.estimate(&tables).await;
         self.tell_job();
         self.tell_step(JobStep::Started)?;
-        self.store_all()?;
-        Ok(self.tables.len())
+        Ok(())
     }
 
     /// Tells who wants to know that the job has come to a step.
@@ -336,6 +342,7 @@ impl Coordinator {
             key_columns: Vec::new(),
             after_key: None,
             again: Again::default(),
+            attempt: 0,
             settled: None,
             rows: 0,
             bytes: 0,

@@ -3,7 +3,7 @@
 //! In: what the coordinator sends. Out: records through the writer, and reports.
 //! Invariant: no chunk is written inside a transaction, and no row of one after something newer of the same key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use headwater_avro::{EncodeError, SnapshotMark, TableDescription};
@@ -49,6 +49,8 @@ struct Writing {
     written: u64,
     overtaken: u64,
     again: Vec<Vec<String>>,
+    /// Keys of its rows, where those that it lacks matter.
+    found: HashSet<Vec<u8>>,
 }
 
 /// See the module's documentation.
@@ -118,8 +120,9 @@ impl Intake {
                 // What it was told with the last chunk it has stored before this one.
                 self.touched.heard_of_moved(beside.chunk.relation());
                 let key = self.key_places(&beside.chunk);
+                let (again, found) = (Vec::new(), HashSet::new());
                 let writing =
-                    Writing { beside, key, batch: 0, row: 0, written: 0, overtaken: 0, again: Vec::new() };
+                    Writing { beside, key, batch: 0, row: 0, written: 0, overtaken: 0, again, found };
                 debug_assert!(self.beside.is_none(), "one chunk at a time");
                 self.beside = Some(writing);
             }
@@ -154,7 +157,8 @@ impl Intake {
     }
 
     /// Remembers the keys of a change of the stream, if its table is watched: no chunk may bring back what was before.
-    pub(crate) fn touch(&mut self, table: &TableDescription, xid: u32, changed: &Row<'_>) {
+    /// A row that went aside is not in the stream: whatever a chunk has of it is read again.
+    pub(crate) fn touch(&mut self, table: &TableDescription, xid: u32, changed: &Row<'_>, aside: bool) {
         let Some(key) = self.touched.key_of(table.relation) else { return };
         let place = |name: &String| table.columns.iter().position(|column| column.name == *name);
         let Some(columns) = key.iter().map(place).collect::<Option<Vec<usize>>>() else {
@@ -165,17 +169,18 @@ impl Intake {
             Row::Inserted(new) | Row::Read(new) => (None, Some(new)),
             Row::Updated(old, new) => (old.as_ref(), Some(new)),
             Row::Deleted(old) => (Some(old), None),
+            Row::Truncated => (None, None),
         };
         let mut old_key = Vec::new();
         if let Some(old) = old {
             write_key(&columns, old.tuple(), None, &mut old_key);
-            self.touched.touch(table.relation, &old_key, xid, false, false);
+            self.touched.touch(table.relation, &old_key, xid, aside, false);
         }
         let Some(new) = new else { return };
         write_key(&columns, new, old.map(OldTuple::tuple), &mut self.key_text);
         // Under REPLICA IDENTITY FULL the old row has what the new one leaves out.
         let is_full = old.is_some_and(OldTuple::is_full);
-        let unchanged = !is_full && new.columns().any(|column| column == Column::Unchanged);
+        let unchanged = aside || !is_full && new.columns().any(|column| column == Column::Unchanged);
         let moved = !old_key.is_empty() && old_key != self.key_text;
         self.touched.touch(table.relation, &self.key_text, xid, unchanged, moved);
     }
@@ -208,7 +213,7 @@ impl Intake {
                 self.held_rows.insert(held.chunk.relation(), held);
             } else {
                 let mark = self.mark(first_of_table, false, false);
-                let place = Place { chunk, ordinal, mark, at: (chunk.lsn, 0) };
+                let place = Place { chunk, ordinal, mark, at: (chunk.lsn, 0), attempt: 0, is_gone: false };
                 self.write(&place, body, versions, writer)?;
                 first_of_table = false;
             }
@@ -257,7 +262,7 @@ impl Intake {
         let HeldRow { chunk, ordinal, body, ends, first_of_table } = held;
         let mark = self.mark(first_of_table, last_of_table, last_of_all);
         writer.begin_copied();
-        let place = Place { chunk: &chunk, ordinal, mark, at: (chunk.lsn, 0) };
+        let place = Place { chunk: &chunk, ordinal, mark, at: (chunk.lsn, 0), attempt: 0, is_gone: false };
         self.write(&place, &body, versions, writer)?;
         writer.end_copied(NOWHERE, None);
         for note in ends {
@@ -369,6 +374,7 @@ impl Intake {
             }
             versions.tables.announce(beside.chunk.table.clone(), (passed, 0));
         }
+        versions.ask_again(relation, (passed, 0), beside.attempt > 0);
         versions.make_ready(relation, passed, &mut writer.out)?;
         Ok(ChunkVerdict::Write)
     }
@@ -402,6 +408,9 @@ impl Intake {
                     Some(_) => (RowVerdict::Write, Vec::new()),
                     None => self.judge(&writing.beside, &writing.key, body, versions)?,
                 };
+                if writing.beside.attempt > 0 {
+                    writing.found.insert(self.key_text.clone());
+                }
                 match judged {
                     (RowVerdict::Write, _) => {
                         let place = Place {
@@ -409,6 +418,8 @@ impl Intake {
                             ordinal: writing.written,
                             mark: SnapshotMark::Incremental,
                             at: (passed, 0),
+                            attempt: writing.beside.attempt,
+                            is_gone: false,
                         };
                         self.write(&place, body, versions, writer)?;
                         writing.written += 1;
@@ -424,7 +435,41 @@ impl Intake {
             writing.batch += 1;
             writing.row = 0;
         }
+        if writing.beside.attempt > 0 {
+            self.write_gone(writing, passed, versions, writer)?;
+        }
         Ok(true)
+    }
+
+    /// Rows that were asked for to deliver what had gone aside, and that the table has no more: their deletes.
+    fn write_gone(
+        &mut self,
+        writing: &mut Writing,
+        passed: Lsn,
+        versions: &mut Versions,
+        writer: &mut Writer,
+    ) -> Result<(), StageError> {
+        let chunk = writing.beside.chunk.clone();
+        for key in std::mem::take(&mut writing.beside.asked) {
+            write_texts(&key, &mut self.key_text);
+            let is_known = writing.found.contains(&self.key_text);
+            let verdict = self.touched.judge(chunk.relation(), &self.key_text, &writing.beside.snapshot);
+            if !is_known && verdict == RowVerdict::Write {
+                let place = Place {
+                    chunk: &chunk,
+                    ordinal: writing.written,
+                    mark: SnapshotMark::Incremental,
+                    at: (passed, 0),
+                    attempt: writing.beside.attempt,
+                    is_gone: true,
+                };
+                let body = copy_text_of_key(chunk.table.columns.len(), &writing.key, &key);
+                self.write(&place, &body, versions, writer)?;
+                writing.written += 2;
+            }
+            writing.beside.asked.push(key);
+        }
+        Ok(())
     }
 
     /// Whether the stream has overtaken a row, and the row's key if it has in part.
@@ -481,13 +526,38 @@ impl Intake {
         versions: &mut Versions,
         writer: &mut Writer,
     ) -> Result<(), StageError> {
-        let Place { chunk, ordinal, mark, at } = *place;
+        let chunk = place.chunk;
         let relation = chunk.relation();
         let columns = chunk.table.columns.len() as u16;
         let plan = versions.tables.plan_for(relation).expect("the chunk's table is ready");
         let tuple =
             read_copy_row(body, columns, row_bytes).map_err(|source| copy_error(plan, chunk, source))?;
-        let read = Row::Read(tuple);
+        // What the table has no more is known by its key alone.
+        let read = if place.is_gone { Row::Deleted(OldTuple::Key(tuple)) } else { Row::Read(tuple) };
+        match self.write_read(place, &read, versions, writer) {
+            Err(error) if error.stage_of_row().is_some() => {
+                let plan = versions.tables.plan_for(relation).expect("the chunk's table is ready");
+                let transaction = copied_transaction(chunk);
+                writer.copied_row(&transaction, self.copied(place)).set_aside(plan, &read, error)
+            }
+            written => written,
+        }
+    }
+
+    fn copied(&self, place: &Place<'_>) -> Copied {
+        let (chunk, mark, passed) = (place.chunk.number, place.mark, place.at.0);
+        Copied { epoch: self.epoch, chunk, mark, passed, attempt: place.attempt }
+    }
+
+    fn write_read(
+        &mut self,
+        place: &Place<'_>,
+        read: &Row<'_>,
+        versions: &mut Versions,
+        writer: &mut Writer,
+    ) -> Result<(), StageError> {
+        let Place { chunk, ordinal, at, .. } = *place;
+        let relation = chunk.relation();
         loop {
             let plan = versions.tables.plan_for(relation).expect("the chunk's table is ready");
             if let Some(unseen) = (!plan.labels.is_empty()).then(|| read.unseen_label(&plan.labels)).flatten()
@@ -499,18 +569,25 @@ impl Intake {
             }
             let transaction = copied_transaction(chunk);
             writer.ordinal = ordinal;
-            let copied = Copied { epoch: self.epoch, chunk: chunk.number, mark };
-            let mut row = writer.copied_row(&transaction, copied);
-            let written = match &mut plan.form {
-                Form::LeftOut => Ok(()),
-                Form::Event(events, topics) => {
+            let mut row = writer.copied_row(&transaction, self.copied(place));
+            let watches = row.writer.dead_letters.is_watchful();
+            if watches {
+                row.watch(plan, read)?;
+            }
+            let written = match (&mut plan.form, read) {
+                (Form::LeftOut, _) => Ok(()),
+                (Form::Event(events, topics), Row::Read(tuple)) => {
                     let origin = Origin { name: &plan.name };
-                    let Row::Read(tuple) = &read else { unreachable!("a chunk has rows that were read") };
                     event::write_row(events, topics, tuple, &origin, &mut row)
                         .map(|written| plan.counts.create += u64::from(written))
                 }
-                Form::Record { .. } | Form::Lines(_) => row.write(plan, &read),
+                (Form::Event(..), _) => Ok(()),
+                (_, Row::Deleted(old)) => row.write_gone(plan, old),
+                _ => row.write(plan, read),
             };
+            if watches {
+                row.unwatch();
+            }
             match written {
                 Err(StageError::Encode {
                     source: EncodeError::UnexpectedNull { column, type_name },
@@ -538,6 +615,34 @@ struct Place<'a> {
     ordinal: u64,
     mark: SnapshotMark,
     at: (Lsn, u64),
+    /// As [`BesideChunk::attempt`].
+    attempt: u32,
+    /// The row was asked for, and the table has none.
+    is_gone: bool,
+}
+
+/// A line of COPY with the columns of a key, and NULL in all others.
+fn copy_text_of_key(columns: usize, places: &[usize], key: &[String]) -> Vec<u8> {
+    let mut line = String::new();
+    for column in 0..columns {
+        if column > 0 {
+            line.push('\t');
+        }
+        let Some(text) = places.iter().position(|place| *place == column).and_then(|at| key.get(at)) else {
+            line.push_str("\\N");
+            continue;
+        };
+        for character in text.chars() {
+            match character {
+                '\\' => line.push_str("\\\\"),
+                '\t' => line.push_str("\\t"),
+                '\n' => line.push_str("\\n"),
+                '\r' => line.push_str("\\r"),
+                other => line.push(other),
+            }
+        }
+    }
+    line.into_bytes()
 }
 
 /// A chunk has no transaction; its records say when and where its snapshot was taken.
@@ -553,4 +658,28 @@ fn copied_transaction(chunk: &Chunk) -> Transaction {
 
 fn copy_error(plan: &TablePlan, chunk: &Chunk, source: CopyTextError) -> StageError {
     StageError::CopyRow { table: plan.name.clone(), lsn: chunk.lsn, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_alone_is_a_line_of_copy() {
+        let key = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        for (columns, places, texts, expected) in [
+            (1, vec![0], key(&["7"]), vec![Column::Text(b"7")]),
+            (
+                3,
+                vec![2, 0],
+                key(&["a\tb\\c\nd\re", ""]),
+                vec![Column::Text(b""), Column::Null, Column::Text(b"a\tb\\c\nd\re")],
+            ),
+        ] {
+            let line = copy_text_of_key(columns, &places, &texts);
+            let mut bytes = Vec::new();
+            let tuple = read_copy_row(&line, columns as u16, &mut bytes).unwrap();
+            assert_eq!(tuple.columns().collect::<Vec<_>>(), expected);
+        }
+    }
 }

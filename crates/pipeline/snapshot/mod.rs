@@ -31,6 +31,7 @@ mod new_tables;
 mod notifications;
 mod pace;
 pub mod progress;
+mod replay;
 mod requested;
 pub(crate) mod requests;
 mod row_key;
@@ -117,6 +118,8 @@ pub(crate) struct BesideChunk {
     pub(crate) rows: Vec<CopyRows>,
     /// The keys that it was to have, if it was read for them only.
     pub(crate) asked: Vec<Vec<String>>,
+    /// Which attempt it is to deliver the rows of these keys; 0 if it is a copy like any other.
+    pub(crate) attempt: u32,
     /// Of a table without a key: all of its chunks are of one snapshot.
     pub(crate) keyless: Option<KeylessChunk>,
 }

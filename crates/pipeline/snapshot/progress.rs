@@ -115,6 +115,9 @@ pub(crate) struct TableRecord {
     /// Up to there, all but the rows of these keys.
     #[serde(default, skip_serializing_if = "Again::is_empty")]
     pub(crate) again: Again,
+    /// Which attempt it is to deliver the rows of the keys in `again`, and nothing else of the table; 0 for a copy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) attempt: u32,
     /// Of a table without a key that was copied as a whole: what the copy has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settled: Option<Settled>,
@@ -137,6 +140,10 @@ pub(crate) struct PagesDone {
     pub(crate) filenode: u32,
     /// Sorted, apart from each other.
     pub(crate) pages: Vec<Range<u32>>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl TableRecord {
@@ -171,6 +178,10 @@ impl TableRecord {
 
     /// Nothing of it counts as copied.
     pub(crate) fn begin_anew(&mut self) {
+        if self.attempt > 0 {
+            // It has keys, and no place that it has come to.
+            return;
+        }
         self.pages_done.clear();
         self.after_key = None;
         self.again.clear();
@@ -286,6 +297,7 @@ mod tests {
             key_columns: Vec::new(),
             after_key: None,
             again: Again::default(),
+            attempt: 0,
             settled: None,
             rows: 0,
             bytes: 0,

@@ -75,7 +75,7 @@ struct Mailer {
 /// Runs until SIGTERM: what has begun is finished, offsets are committed, and the group is left.
 pub async fn run(settings: &Settings) -> Result<()> {
     let stop = Stop::at_signals()?;
-    let consumer = Arc::new(subscribe(&settings.bootstrap, &settings.group, &[&settings.topic])?);
+    let consumer = Arc::new(subscribe(&settings.bootstrap, &settings.group, None, &[&settings.topic])?);
     let dead_letters = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", &settings.bootstrap)
         .set("enable.idempotence", "true")

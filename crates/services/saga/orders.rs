@@ -35,6 +35,7 @@ pub async fn run(service: &Service, listen: SocketAddr, timeout_ms: i32) -> Resu
     let consumer = subscribe(
         &service.bootstrap,
         &service.group("orders"),
+        Some("one"),
         &[&service.topic("stock"), &service.topic("payment")],
     )?;
     let router = Router::new().route("/orders/{id}", put(place)).with_state(Arc::clone(&database));

@@ -15,6 +15,7 @@ pub async fn run(service: &Service) -> Result<()> {
     let consumer = subscribe(
         &service.bootstrap,
         &service.group("payments"),
+        Some("one"),
         &[&service.topic("order"), &service.topic("stock")],
     )?;
     consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await

@@ -91,7 +91,7 @@ async fn random(saga: &Saga, orders: usize) -> Result<()> {
             let card = ["pays", "pays", "pays", "refuses", "silent"][fastrand::usize(..5)];
             let id = format!("random-{number}");
             place(saga, &id, sku, fastrand::i32(1..3), card, fastrand::u8(..6) > 0).await?;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..40))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..200))).await;
         }
         until("all orders to end", async || {
             let open = "SELECT count(*) FROM purchase WHERE state NOT IN ('CONFIRMED', 'CANCELLED')";
@@ -105,7 +105,7 @@ async fn random(saga: &Saga, orders: usize) -> Result<()> {
         while saga.orders.number("SELECT count(*) FROM purchase WHERE id LIKE 'random-%'").await?
             < orders as i64
         {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1200))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(500..2500))).await;
             let process = &saga.processes[fastrand::usize(..saga.processes.len())];
             process.kill();
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..500))).await;

@@ -18,6 +18,7 @@ pub async fn run(service: &Service) -> Result<()> {
     let consumer = subscribe(
         &service.bootstrap,
         &service.group("stock"),
+        Some("one"),
         &[&service.topic("order"), &service.topic("payment")],
     )?;
     consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await

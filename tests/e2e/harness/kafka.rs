@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -82,6 +82,23 @@ pub fn produce(bootstrap: &str, topic: &str, records: &[(&str, &str)]) -> Result
         let record = BaseRecord::to(topic).key(*key).payload(*value);
         producer.send(record).map_err(|(error, _)| error).context("produce")?;
     }
+    producer.flush(TIMEOUT).context("produce")
+}
+
+/// Writes one record with headers, as another program would.
+pub fn produce_with(
+    bootstrap: &str,
+    topic: &str,
+    (key, value): (&str, &str),
+    headers: &[(&str, &str)],
+) -> Result<()> {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let mut native = OwnedHeaders::new();
+    for (key, value) in headers {
+        native = native.insert(Header { key, value: Some(*value) });
+    }
+    let record = BaseRecord::to(topic).key(key).payload(value).headers(native);
+    producer.send(record).map_err(|(error, _)| error).context("produce")?;
     producer.flush(TIMEOUT).context("produce")
 }
 

@@ -42,7 +42,7 @@ if len(sys.argv) > 2:
 
     def log_in(server, session, envelope, mechanism, data):
         right = data.login == user.encode() and data.password == password.encode()
-        return AuthResult(success=right, auth_data=user if right else None)
+        return AuthResult(success=right, handled=right, auth_data=user if right else None)
 
     options = dict(tls_context=tls, require_starttls=True, auth_required=True, authenticator=log_in)
 

@@ -30,13 +30,13 @@ fn started() -> Vec<(String, String)> {
         command
     };
     let rest = r#"tail --pid="$1" -f /dev/null; "$2" wipe; rm -rf "$3""#;
-    stack("setsid")
+    let watcher = stack("setsid")
         .args(["sh", "-c", rest, "sh", &std::process::id().to_string(), STACK])
         .arg(&run)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .expect("the watcher that ends the servers");
+        .spawn();
+    assert!(watcher.is_ok(), "the watcher that ends the servers: {watcher:?}");
     let up = stack(STACK).args(["up", "kafka", "registry", "pg", "16"]).status().expect("the stack runs");
     assert!(up.success(), "the servers did not start");
     let env = stack(STACK).arg("env").output().expect("the stack runs");
