@@ -4,6 +4,7 @@
 //! answer, in any order.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use headwater_avro::SchemaId;
 use headwater_avro::reading::{FieldsReader, confluent_parts};
@@ -41,16 +42,18 @@ impl AnswerReader {
         let Some(registry) = &self.registry else {
             return Ok(Err("it is Avro, and no schema registry is configured".to_owned()));
         };
-        if !self.readers.contains_key(&id) {
-            // What it does not have now it may have later: that is not remembered.
-            let Some(schema) = registry.schema_by_id(id).await? else {
-                return Ok(Err(format!("the registry has no schema {}", id.0)));
-            };
-            let reader = FieldsReader::parse(&schema, &answer::FIELDS);
-            let reader = reader.map_err(|why| format!("its schema {}: {why}", id.0));
-            self.readers.insert(id, reader);
-        }
-        Ok(match &self.readers[&id] {
+        let reader = match self.readers.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                // What it does not have now it may have later: that is not remembered.
+                let Some(schema) = registry.schema_by_id(id).await? else {
+                    return Ok(Err(format!("the registry has no schema {}", id.0)));
+                };
+                let reader = FieldsReader::parse(&schema, &answer::FIELDS);
+                place.insert(reader.map_err(|why| format!("its schema {}: {why}", id.0)))
+            }
+        };
+        Ok(match reader {
             Ok(reader) => match reader.read(body) {
                 Ok(fields) => answer::from_fields(fields),
                 Err(error) => Err(format!("as Avro: {error}")),

@@ -58,22 +58,6 @@ impl Queue {
     }
 }
 
-/// Rows whose events were set aside are DEAD, with the reason: a person decides about them.
-pub(crate) async fn mark_aside(client: &Client, table: &Table, events: &[&SentEvent]) -> Result<u64, Error> {
-    let sql = format!(
-        "UPDATE {table} o SET status = 'DEAD', failed_at = coalesce(o.failed_at, clock_timestamp()), \
-           failed_by = 'headwater', reason = e.reason FROM unnest($1::text[], $2::int[], $3::text[]) AS e (id, attempt, reason) \
-         WHERE o.{id} = e.id::{id_type} AND o.attempt = e.attempt AND o.status = 'NEW'",
-        table = table.sql,
-        id = table.id,
-        id_type = table.id_type,
-    );
-    let ids: Vec<&str> = events.iter().map(|event| &*event.id).collect();
-    let attempts: Vec<i32> = events.iter().map(|event| event.attempt).collect();
-    let reasons: Vec<&str> = events.iter().map(|event| event.aside.as_deref().unwrap_or_default()).collect();
-    Ok(client.execute(&sql, &[&ids, &attempts, &reasons]).await?)
-}
-
 /// Marks rows that are still NEW in the attempt that is meant; gives how many.
 pub(crate) async fn mark(client: &Client, table: &Table, events: &[(&str, i32)]) -> Result<u64, Error> {
     let sql = format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater_pg::Client;
 use headwater_pgoutput::Lsn;
-use headwater_pipeline::sent::{SentEvent, SentEvents};
+use headwater_pipeline::sent::SentEvents;
 use headwater_pipeline::{Metrics, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -48,7 +48,7 @@ pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metr
         let died = died.clone();
         others.spawn(Notifier { settings, notify, metrics, status, died, called, mailed }.run());
     }
-    let mut writer = SentWriter { settings, sent, status, metrics, died, queue: Queue::default() };
+    let mut writer = SentWriter { settings, sent, status, metrics, queue: Queue::default() };
     let mut pause = Pause::default();
     while let Err(error) = writer.session(&mut pause).await {
         if writer.sent.is_closed() {
@@ -70,8 +70,6 @@ struct SentWriter {
     sent: SentEvents,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
-    /// Rung when a row is DEAD.
-    died: Arc<Notify>,
     /// Outlives connections.
     queue: Queue,
 }
@@ -175,13 +173,6 @@ impl SentWriter {
             }
             for (name, events) in by_table {
                 let Some(search) = searches.iter().find(|search| search.table.name == name) else { continue };
-                let (aside, events): (Vec<&SentEvent>, _) =
-                    events.into_iter().partition(|event| event.aside.is_some());
-                if !aside.is_empty() {
-                    let marked = mark_sent::mark_aside(client, &search.table, &aside).await?;
-                    self.metrics.outbox_rows.with_label_values(&[&*name, "set_aside"]).inc_by(marked);
-                    self.died.notify_one();
-                }
                 let events: Vec<_> = events.iter().map(|event| (&*event.id, event.attempt)).collect();
                 let marked = mark_sent::mark(client, &search.table, &events).await?;
                 self.metrics.outbox_rows.with_label_values(&[&*name, "sent"]).inc_by(marked);

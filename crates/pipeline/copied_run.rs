@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn an_id_is_that_of_its_row() {
         let mut run = CopiedRun::default();
-        let copied = |chunk| Copied { epoch: 3, chunk, mark: SnapshotMark::True };
+        let copied = |chunk| Copied { epoch: 3, chunk, mark: SnapshotMark::True, passed: Lsn(0), attempt: 0 };
         for (chunk, lsn, row, id) in [
             (7, 0x1_0000_00AB, 0, "1/AB/r3.7/0"),
             (7, 0x1_0000_00AB, 12, "1/AB/r3.7/12"),

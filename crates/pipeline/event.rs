@@ -43,7 +43,7 @@ pub(crate) fn write_row(
         (&mut row.writer.sent, &events.life, event.life, event.id)
     {
         let id = String::from_utf8_lossy(id).into();
-        sent.note(SentEvent { table: columns.table.clone(), id, attempt: life.attempt, aside: None });
+        sent.note(SentEvent { table: columns.table.clone(), id, attempt: life.attempt });
     }
     Ok(true)
 }

@@ -62,10 +62,10 @@ pub async fn run(
 ) -> Result<(), Halt> {
     metrics.set_role("starting");
     let mut backoff = Backoff::new();
-    let refused = RefusedRecords::default();
+    let carried = Carried { sent, refused: RefusedRecords::default() };
     loop {
         let confirmed_before = status.snapshot().positions.confirmed;
-        let ended = session(&settings, &metrics, &status, &snapshots, &sent, &refused, &mut shutdown).await;
+        let ended = session(&settings, &metrics, &status, &snapshots, &carried, &mut shutdown).await;
         // A session that confirmed something was a good one, however short: the next pause is short again.
         if status.snapshot().positions.confirmed > confirmed_before {
             backoff.reset();
@@ -100,6 +100,14 @@ pub async fn run(
     }
 }
 
+/// What a session hands on to the next one of this process.
+struct Carried {
+    /// Events that were sent, for whoever writes that down.
+    sent: Option<SentLog>,
+    /// Records that their topics take for too large.
+    refused: RefusedRecords,
+}
+
 async fn asked_to_stop(shutdown: &mut watch::Receiver<ShutdownStage>) {
     // A sender that is gone can't ask any more.
     if shutdown.wait_for(|stage| *stage >= ShutdownStage::Graceful).await.is_err() {
@@ -113,8 +121,7 @@ async fn session(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
-    sent: &Option<SentLog>,
-    refused: &RefusedRecords,
+    carried: &Carried,
     shutdown: &mut watch::Receiver<ShutdownStage>,
 ) -> Result<(), StageError> {
     status.set(Readiness::Starting { doing: "connecting to Postgres".to_owned() });
@@ -122,7 +129,7 @@ async fn session(
         owned = own_slot(settings, metrics, status) => owned?,
         () = asked_to_stop(shutdown) => return Ok(()),
     };
-    match stream(settings, metrics, status, snapshots, sent.clone(), refused, shutdown, owned).await {
+    match stream(settings, metrics, status, snapshots, carried, shutdown, owned).await {
         Err(StageError::Postgres { source, .. }) if let Some(halt) = too_large(settings, &source).await => {
             Err(halt)
         }
@@ -167,8 +174,7 @@ async fn stream(
     metrics: &Arc<Metrics>,
     status: &Arc<Status>,
     snapshots: &Arc<SnapshotControl>,
-    sent: Option<SentLog>,
-    refused: &RefusedRecords,
+    carried: &Carried,
     shutdown: &mut watch::Receiver<ShutdownStage>,
     owned: Owned,
 ) -> Result<(), StageError> {
@@ -210,9 +216,9 @@ async fn stream(
     let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
     let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
     let blocked = BlockedKeys::new(owned.stored.blocked, owned.identity.epoch);
-    let dead_letters = DeadLetters::new(settings.dead_letters.clone(), blocked, refused.clone());
+    let dead_letters = DeadLetters::new(settings.dead_letters.clone(), blocked, carried.refused.clone());
     let mut writer = Writer::new(settings, versions.questions.clone(), dead_letters, out);
-    writer.sent = sent;
+    writer.sent = carried.sent.clone();
     let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, writer);
     let coordinator = CoordinatorParts {
         settings: settings.clone(),

@@ -22,8 +22,6 @@ pub struct SentEvent {
     pub id: Box<str>,
     /// Which sending it is. A row that was written again meanwhile has a higher one, and is not meant.
     pub attempt: i32,
-    /// Why it did not go to its topic but was set aside; none of one that did.
-    pub aside: Option<Box<str>>,
 }
 
 /// The events of one transaction.
@@ -127,7 +125,7 @@ mod tests {
     use super::*;
 
     fn event(id: u32) -> SentEvent {
-        SentEvent { table: "public.outbox".into(), id: id.to_string().into(), attempt: 1, aside: None }
+        SentEvent { table: "public.outbox".into(), id: id.to_string().into(), attempt: 1 }
     }
 
     #[tokio::test]
