@@ -108,6 +108,16 @@ struct Carried {
     refused: RefusedRecords,
 }
 
+impl Carried {
+    /// A session's writer, which knows what the ones before it have learned.
+    fn writer(&self, settings: &Settings, versions: &Versions, blocked: BlockedKeys, out: Outlet) -> Writer {
+        let dead_letters = DeadLetters::new(settings.dead_letters.clone(), blocked, self.refused.clone());
+        let mut writer = Writer::new(settings, versions.questions.clone(), dead_letters, out);
+        writer.sent = self.sent.clone();
+        writer
+    }
+}
+
 async fn asked_to_stop(shutdown: &mut watch::Receiver<ShutdownStage>) {
     // A sender that is gone can't ask any more.
     if shutdown.wait_for(|stage| *stage >= ShutdownStage::Graceful).await.is_err() {
@@ -216,9 +226,7 @@ async fn stream(
     let stored = (owned.stored.requests.unwrap_or_default(), owned.stored.snapshot.last_request());
     let (asking, pump_side) = Asking::new(settings, metrics, stored, &owned.identity, intake, &inputs);
     let blocked = BlockedKeys::new(owned.stored.blocked, owned.identity.epoch);
-    let dead_letters = DeadLetters::new(settings.dead_letters.clone(), blocked, carried.refused.clone());
-    let mut writer = Writer::new(settings, versions.questions.clone(), dead_letters, out);
-    writer.sent = carried.sent.clone();
+    let writer = carried.writer(settings, &versions, blocked, out);
     let pump = Pump::new(settings, owned.checkpoint, versions, holding, input_receiver, pump_side, writer);
     let coordinator = CoordinatorParts {
         settings: settings.clone(),
@@ -252,7 +260,6 @@ async fn stream(
     if !waits {
         status.set(Readiness::Streaming);
     }
-    let source = tokio::spawn(source.run());
     let mut beside = vec![
         tokio::spawn(resolver(settings, owned.client, &destination, status, metrics).run(question_receiver)),
         tokio::spawn(reselector(settings, status).run(reading_receiver)),
@@ -262,7 +269,7 @@ async fn stream(
         beside.push(tokio::spawn(sink_watch::watch(admin, status.clone(), answers)));
     }
     let running = Running {
-        source,
+        source: tokio::spawn(source.run()),
         pump: start_pump(pump),
         copying: tokio::spawn(asking.run(coordinator)),
         stop,
