@@ -141,9 +141,10 @@ fn listing_reads_no_whole_day() {
     on_shared("outbox_quick", quick);
 }
 
+/// Not on 14: what its sessions count goes through a collector and comes some time later, so a count of 0 says nothing.
 #[test]
-fn listing_reads_no_whole_day_on_postgres_14() {
-    on("outbox_quick_14", servers::postgres(14), servers::kafka(), quick);
+fn listing_reads_no_whole_day_on_postgres_18() {
+    on("outbox_quick_18", servers::postgres(18), servers::kafka(), quick);
 }
 
 #[test]
