@@ -11,6 +11,7 @@
 //! headwater.dead_letter.lsn        the transaction's commit, or where a snapshot read the row
 //! headwater.dead_letter.topic, .partition, .offset   where it was to go, or where it was
 //! headwater.dead_letter.consumer   the consumer group that could not use it
+//! headwater.dead_letter.left_out_bytes   the value had so many, and is not here: the topic of letters does not take it
 //! ```
 
 /// What the names of all these headers begin with.
@@ -18,6 +19,9 @@ pub const PREFIX: &str = "headwater.dead_letter.";
 
 /// The header that counts attempts. A record that is sent again has it too.
 pub const ATTEMPT: &str = "headwater.dead_letter.attempt";
+
+/// The header that says that the value is not in the letter.
+pub const LEFT_OUT_BYTES: &str = "headwater.dead_letter.left_out_bytes";
 
 /// What a letter's key and value are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,12 +67,27 @@ pub struct Cause {
     pub place: Option<(i32, i64)>,
     /// Whose letter it is, where a consumer could not use a record.
     pub consumer: Option<String>,
+    /// How many bytes the value had that the letter lacks, because its topic does not take them.
+    pub left_out_bytes: Option<u64>,
 }
 
 impl Cause {
     /// The headers, behind those of the record.
     pub fn headers(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let Cause { stage, reason, form, attempt, table, key, old_key, lsn, topic, place, consumer } = self;
+        let Cause {
+            stage,
+            reason,
+            form,
+            attempt,
+            table,
+            key,
+            old_key,
+            lsn,
+            topic,
+            place,
+            consumer,
+            left_out_bytes,
+        } = self;
         let mut headers = vec![
             ("headwater.dead_letter.stage", stage.clone().into_bytes()),
             ("headwater.dead_letter.reason", reason.clone().into_bytes()),
@@ -85,6 +104,7 @@ impl Cause {
         some("headwater.dead_letter.partition", place.map(|(partition, _)| partition.to_string()));
         some("headwater.dead_letter.offset", place.map(|(_, offset)| offset.to_string()));
         some("headwater.dead_letter.consumer", consumer.clone());
+        some(LEFT_OUT_BYTES, left_out_bytes.map(|bytes| bytes.to_string()));
         headers
     }
 
@@ -109,6 +129,7 @@ impl Cause {
             place: number("partition")
                 .and_then(|partition| Some((i32::try_from(partition).ok()?, number("offset")?))),
             consumer: text("consumer"),
+            left_out_bytes: number("left_out_bytes").and_then(|number| u64::try_from(number).ok()),
         })
     }
 }
@@ -142,6 +163,7 @@ mod tests {
             topic: Some("shop.public.a".to_owned()),
             place: Some((2, 17)),
             consumer: Some("g".to_owned()),
+            left_out_bytes: Some(2_000_000),
         };
         let least = Cause { stage: "size".to_owned(), attempt: 1, ..Cause::default() };
         for cause in [whole, least] {

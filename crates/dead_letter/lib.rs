@@ -9,7 +9,7 @@ mod mark;
 
 mod shelf;
 
-pub use form::{ATTEMPT, Cause, Form, PREFIX, attempt_of};
+pub use form::{ATTEMPT, Cause, Form, LEFT_OUT_BYTES, PREFIX, attempt_of};
 pub use mark::{Done, Mark};
 pub use shelf::{Letter, LetterId, Shelf, read_shelf, read_values};
 

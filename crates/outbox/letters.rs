@@ -14,9 +14,6 @@ use crate::settings::FeedbackSettings;
 /// How long the brokers may take to accept the letters of a batch.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What the header of a letter says whose value is too large for the topic once reasons stand beside it.
-const OMITTED: (&str, &[u8]) = ("headwater.dead_letter.omitted", b"value");
-
 /// Makes sure that a topic exists; gives its partitions.
 pub(crate) fn make_topic(
     feedback: &FeedbackSettings,
@@ -105,14 +102,13 @@ impl Sending<'_> {
             topic: Some(read.place.topic.clone()),
             place: Some((read.place.partition, read.offset)),
             consumer: Some(self.feedback.group.clone()),
+            left_out_bytes: read.value.as_ref().filter(|_| !with_value).map(|value| value.len() as u64),
             ..Cause::default()
         };
         let causes = cause.headers();
         let mut headers: Vec<(&str, &[u8])> = Vec::new();
         if with_value {
             headers.extend(read.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
-        } else {
-            headers.push(OMITTED);
         }
         headers.extend(causes.iter().map(|(name, value)| (*name, value.as_slice())));
         let key = read.key.as_deref().filter(|_| with_value);

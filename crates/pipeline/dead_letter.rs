@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use headwater_avro::{Change, ChangeSource, KeyTexts, LinePlan, OnError, Op};
-use headwater_dead_letter::{Cause, Form as LetterForm};
+use headwater_dead_letter::{Cause, Form as LetterForm, LEFT_OUT_BYTES};
 use headwater_kafka::{Refused, partition_for_key};
 use headwater_pgoutput::{Lsn, OldTuple, Tuple};
 use serde::Deserialize;
@@ -458,7 +458,7 @@ impl RowWriter<'_> {
                 return Err(self.no_room(bytes, error));
             }
             value = None;
-            all.push(("headwater.dead_letter.left_out_bytes", left_out.as_bytes()));
+            all.push((LEFT_OUT_BYTES, left_out.as_bytes()));
         }
         let table = cause.table.as_deref().unwrap_or_default();
         let topic = self.writer.dead_letters.settings.topic.clone();

@@ -198,6 +198,14 @@ fn send_again(desk: &Desk, letters: &[&Letter]) -> anyhow::Result<String> {
         else {
             bail!("letter {} does not say where it was", letter.id);
         };
+        if let Some(bytes) = cause.left_out_bytes {
+            bail!(
+                "letter {} has no value: its {bytes} bytes were more than the topic of letters takes, so it can't be sent again. \
+                 {topic} has it at {partition}:{}, while that is kept",
+                letter.id,
+                cause.place.map_or(0, |(_, offset)| offset)
+            );
+        }
         let value = values.remove(&letter.id).with_context(|| format!("letter {} is gone", letter.id))?;
         let mut headers = letter.headers.clone();
         headers.push((ATTEMPT.to_owned(), (cause.attempt + 1).to_string().into_bytes()));
