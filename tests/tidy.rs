@@ -33,11 +33,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pipeline", &["pg", "pgoutput", "avro", "kafka", "dead-letter"]),
     ("apply", &["pg", "avro", "kafka", "dead-letter"]),
     ("outbox", &["pg", "pgoutput", "avro", "kafka", "dead-letter", "pipeline"]),
+    ("bench", &[]),
     ("demo", &[]),
-    ("services", &[]),
 ];
 
-/// What only one crate knows. `demo` and `services` are users' programs and may use any library.
+/// What only one crate knows. `bench` and `demo` are users' programs and may use any library.
 const ONLY_KNOWN_BY: &[(&str, &[&str])] = &[
     ("rdkafka", &["kafka"]),
     ("postgres-protocol", &["pg"]),
@@ -144,7 +144,7 @@ fn dependencies_point_downward_only() {
 fn every_outside_format_has_one_crate_that_knows_it() {
     let mut problems = Vec::new();
     for (name, manifest) in manifests() {
-        if matches!(name.as_str(), "demo" | "services") {
+        if matches!(name.as_str(), "bench" | "demo") {
             continue;
         }
         let dependencies = normal_dependencies(&manifest);

@@ -1,52 +1,64 @@
-//! The connection of an ordinary client, and the SQL files of `sql/`.
+//! A service's connection to its own database, made again when it broke.
+//!
+//! One connection is enough for a service that is read to learn from; a busy one has a pool in the same place.
 
-use std::path::PathBuf;
+use anyhow::{Context, Result};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
 
-use anyhow::{Context, Result, bail};
-use tokio_postgres::{Client, Config, NoTls, error::SqlState};
-
-/// Connects; the driver task ends with the client.
-pub async fn connect(url: &str) -> Result<Client> {
-    let config: Config = url.parse().context("cannot read the database URL")?;
-    connect_with(&config).await
+/// The database of one service.
+pub struct Database {
+    config: Config,
+    client: Mutex<Option<Client>>,
 }
 
-async fn connect_with(config: &Config) -> Result<Client> {
+impl Database {
+    /// Reads the URL, `postgres://user@host:port/database`; connects when it is first needed.
+    pub fn new(url: &str) -> Result<Database> {
+        let config = url.parse().context("cannot read the database URL")?;
+        Ok(Database { config, client: Mutex::new(None) })
+    }
+
+    /// The connection, for this caller alone until the guard is dropped.
+    pub async fn client(&self) -> Result<MappedMutexGuard<'_, Client>> {
+        let mut guard = self.client.lock().await;
+        if guard.as_ref().is_none_or(Client::is_closed) {
+            *guard = Some(connect(&self.config).await?);
+        }
+        Ok(MutexGuard::map(guard, |client| client.as_mut().expect("connected above")))
+    }
+
+    /// One text of one row; NULL is an empty text.
+    pub async fn text(&self, sql: &str) -> Result<String> {
+        let row =
+            self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
+        Ok(row.get::<_, Option<String>>(0).unwrap_or_default())
+    }
+
+    /// One number of one row.
+    pub async fn number(&self, sql: &str) -> Result<i64> {
+        let row =
+            self.client().await?.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
+        Ok(row.get(0))
+    }
+
+    /// Statements without parameters.
+    pub async fn execute(&self, sql: &str) -> Result<()> {
+        self.client().await?.batch_execute(sql).await.with_context(|| format!("cannot run {sql}"))
+    }
+}
+
+/// A connection whose driver task ends with it.
+pub async fn connect(config: &Config) -> Result<Client> {
     let (client, connection) = config.connect(NoTls).await.context("cannot connect to PostgreSQL")?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            eprintln!("connection to PostgreSQL: {error}");
+        match connection.await {
+            // the scenario drops its databases at its end
+            Err(error) if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) => {}
+            Err(error) => tracing::warn!(%error, "the connection to PostgreSQL broke"),
+            Ok(()) => {}
         }
     });
     Ok(client)
-}
-
-/// Runs `files` in the database that `url` names, which is created if it does not exist.
-pub async fn apply(url: &str, files: &[PathBuf]) -> Result<()> {
-    let config: Config = url.parse().context("cannot read the database URL")?;
-    let Some(database) = config.get_dbname() else { bail!("the URL names no database") };
-    let server = connect_with(config.clone().dbname("postgres")).await?;
-    let create = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
-    match server.batch_execute(&create).await {
-        Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => {}
-        other => other.context("cannot create the database")?,
-    }
-    let client = connect_with(&config).await?;
-    for file in files {
-        let sql = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        client.batch_execute(&sql).await.with_context(|| format!("cannot run {}", file.display()))?;
-        println!("   {} applied to database {database}", file.display());
-    }
-    Ok(())
-}
-
-/// One text column of one row.
-pub async fn text(client: &Client, sql: &str) -> Result<String> {
-    let row = client.query_one(sql, &[]).await.with_context(|| format!("cannot run {sql}"))?;
-    Ok(row.get(0))
-}
-
-/// The end of the WAL that has been written.
-pub async fn wal_end(client: &Client) -> Result<String> {
-    text(client, "SELECT pg_current_wal_lsn()::text").await
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// The services and their scenarios.
-const BINARY: &str = env!("CARGO_BIN_EXE_headwater-services");
+const BINARY: &str = env!("CARGO_BIN_EXE_headwater-demo");
 /// What starts the servers.
 const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/local/stack");
 const VARIABLES: [&str; 3] = ["PG16_URL", "KAFKA_BOOTSTRAP", "SCHEMA_REGISTRY_URL"];
@@ -22,7 +22,7 @@ fn servers() -> &'static [(String, String)] {
 
 /// A stack of this test's own; a watcher wipes it when this process has ended, however it ends.
 fn started() -> Vec<(String, String)> {
-    let run = std::env::temp_dir().join(format!("headwater-services-{}", std::process::id()));
+    let run = std::env::temp_dir().join(format!("headwater-demo-{}", std::process::id()));
     std::fs::create_dir_all(&run).expect("a folder for the servers");
     let stack = |program: &str| {
         let mut command = Command::new(program);

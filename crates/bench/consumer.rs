@@ -57,7 +57,7 @@ const DISCOVERY: Duration = Duration::from_millis(300);
 pub fn start(bootstrap: &str, topics: &[String], from: From) -> Result<(Reader, UnboundedReceiver<Arrival>)> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
-        .set("group.id", format!("headwater-demo-{}", std::process::id()))
+        .set("group.id", format!("headwater-bench-{}", std::process::id()))
         .set("enable.auto.commit", "false")
         .create()
         .context("cannot create a consumer")?;
