@@ -4,6 +4,7 @@
 //! into `inbox` in the transaction of what is done about it, and an id that is there already is passed over. The offset
 //! is committed after that transaction; it is only where to read on, never the truth.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,7 @@ use tokio_postgres::Transaction;
 
 use crate::database::Database;
 use crate::service::Stop;
+use crate::watch::{self, Outcome};
 
 /// The table that `consume` writes ids into.
 pub const INBOX: &str =
@@ -41,7 +43,7 @@ pub fn subscribe(
     group: &str,
     instance: Option<&str>,
     topics: &[&str],
-) -> Result<StreamConsumer> {
+) -> Result<Arc<StreamConsumer>> {
     let mut config = ClientConfig::new();
     if let Some(instance) = instance {
         config.set("group.instance.id", instance);
@@ -60,22 +62,35 @@ pub fn subscribe(
         .create()
         .context("cannot create a consumer")?;
     consumer.subscribe(topics).context("cannot subscribe")?;
-    Ok(consumer)
+    watch::expect(topics);
+    Ok(Arc::new(consumer))
 }
 
 /// A consumer that takes partitions by hand and keeps no offsets in Kafka.
-pub fn reader(bootstrap: &str) -> Result<StreamConsumer> {
-    ClientConfig::new()
+pub fn reader(bootstrap: &str) -> Result<Arc<StreamConsumer>> {
+    let consumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         // never joined, but librdkafka wants one
         .set("group.id", "unused")
         .set("enable.auto.commit", "false")
         .create()
-        .context("cannot create a consumer")
+        .context("cannot create a consumer")?;
+    Ok(Arc::new(consumer))
 }
 
-/// Handles events until `stop`. What `handle` writes through its transaction is committed with the event's id.
+/// Handles events until `stop`, and shows how far it is behind. What `handle` writes through its transaction is committed
+/// with the event's id.
 pub async fn consume(
+    consumer: &Arc<StreamConsumer>,
+    database: &Database,
+    stop: &Stop,
+    handle: impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
+) -> Result<()> {
+    tokio::try_join!(each(consumer, database, stop, handle), watch::measure(consumer, stop))?;
+    Ok(())
+}
+
+async fn each(
     consumer: &StreamConsumer,
     database: &Database,
     stop: &Stop,
@@ -92,14 +107,20 @@ pub async fn consume(
             Err(error) => return Err(error).context("cannot read from Kafka"),
         };
         let event = read(&message)?;
-        while let Err(error) = once(database, &event, &handle).await {
-            if stop.is_wanted() {
-                return Ok(());
+        let outcome = loop {
+            match once(database, &event, &handle).await {
+                Ok(outcome) => break outcome,
+                Err(_) if stop.is_wanted() => return Ok(()),
+                Err(error) => {
+                    // the database is away, or a deadlock was broken: the event stays the next one
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, id = event.id, "an event could not be handled yet");
+                    watch::count(message.topic(), Outcome::NotYet);
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
             }
-            // the database is away, or a deadlock was broken: the event stays the next one
-            tracing::warn!(error = format!("{error:#}"), id = event.id, "an event could not be handled yet");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        };
+        watch::count(message.topic(), outcome);
         // refused when the partition has moved: then another instance reads the event again, and its inbox knows it
         consumer.store_offset_from_message(&message).ok();
     }
@@ -137,7 +158,7 @@ async fn once(
     database: &Database,
     event: &Event,
     handle: &impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
-) -> Result<()> {
+) -> Result<Outcome> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
     let new = transaction
@@ -147,7 +168,7 @@ async fn once(
         handle(&transaction, event).await?;
     }
     transaction.commit().await?;
-    Ok(())
+    Ok(if new == 1 { Outcome::Handled } else { Outcome::SeenBefore })
 }
 
 /// Writes an event into the outbox of the database that the transaction is in.

@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::database::Database;
-use crate::run::{Process, Relay, Servers, Stage, argument, relay_config};
+use crate::run::{Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
 
 /// What `ledger` is called with.
 #[derive(Args)]
@@ -47,14 +47,19 @@ impl Ledger {
         stage.say("an order service whose only table is events, its relay, and a projection");
         let orders = stage.create_database("ledger", &[include_str!("ledger.sql")]).await?;
         let projection = stage.create_database("projection", &[include_str!("projection.sql")]).await?;
-        let (listen, relay_listen) = (stage.address(), stage.address());
+        let [listen, relay_listen, view_listen] = [stage.address(), stage.address(), stage.address()];
         let database_url = stage.database_url(&stage.named("ledger"))?;
         let projection_url = stage.database_url(&stage.named("projection"))?;
         let config = stage.write("relay.toml", &relay_toml(&stage, &database_url, &relay_listen))?;
         let topic = format!("{}.order", servers.name);
         stage.make_topics(&[&topic]).await?;
+        let jobs =
+            [("ledger-orders", &*listen), ("relay", &relay_listen), ("ledger-projection", &view_listen)];
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let project = [
             "ledger-projection",
+            "--listen",
+            &view_listen,
             "--database-url",
             &projection_url,
             "--bootstrap",
@@ -79,6 +84,7 @@ impl Ledger {
         let orders_url = format!("http://{listen}");
         stage.until_answers(&format!("{orders_url}/healthz")).await?;
         stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
+        stage.until_answers(&format!("http://{view_listen}/healthz")).await?;
         Ok(Ledger { stage, orders, projection, orders_url, processes, rebuilding })
     }
 }

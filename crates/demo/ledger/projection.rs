@@ -4,9 +4,12 @@
 //! repeat events after a crash; the version in the view tells them. A version that is missing halts: a view with a hole
 //! would be wrong for ever.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use axum::Router;
+use clap::Args;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -15,19 +18,50 @@ use super::order::Order;
 use super::store;
 use crate::consume::{header, is_passing};
 use crate::database::Database;
-use crate::service::Stop;
+use crate::service::{self, Stop};
+use crate::watch::{self, Outcome};
 
-/// Runs until SIGTERM. `rebuild`: forget everything first.
-pub async fn run(database_url: &str, bootstrap: &str, topic: &str, rebuild: bool) -> Result<()> {
+/// What it is called with.
+#[derive(Args)]
+pub struct Settings {
+    /// host:port of its API.
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Its own database.
+    #[arg(long)]
+    database_url: String,
+    /// Kafka's host:port.
+    #[arg(long)]
+    bootstrap: String,
+    /// The topic of the events.
+    #[arg(long)]
+    topic: String,
+    /// Forget the view and read everything again.
+    #[arg(long)]
+    rebuild: bool,
+}
+
+/// Runs until SIGTERM.
+pub async fn run(settings: &Settings) -> Result<()> {
     let stop = Stop::at_signals()?;
-    let database = Database::new(database_url)?;
-    if rebuild {
+    let database = Database::new(&settings.database_url)?;
+    if settings.rebuild {
         // one transaction: a crash leaves the old view or none, and never a view that counts twice
         database.execute("BEGIN; TRUNCATE order_view, progress; COMMIT").await?;
     }
-    let consumer = crate::consume::reader(bootstrap)?;
+    watch::expect(&[&settings.topic]);
+    let consumer = crate::consume::reader(&settings.bootstrap)?;
+    tokio::try_join!(
+        service::serve(settings.listen, Router::new(), stop.clone()),
+        read(&consumer, &database, &settings.topic, &stop),
+        watch::measure(&consumer, &stop),
+    )?;
+    Ok(())
+}
+
+async fn read(consumer: &StreamConsumer, database: &Database, topic: &str, stop: &Stop) -> Result<()> {
     tokio::select! {
-        assigned = assign(&consumer, &database, topic) => assigned?,
+        assigned = assign(consumer, database, topic) => assigned?,
         () = stop.wanted() => return Ok(()),
     }
     loop {
@@ -37,13 +71,21 @@ pub async fn run(database_url: &str, bootstrap: &str, topic: &str, rebuild: bool
         };
         match received {
             Ok(message) => {
-                while let Err(error) = project(&database, &message).await {
-                    if error.is::<Hole>() || stop.is_wanted() {
-                        return Err(error);
+                let outcome = loop {
+                    match project(database, &message).await {
+                        Ok(outcome) => break outcome,
+                        Err(error) if error.is::<Hole>() || stop.is_wanted() => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(
+                                error = format!("{error:#}"),
+                                "an event could not be projected yet"
+                            );
+                            watch::count(topic, Outcome::NotYet);
+                            tokio::time::sleep(Duration::from_millis(200)).await;
+                        }
                     }
-                    tracing::warn!(error = format!("{error:#}"), "an event could not be projected yet");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
+                };
+                watch::count(topic, outcome);
             }
             Err(error) if is_passing(&error) => {}
             Err(error) => return Err(error).context("cannot read from Kafka"),
@@ -81,7 +123,7 @@ impl std::fmt::Display for Hole {
 
 impl std::error::Error for Hole {}
 
-async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<()> {
+async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<Outcome> {
     let (Some(kind), Some(version)) = (header(message, "eventType"), header(message, "version")) else {
         bail!("the record at {} {} is no event", message.partition(), message.offset());
     };
@@ -101,7 +143,8 @@ async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<(
         return Err(Hole.into());
     }
     // an older one comes again
-    if version == order.version + 1 {
+    let is_new = version == order.version + 1;
+    if is_new {
         order.apply(&event);
         let status = serde_json::to_value(order.status)?;
         transaction
@@ -120,5 +163,5 @@ async fn project(database: &Database, message: &BorrowedMessage<'_>) -> Result<(
         )
         .await?;
     transaction.commit().await?;
-    Ok(())
+    Ok(if is_new { Outcome::Handled } else { Outcome::SeenBefore })
 }

@@ -6,13 +6,12 @@ pub mod users;
 mod outgoing;
 mod schema;
 mod script;
-mod watch;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::database::Database;
-use crate::run::{Mailbox, Process, Relay, Servers, Stage, argument, relay_config};
+use crate::run::{Mailbox, Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
@@ -62,6 +61,8 @@ impl Profile {
         schema::register(&servers.registry, &subject, include_str!("profile.avsc")).await?;
         stage.make_topics(&[&topic, &format!("{topic}.dead")]).await?;
         let config = stage.write("relay.toml", &relay_toml(&stage, &users_db, &relay_address))?;
+        let jobs = [("users", &*users_address), ("relay", &relay_address), ("mailer", &mailer_address)];
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let group = format!("{}-mailer", servers.name);
         let processes = vec![
             stage.service(

@@ -121,11 +121,13 @@ fn dead_letter(bootstrap: &str, topic: &str) -> Result<String> {
 async fn replayed(profile: &Profile) -> Result<()> {
     profile.stage.say("an operator replays the topic from its beginning");
     let before = profile.mailbox.mails()?.len();
-    let (skipped, events) = (metric(profile, "\"skipped\"").await?, before as f64);
+    let (skipped, events) = (metric(profile, "\"seen_before\"").await?, before as f64);
     let url = format!("{}/replay", profile.mailer_url);
     profile.stage.http.post(url).send().await?.error_for_status()?;
-    until("all events to come again", async || Ok(metric(profile, "\"skipped\"").await? >= skipped + events))
-        .await?;
+    until("all events to come again", async || {
+        Ok(metric(profile, "\"seen_before\"").await? >= skipped + events)
+    })
+    .await?;
     let after = mailed(profile).await?.values().sum::<usize>();
     ensure!(before == after, "{} mails more", after - before);
     profile.stage.say(format!("  {events} events were skipped, and no mail was sent"));
@@ -142,7 +144,7 @@ async fn behind(profile: &Profile) -> Result<()> {
     for user in 0..USERS {
         change(profile, user, Some("late@example.com")).await?;
     }
-    let lag = "mailer_consumer_lag_records";
+    let lag = "service_consumer_lag_records";
     until("its lag", async || Ok(metric(profile, lag).await? == USERS as f64)).await?;
     profile.stage.say(format!("  its lag is {USERS} records"));
     post("resume").await?;

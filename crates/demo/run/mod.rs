@@ -2,10 +2,12 @@
 
 mod mailbox;
 mod process;
+mod prometheus;
 mod relay;
 
 pub use mailbox::Mailbox;
 pub use process::Process;
+pub use prometheus::prometheus_config;
 pub use relay::{Relay, apply_config, relay_config};
 
 use std::net::TcpListener;

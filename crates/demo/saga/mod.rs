@@ -8,12 +8,14 @@ pub mod stock;
 mod lease;
 mod script;
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use clap::Args;
 
 use crate::consume::INBOX;
 use crate::database::Database;
-use crate::run::{Process, Relay, Servers, Stage, argument, relay_config};
+use crate::run::{Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
@@ -36,6 +38,9 @@ pub struct Settings {
 /// What each of the three services is called with.
 #[derive(Args, Clone)]
 pub struct Service {
+    /// host:port of its API.
+    #[arg(long)]
+    pub listen: SocketAddr,
     /// Its own database.
     #[arg(long)]
     pub database_url: String,
@@ -87,8 +92,8 @@ impl Saga {
             stage.create_database("payments", &[OUTBOX, INBOX, include_str!("payments.sql")]).await?;
         let topics = ["order", "stock", "payment"].map(|aggregate| format!("{}.{aggregate}", servers.name));
         stage.make_topics(&topics.each_ref().map(String::as_str)).await?;
-        let orders_address = stage.address();
         let mut processes = Vec::new();
+        let mut addresses = Vec::new();
         for (name, relay, aggregate, what) in [
             ("saga-orders", "relay-orders", "order", "begins orders, confirms them, gives them up"),
             ("saga-stock", "relay-stock", "stock", "reserves stock, gives it back"),
@@ -96,11 +101,13 @@ impl Saga {
         ] {
             let database = name.strip_prefix("saga-").unwrap_or(name);
             let url = stage.database_url(&stage.named(database))?;
-            let listen = stage.address();
-            let config = relay_toml(&stage, &url, &stage.named(database), &listen, aggregate);
+            let (listen, relay_listen) = (stage.address(), stage.address());
+            let config = relay_toml(&stage, &url, &stage.named(database), &relay_listen, aggregate);
             let config = stage.write(&format!("{relay}.toml"), &config)?;
             let mut arguments = vec![
                 name,
+                "--listen",
+                &listen,
                 "--database-url",
                 &url,
                 "--bootstrap",
@@ -109,19 +116,24 @@ impl Saga {
                 &servers.name,
             ];
             if name == "saga-orders" {
-                arguments.extend(["--listen", &orders_address, "--timeout-ms", TIMEOUT_MS]);
+                arguments.extend(["--timeout-ms", TIMEOUT_MS]);
             }
             processes.push(stage.service(name, what, &arguments)?);
             processes.push(stage.headwater(relay, "headwater run", &["run", "-c", argument(&config)?])?);
-            let relay = processes.last().expect("just pushed");
-            relay.start()?;
-            stage.until_answers(&format!("http://{listen}/readyz")).await?;
+            let process = processes.last().expect("just pushed");
+            process.start()?;
+            stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
+            addresses.extend([(name, listen), (relay, relay_listen)]);
         }
+        let jobs: Vec<_> = addresses.iter().map(|(name, address)| (*name, address.as_str())).collect();
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         for process in &processes {
             process.start()?;
         }
-        let orders_url = format!("http://{orders_address}");
-        stage.until_answers(&format!("{orders_url}/healthz")).await?;
+        for (_, address) in &addresses {
+            stage.until_answers(&format!("http://{address}/healthz")).await?;
+        }
+        let orders_url = format!("http://{}", addresses[0].1);
         Ok(Saga { stage, orders, stock, payments, orders_url, processes })
     }
 }

@@ -8,7 +8,6 @@
 //! ```
 //! Nobody directs this: each service knows its own step and how to undo it, and undoing goes backward.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::service::{self, Failure, Stop};
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM. `timeout_ms`: how long an order may be pending.
-pub async fn run(service: &Service, listen: SocketAddr, timeout_ms: i32) -> Result<()> {
+pub async fn run(service: &Service, timeout_ms: i32) -> Result<()> {
     let stop = Stop::at_signals()?;
     let database = Arc::new(Database::new(&service.database_url)?);
     let consumer = subscribe(
@@ -42,7 +41,7 @@ pub async fn run(service: &Service, listen: SocketAddr, timeout_ms: i32) -> Resu
     // a session of its own for each of the three, so that none waits for another
     let (events, timeouts) = (Database::new(&service.database_url)?, Database::new(&service.database_url)?);
     tokio::try_join!(
-        service::serve(listen, router, stop.clone()),
+        service::serve(service.listen, router, stop.clone()),
         consume(&consumer, &events, &stop, handle),
         give_up(&timeouts, timeout_ms, &stop),
     )?;

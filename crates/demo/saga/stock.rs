@@ -4,13 +4,14 @@
 //! writes under it. Nothing weaker does (lease.rs shows why).
 
 use anyhow::{Context, Result};
+use axum::Router;
 use serde_json::json;
 use tokio_postgres::Transaction;
 
 use super::Service;
 use crate::consume::{Event, consume, emit, subscribe};
 use crate::database::Database;
-use crate::service::Stop;
+use crate::service::{self, Stop};
 
 /// Runs until SIGTERM.
 pub async fn run(service: &Service) -> Result<()> {
@@ -21,7 +22,12 @@ pub async fn run(service: &Service) -> Result<()> {
         Some("one"),
         &[&service.topic("order"), &service.topic("payment")],
     )?;
-    consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await
+    let database = Database::new(&service.database_url)?;
+    tokio::try_join!(
+        service::serve(service.listen, Router::new(), stop.clone()),
+        consume(&consumer, &database, &stop, handle),
+    )?;
+    Ok(())
 }
 
 async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
