@@ -76,7 +76,10 @@ impl Ledger {
             stage.headwater("relay", "headwater run", &["run", "-c", argument(&config)?])?,
             stage.service("ledger-projection", "a view made of events", &project)?,
         ];
-        let anew: Vec<&str> = project.iter().copied().chain(["--rebuild"]).collect();
+        // beside the other one for a while, and so at another address
+        let anew_listen = stage.address();
+        let anew = project.map(|argument| if argument == view_listen { &*anew_listen } else { argument });
+        let anew: Vec<&str> = anew.into_iter().chain(["--rebuild"]).collect();
         let rebuilding = stage.service("ledger-projection-anew", "the view, made again", &anew)?;
         for process in &processes {
             process.start()?;

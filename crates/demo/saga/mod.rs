@@ -5,6 +5,7 @@ pub mod orders;
 pub mod payments;
 pub mod stock;
 
+mod audit;
 mod lease;
 mod script;
 

@@ -10,6 +10,7 @@ pub mod product;
 
 mod page;
 mod script;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
