@@ -237,7 +237,8 @@ async fn halted(ledger: &Ledger) -> Result<()> {
     ledger.stage.say("an event comes whose predecessor is missing");
     let topic = format!("{}.order", ledger.stage.servers.name);
     let headers = [("id", "by-hand"), ("eventType", "Placed"), ("version", "2")];
-    let record = Record { topic: &topic, partition: None, key: "hole", headers: &headers, payload: Some(b"{}") };
+    let record =
+        Record { topic: &topic, partition: None, key: "hole", headers: &headers, payload: Some(b"{}") };
     ledger.stage.produce(&[record]).await?;
     until("the projection to end", async || Ok(ledger.rebuilding.pid().is_none())).await?;
     let found = "SELECT count(*) FROM order_view WHERE order_id = 'hole'";

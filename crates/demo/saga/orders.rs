@@ -110,7 +110,8 @@ async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
 /// The last step. Where it fails, money is returned first and stock given back then.
 async fn confirm(transaction: &Transaction<'_>, order: &str) -> Result<()> {
     let sql = "SELECT deliverable FROM purchase WHERE id = $1 FOR UPDATE";
-    let row = transaction.query_opt(sql, &[&order]).await?.context("a payment for an order that nobody placed")?;
+    let row =
+        transaction.query_opt(sql, &[&order]).await?.context("a payment for an order that nobody placed")?;
     if row.get(0) {
         if moved(transaction, order, "PENDING", "CONFIRMED", None).await? {
             emit(transaction, "order", order, "OrderConfirmed", &json!({})).await?;

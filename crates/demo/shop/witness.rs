@@ -27,6 +27,7 @@ impl Witness {
     /// Begins to take notes.
     pub async fn new(shop: &Shop) -> Result<Witness> {
         shop.product.execute(include_str!("witness.sql")).await?;
+        shop.orders.execute(include_str!("witness_orders.sql")).await?;
         Ok(Witness::default())
     }
 
@@ -64,19 +65,41 @@ impl Witness {
             let untold = untold.entry(id.clone()).or_default();
             // all deaths but the last are noted, and rightly told
             let noted = deaths.get(&id).map_or(0, |deaths| deaths - 1) + *untold;
-            ensure!(told == noted || told == noted + 1, "event {id} is in {told} mails, of which {noted} are noted");
+            ensure!(
+                told == noted || told == noted + 1,
+                "event {id} is in {told} mails, of which {noted} are noted"
+            );
             *untold += told - noted;
         }
+        Ok(())
+    }
+
+    /// Events of an article come in their order, except those that are sent again: each of the others was written into the
+    /// copy. Equal tables would not say it, since a later event brings what an earlier one should have.
+    async fn applied(&self, shop: &Shop) -> Result<()> {
+        let first = "SELECT aggregateid || ' ' || (payload->>'version') FROM headwater.outbox
+                     WHERE attempt = 1 AND status = 'PROCESSED'";
+        let first = shop.product.client().await?.query(first, &[]).await?;
+        let applied = "SELECT DISTINCT sku || ' ' || version FROM applied";
+        let applied = shop.orders.client().await?.query(applied, &[]).await?;
+        let applied: BTreeSet<String> = applied.iter().map(|row| row.get(0)).collect();
+        let missing =
+            first.iter().map(|row| row.get::<_, String>(0)).find(|change| !applied.contains(change));
+        ensure!(missing.is_none(), "a change was confirmed and never written into the copy: {missing:?}");
         Ok(())
     }
 
     /// What has to hold at the end, of all events of the run. Says what was counted.
     pub async fn sums_up(&self, shop: &Shop) -> Result<()> {
         let (reached, _) = self.reached(shop, 0).await?;
-        ensure!(reached.iter().map(String::as_str).eq(STATUSES), "only these statuses were reached: {reached:?}");
+        ensure!(
+            reached.iter().map(String::as_str).eq(STATUSES),
+            "only these statuses were reached: {reached:?}"
+        );
         let left = "SELECT count(*) FROM (SELECT lag(status) OVER (PARTITION BY id ORDER BY number) FROM witness) w (was)
                     WHERE was IN ('PROCESSED', 'CANCELLED')";
         ensure!(shop.product.number(left).await? == 0, "an event has left an end state");
+        self.applied(shop).await?;
         let (deaths, mails) = (self.deaths(shop).await?, shop.mailbox.mails()?);
         let untold = self.untold.lock().expect("nobody panics with it").clone();
         let ids = shop.product.text("SELECT string_agg(id::text, ' ') FROM headwater.outbox").await?;
@@ -84,10 +107,14 @@ impl Witness {
             let of = |counts: &BTreeMap<String, usize>| counts.get(id).copied().unwrap_or(0);
             let told = mails.iter().filter(|mail| mail.body.contains(id)).count();
             let (died, again) = (of(&deaths), of(&untold));
-            ensure!(told == died + again, "event {id} was exhausted {died} times and is in {told} mails ({again} again)");
+            ensure!(
+                told == died + again,
+                "event {id} was exhausted {died} times and is in {told} mails ({again} again)"
+            );
         }
         let (died, again): (usize, usize) = (deaths.values().sum(), untold.values().sum());
-        shop.stage.say(format!("in this run events were exhausted {died} times, and each time told in one mail"));
+        shop.stage
+            .say(format!("in this run events were exhausted {died} times, and each time told in one mail"));
         if again > 0 {
             shop.stage.say(format!(
                 "  but {again} were told twice: the relay was killed when the mail was sent and before it was noted"
