@@ -14,8 +14,8 @@ pub use relay::{Relay, apply_config, relay_config};
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -79,6 +79,8 @@ impl Stage {
         std::fs::create_dir_all(&servers.folder)
             .with_context(|| format!("cannot make {}", servers.folder.display()))?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).no_proxy().build()?;
+        let stop =
+            STOP.get_or_init(|| Stop::at_signals().ok()).clone().context("cannot listen for signals")?;
         Ok(Stage {
             next_port: AtomicU16::new(servers.ports),
             servers: servers.clone(),
@@ -86,7 +88,7 @@ impl Stage {
             begun: Instant::now(),
             said: Mutex::default(),
             databases: Mutex::default(),
-            stop: Stop::at_signals()?,
+            stop,
         })
     }
 
@@ -251,6 +253,9 @@ impl Stage {
     }
 }
 
+/// SIGTERM and Ctrl-C: whoever waits for a process that ended by the same signal would wait in vain.
+static STOP: OnceLock<Option<Stop>> = OnceLock::new();
+
 /// How long a step waits for what it expects: far more than it takes, since the machine may be busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -267,6 +272,9 @@ pub async fn until_within(
 ) -> Result<()> {
     let deadline = Instant::now() + patience;
     while !condition().await.with_context(|| format!("waiting for {what}"))? {
+        if STOP.get().is_some_and(|stop| stop.as_ref().is_some_and(Stop::is_wanted)) {
+            bail!("stopped while waiting for {what}");
+        }
         if Instant::now() > deadline {
             bail!("waited {} s for {what}", patience.as_secs());
         }

@@ -27,6 +27,7 @@ pub async fn play(shop: &Shop, long: bool, first_step_only: bool) -> Result<()> 
     }
     let witness = Witness::new(shop).await?;
     filled(shop).await?;
+    counted(shop).await?;
     new_and_sent(shop).await?;
     without_the_product_service(shop).await?;
     failed_and_healed(shop).await?;
@@ -79,6 +80,17 @@ async fn filled(shop: &Shop) -> Result<()> {
     }
     settled(shop).await?;
     shop.stage.say("  all events PROCESSED: the order service has the same table");
+    Ok(())
+}
+
+/// So many that a change without its event, one in fifty, is found.
+async fn counted(shop: &Shop) -> Result<()> {
+    shop.stage.say("the product team counts its stock, and enters what it found: 300 changes");
+    for number in 0..300 {
+        shop.set_stock(ARTICLES[number % ARTICLES.len()].0, None, 10 + number as i32 / 6).await?;
+    }
+    settled(shop).await?;
+    shop.stage.say("  each change is one event, and was applied once");
     Ok(())
 }
 
