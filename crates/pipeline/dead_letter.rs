@@ -18,11 +18,12 @@ use serde::Deserialize;
 use crate::blocked_keys::{BlockedKeys, Entry};
 use crate::error::{BLOCKED, StageError, chain};
 use crate::resolver::Question;
-use crate::row_writer::{Row, RowWriter, Writer};
+use crate::row_writer::{Row, RowWriter};
 use crate::sent::{AsideEvent, SentEvent};
 use crate::settings::{DeadLetterSettings, Oversized};
 use crate::table_cache::{Form, TablePlan};
 use crate::versions::ask;
+use crate::writer::Writer;
 
 /// How often the log tells of one table's and stage's letters.
 const TOLD_EVERY: Duration = Duration::from_secs(60);

@@ -17,10 +17,11 @@ use super::touched::{ChunkVerdict, RowVerdict, Touched};
 use super::{BesideChunk, Chunk, CopyInput, KeylessChunk, Report};
 use crate::error::StageError;
 use crate::event::{self, Origin};
-use crate::row_writer::{Copied, Row, Writer};
+use crate::row_writer::{Copied, Row};
 use crate::table_cache::{Form, TablePlan};
 use crate::transaction::Transaction;
 use crate::versions::Versions;
+use crate::writer::Writer;
 
 /// Rows of a chunk beside the stream that are written in one go: some milliseconds of the stream's latency.
 const ROWS_PER_SLICE: usize = 500;
