@@ -363,11 +363,12 @@ impl Intake {
         if verdict != ChunkVerdict::Write {
             return Ok(verdict);
         }
-        // All rows of a table without a key are of the same key, the empty one.
-        if beside.keyless == Some(KeylessChunk::First)
-            && self.touched.judge(relation, &[], &beside.snapshot) != RowVerdict::Write
-        {
-            return Ok(ChunkVerdict::ReadAgain { after: Vec::new() });
+        if beside.keyless == Some(KeylessChunk::First) {
+            let after = self.touched.unseen_writers(relation, &beside.snapshot);
+            let truncated = self.touched.judge(relation, &[], &beside.snapshot) != RowVerdict::Write;
+            if truncated || !after.is_empty() {
+                return Ok(ChunkVerdict::ReadAgain { after });
+            }
         }
         if versions.tables.schema_of(relation) != Some(&beside.chunk.table) {
             if self.touched.announced_after(relation, &beside.snapshot) {
