@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value as Json, json};
 
 use super::Ledger;
-use super::order::{Event, Order};
-use super::store::{self, Appended};
-use crate::database::Database;
-use crate::run::until;
+use super::order::{Command, Event, Order};
+use super::store::{self, Appended, SNAPSHOT_EVERY};
+use crate::run::{Scenario, until};
 
 const ORDERS: usize = 12;
 const BUYERS: usize = 4;
@@ -25,10 +24,31 @@ pub async fn play(ledger: &Ledger, commands: usize) -> Result<()> {
     rebuilt(ledger, &orders).await
 }
 
+/// What there is when a person plays: an order that is old enough for a snapshot, one that is paid, and a new one.
+pub async fn opened(ledger: &Ledger) -> Result<()> {
+    ledger.stage.say("three orders");
+    let line = |sku: &str, quantity, cents| Command::AddLine { sku: sku.to_owned(), quantity, cents };
+    let send = async |id: &str, command: Command| {
+        let answer = ledger.command_request(id, &command).send().await?;
+        answer.error_for_status().map(drop).map_err(anyhow::Error::from)
+    };
+    for number in 0..SNAPSHOT_EVERY {
+        let sku = ["nails", "screws", "hinges"][number as usize % 3];
+        send("order-1", line(sku, 10, 150)).await?;
+    }
+    for command in [line("anvil", 1, 8900), line("rope", 2, 2400), Command::Place, Command::Pay] {
+        send("order-2", command).await?;
+    }
+    for command in [line("saw", 1, 2900), line("ladder", 1, 7900)] {
+        send("order-3", command).await?;
+    }
+    let orders = folded(ledger).await?;
+    same_view(ledger, &orders).await
+}
+
 async fn only_one_wins(ledger: &Ledger) -> Result<()> {
     ledger.stage.say("two commands are decided on the same version of an order");
-    let other = Database::new(&ledger.stage.database_url(&ledger.stage.named("ledger"))?)?;
-    let (mut one, mut two) = (ledger.orders.client().await?, other.client().await?);
+    let (mut one, mut two) = (ledger.orders.client().await?, ledger.rival.client().await?);
     let line = |sku: &str| Event::LineAdded { sku: sku.to_owned(), quantity: 1, cents: 100 };
     let seen = store::load(&*one, "order-0").await?;
     ensure!(seen == store::load(&*two, "order-0").await?, "both see the same");
@@ -138,8 +158,8 @@ async fn same_view(ledger: &Ledger, orders: &[(String, Order)]) -> Result<()> {
 
 async fn rebuilt(ledger: &Ledger, orders: &[(String, Order)]) -> Result<()> {
     ledger.stage.say("the view is thrown away and made again from the topic");
-    ledger.processes.last().context("the projection")?.stop().await?;
+    ledger.process("ledger-projection")?.stop().await?;
     ledger.projection.execute("UPDATE order_view SET state = '{}', version = -1000000").await?;
-    ledger.rebuilding.start()?;
+    ledger.rebuild().await?;
     same_view(ledger, orders).await
 }

@@ -2,15 +2,12 @@
 //! killed.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
-use serde_json::json;
 
-use super::Profile;
-use crate::run::{Process, until};
+use super::{Profile, sum};
+use crate::run::{Scenario, until};
 
 const USERS: usize = 10;
 
@@ -23,26 +20,31 @@ pub async fn play(profile: &Profile, changes: usize) -> Result<()> {
     ended_and_killed(profile, changes).await
 }
 
-async fn change(profile: &Profile, user: usize, email: Option<&str>) -> Result<()> {
-    let url = format!("{}/users/user-{user}", profile.users_url);
-    let body = json!({ "email": email, "name": format!("User {user}") });
+/// What there is when a person plays: some people and their addresses.
+pub async fn entered(profile: &Profile) -> Result<()> {
+    profile.stage.say("five people enter their profiles");
+    for (id, name) in [("ada", "Ada"), ("ben", "Ben"), ("cleo", "Cleo"), ("dan", "Dan"), ("eva", "Eva")] {
+        change(profile, id, name, Some(&format!("{id}@example.com"))).await?;
+    }
+    let counts = mailed(profile).await?;
+    profile.stage.say(format!("  {} mails, one for each", counts.len()));
+    Ok(())
+}
+
+async fn change(profile: &Profile, id: &str, name: &str, email: Option<&str>) -> Result<()> {
     until("the user service", async || {
-        let answer = profile.stage.http.put(&url).json(&body).send().await;
+        let answer = profile.change_request(id, email, name).send().await;
         Ok(answer.is_ok_and(|answer| answer.status().is_success()))
     })
     .await
 }
 
-fn mailer(profile: &Profile) -> Result<&Process> {
-    profile.processes.iter().find(|process| process.name == "mailer").context("the mailer")
+async fn change_user(profile: &Profile, user: usize, email: Option<&str>) -> Result<()> {
+    change(profile, &format!("user-{user}"), &format!("User {user}"), email).await
 }
 
-/// The sum over the labels of a metric whose line contains `part`.
 async fn metric(profile: &Profile, part: &str) -> Result<f64> {
-    let url = format!("{}/metrics", profile.mailer_url);
-    let text = profile.stage.http.get(url).send().await?.error_for_status()?.text().await?;
-    let lines = text.lines().filter(|line| !line.starts_with('#') && line.contains(part));
-    Ok(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+    Ok(sum(&profile.metrics().await?, part))
 }
 
 /// How often each valid event was mailed, by the reference in the mail.
@@ -73,7 +75,7 @@ async fn changed(profile: &Profile) -> Result<()> {
     profile.stage.say("ten users change their profiles, three times each");
     for round in 0..3 {
         for user in 0..USERS {
-            change(profile, user, Some(&format!("user{user}.{round}@example.com"))).await?;
+            change_user(profile, user, Some(&format!("user{user}.{round}@example.com"))).await?;
         }
     }
     let counts = mailed(profile).await?;
@@ -84,11 +86,10 @@ async fn changed(profile: &Profile) -> Result<()> {
 
 async fn invalid(profile: &Profile) -> Result<()> {
     profile.stage.say("the user service forgets the address once");
-    change(profile, 0, None).await?;
-    change(profile, 0, Some("user0@example.com")).await?;
-    let topic = format!("{}.dead", profile.topic);
-    let bootstrap = profile.stage.servers.bootstrap.clone();
-    let reason = tokio::task::spawn_blocking(move || dead_letter(&bootstrap, &topic)).await??;
+    change_user(profile, 0, None).await?;
+    change_user(profile, 0, Some("user0@example.com")).await?;
+    until("a dead letter", async || Ok(!profile.dead_letters.newest().is_empty())).await?;
+    let reason = profile.dead_letters.newest().remove(0).reason;
     ensure!(reason.ends_with("version 1: email is missing"), "the dead letter says: {reason}");
     profile.stage.say(format!("  a dead letter: {reason}"));
     let counts = mailed(profile).await?;
@@ -96,34 +97,11 @@ async fn invalid(profile: &Profile) -> Result<()> {
     Ok(())
 }
 
-/// The reason of the first dead letter.
-fn dead_letter(bootstrap: &str, topic: &str) -> Result<String> {
-    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("group.id", format!("{topic}-reader"))
-        .set("auto.offset.reset", "earliest")
-        .create()?;
-    consumer.subscribe(&[topic])?;
-    // a poll that gave nothing may have served the group
-    let begun = Instant::now();
-    let message = loop {
-        match consumer.poll(Duration::from_secs(1)) {
-            Some(message) => break message?,
-            None => ensure!(begun.elapsed() < Duration::from_secs(120), "no dead letter came"),
-        }
-    };
-    let headers = message.headers().context("a dead letter without headers")?;
-    let reason = headers.iter().find(|header| header.key == "dead_letter.reason");
-    let reason = reason.and_then(|header| header.value).context("a dead letter without a reason")?;
-    Ok(String::from_utf8_lossy(reason).into_owned())
-}
-
 async fn replayed(profile: &Profile) -> Result<()> {
     profile.stage.say("an operator replays the topic from its beginning");
     let before = profile.mailbox.mails()?.len();
     let (skipped, events) = (metric(profile, "\"skipped\"").await?, before as f64);
-    let url = format!("{}/replay", profile.mailer_url);
-    profile.stage.http.post(url).send().await?.error_for_status()?;
+    profile.operator_request("replay").send().await?.error_for_status()?;
     until("all events to come again", async || Ok(metric(profile, "\"skipped\"").await? >= skipped + events))
         .await?;
     let after = mailed(profile).await?.values().sum::<usize>();
@@ -134,18 +112,14 @@ async fn replayed(profile: &Profile) -> Result<()> {
 
 async fn behind(profile: &Profile) -> Result<()> {
     profile.stage.say("the e-mail service is paused");
-    let post = async |what: &str| {
-        let url = format!("{}/{what}", profile.mailer_url);
-        profile.stage.http.post(url).send().await?.error_for_status()
-    };
-    post("pause").await?;
+    profile.operator_request("pause").send().await?.error_for_status()?;
     for user in 0..USERS {
-        change(profile, user, Some("late@example.com")).await?;
+        change_user(profile, user, Some("late@example.com")).await?;
     }
     let lag = "mailer_consumer_lag_records";
     until("its lag", async || Ok(metric(profile, lag).await? == USERS as f64)).await?;
     profile.stage.say(format!("  its lag is {USERS} records"));
-    post("resume").await?;
+    profile.operator_request("resume").send().await?.error_for_status()?;
     until("its lag to go", async || Ok(metric(profile, lag).await? == 0.0)).await?;
     mailed(profile).await?;
     profile.stage.say("  resumed: no lag, all mails are sent");
@@ -157,7 +131,7 @@ async fn ended_and_killed(profile: &Profile, changes: usize) -> Result<()> {
     let before = mailed(profile).await?.values().sum::<usize>();
     let load = async || {
         for number in 0..changes {
-            change(profile, number % USERS, Some(&format!("user{number}@example.com"))).await?;
+            change_user(profile, number % USERS, Some(&format!("user{number}@example.com"))).await?;
         }
         anyhow::Ok(())
     };
@@ -168,9 +142,9 @@ async fn ended_and_killed(profile: &Profile, changes: usize) -> Result<()> {
         tokio::select! {
             done = &mut loading => break done?,
             () = tokio::time::sleep(Duration::from_millis(fastrand::u64(300..1200))) => {
-                let status = mailer(profile)?.stop().await?.context("it had ended by itself")?;
+                let status = profile.process("mailer")?.stop().await?.context("it had ended by itself")?;
                 ensure!(status.success(), "SIGTERM ended it with {status}");
-                mailer(profile)?.start()?;
+                profile.process("mailer")?.start()?;
                 ends += 1;
             }
         }

@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Result;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
+};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::topic_partition_list::Offset;
 
@@ -19,6 +22,12 @@ pub static EVENTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(opts, &["outcome"]).expect("registered once, with a valid name")
 });
 
+/// Whether an operator has paused it.
+pub static PAUSED: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "1 while reading is paused by an operator.";
+    register_int_gauge!("mailer_paused", help).expect("registered once, with a valid name")
+});
+
 /// Records of a partition that were not read yet.
 static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let opts = Opts::new("mailer_consumer_lag_records", "Records of the partition that were not read yet.");
@@ -31,6 +40,7 @@ pub async fn measure(consumer: &StreamConsumer, stop: &Stop) -> Result<()> {
         // present from the start, so that a rate has a beginning
         EVENTS.with_label_values(&[outcome]);
     }
+    PAUSED.set(0);
     while !stop.is_wanted() {
         if let Err(error) = tokio::task::block_in_place(|| lag(consumer)) {
             tracing::warn!(error = format!("{error:#}"), "the lag can't be measured");

@@ -6,14 +6,21 @@ pub mod payments;
 pub mod stock;
 
 mod lease;
+mod page;
 mod script;
+mod verdict;
+
+use std::sync::Arc;
 
 use anyhow::Result;
+use axum::Router;
 use clap::Args;
+use reqwest::RequestBuilder;
+use serde_json::{Value as Json, json};
 
 use crate::consume::INBOX;
 use crate::database::Database;
-use crate::run::{Process, Relay, Servers, Stage, argument, relay_config};
+use crate::run::{self, Playing, Process, Relay, Scenario, Servers, Stage, argument, perform, relay_config};
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
@@ -24,11 +31,8 @@ const TIMEOUT_MS: &str = "6000";
 #[derive(Args)]
 pub struct Settings {
     #[command(flatten)]
-    servers: Servers,
-    /// 1,000 orders instead of 60.
-    #[arg(long)]
-    long: bool,
-    /// How many orders.
+    shared: run::Settings,
+    /// How many orders; otherwise 60, and 1,000 in the long form.
     #[arg(long)]
     orders: Option<usize>,
 }
@@ -67,14 +71,40 @@ pub struct Saga {
     payments: Database,
     orders_url: String,
     processes: Vec<Process>,
+    /// How many random orders.
+    count: usize,
 }
 
 /// Starts the services, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let saga = Saga::start(&settings.servers).await?;
-    let orders = settings.orders.unwrap_or(if settings.long { 1000 } else { 60 });
-    let result = saga.stage.play(script::play(&saga, orders)).await;
-    saga.stage.end(&saga.processes, result).await
+    let run::Settings { servers, playing } = &settings.shared;
+    let mut saga = Saga::start(servers).await?;
+    saga.count = settings.orders.unwrap_or(if playing.long { 1000 } else { 60 });
+    perform(saga, playing).await
+}
+
+impl Scenario for Saga {
+    const PAGE: &'static str = include_str!("page.html");
+
+    fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    async fn state(&self, of: Option<&str>) -> Result<Json> {
+        page::state(self, of).await
+    }
+
+    fn buttons() -> Router<Arc<Saga>> {
+        page::buttons()
+    }
+
+    async fn play(&self, playing: &Playing) -> Result<()> {
+        if playing.page_only { script::opened(self).await } else { script::play(self, self.count).await }
+    }
 }
 
 impl Saga {
@@ -112,7 +142,11 @@ impl Saga {
                 arguments.extend(["--listen", &orders_address, "--timeout-ms", TIMEOUT_MS]);
             }
             processes.push(stage.service(name, what, &arguments)?);
-            processes.push(stage.headwater(relay, "headwater run", &["run", "-c", argument(&config)?])?);
+            processes.push(stage.headwater(
+                relay,
+                "headwater run: its outbox to Kafka",
+                &["run", "-c", argument(&config)?],
+            )?);
             let relay = processes.last().expect("just pushed");
             relay.start()?;
             stage.until_answers(&format!("http://{listen}/readyz")).await?;
@@ -122,7 +156,21 @@ impl Saga {
         }
         let orders_url = format!("http://{orders_address}");
         stage.until_answers(&format!("{orders_url}/healthz")).await?;
-        Ok(Saga { stage, orders, stock, payments, orders_url, processes })
+        Ok(Saga { stage, orders, stock, payments, orders_url, processes, count: 0 })
+    }
+
+    /// An order, as a customer sends it.
+    fn order_request(
+        &self,
+        id: &str,
+        sku: &str,
+        quantity: i32,
+        card: &str,
+        deliverable: bool,
+    ) -> RequestBuilder {
+        let url = format!("{}/orders/{id}", self.orders_url);
+        let body = json!({ "sku": sku, "quantity": quantity, "card": card, "deliverable": deliverable });
+        self.stage.http.put(url).json(&body)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{ATTEMPTS, Shop};
-use crate::run::until;
+use crate::run::{Scenario, until};
 
 const ARTICLES: [(&str, &str); 6] = [
     ("ANV-50", "Anvil, 50 kg"),

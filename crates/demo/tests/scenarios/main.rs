@@ -1,4 +1,4 @@
-//! The scenarios on real servers: their scripts in the short form, the shop's page in a browser, and what Prometheus sees.
+//! The scenarios on real servers: their scripts in the short form, their pages in a browser, and what Prometheus sees.
 
 mod browser;
 mod monitoring;

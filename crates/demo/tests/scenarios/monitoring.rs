@@ -90,7 +90,7 @@ fn queries(dashboard: &str) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn monitored() -> Result<()> {
     let page = address();
-    let (shop, folder) = page::start(&page).await?;
+    let (shop, folder) = page::start("shop", &page).await?;
     let prometheus = Prometheus::start(&folder)?;
     prometheus.until("up == 1", 4).await?;
 
