@@ -85,7 +85,10 @@ function form(id, send) {
   $(id).onsubmit = event => {
     event.preventDefault();
     const fields = [...event.target.elements].filter(field => field.name);
-    for (const field of fields) field.removeAttribute("aria-invalid");
+    for (const field of fields) {
+      field.removeAttribute("aria-invalid");
+      if (field.type === "text") field.value = field.value.trim();
+    }
     const wrong = fields.find(field => !field.checkValidity());
     if (!wrong) return send(Object.fromEntries(new FormData(event.target)));
     wrong.setAttribute("aria-invalid", "true");

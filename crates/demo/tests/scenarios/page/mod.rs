@@ -108,13 +108,14 @@ async fn accessible(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// Whether a table has a row of these texts, in its first cells or further to the right.
+/// Whether a table has a row with these texts in its cells, in this order.
 fn has_row(table: &str, cells: &[&str]) -> String {
     let cells = serde_json::json!(cells);
     format!(
         "[...document.querySelectorAll('#{table} tr')].some(row => {{
-            const texts = [...row.cells].map(cell => cell.textContent.trim()), wanted = {cells};
-            return wanted.every((text, n) => texts.slice(n).includes(text)) && texts.includes(wanted[0]);
+            const texts = [...row.cells].map(cell => cell.textContent.trim());
+            let at = -1;
+            return {cells}.every(text => (at = texts.indexOf(text, at + 1)) >= 0);
         }})"
     )
 }
