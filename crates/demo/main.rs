@@ -12,6 +12,7 @@ mod run;
 mod saga;
 mod service;
 mod shop;
+mod watch;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -44,9 +45,6 @@ enum Command {
     SagaOrders {
         #[command(flatten)]
         service: saga::Service,
-        /// host:port of its API.
-        #[arg(long)]
-        listen: SocketAddr,
         /// How long an order may be pending.
         #[arg(long)]
         timeout_ms: i32,
@@ -62,20 +60,7 @@ enum Command {
     /// The order service of the ledger.
     LedgerOrders(Service),
     /// The view of the ledger's orders.
-    LedgerProjection {
-        /// Its own database.
-        #[arg(long)]
-        database_url: String,
-        /// Kafka's host:port.
-        #[arg(long)]
-        bootstrap: String,
-        /// The topic of the events.
-        #[arg(long)]
-        topic: String,
-        /// Forget the view and read everything again.
-        #[arg(long)]
-        rebuild: bool,
-    },
+    LedgerProjection(ledger::projection::Settings),
 }
 
 /// What every service is called with.
@@ -112,15 +97,11 @@ async fn run(command: Command) -> Result<()> {
         Command::Profile(settings) => profile::run(&settings).await,
         Command::Users(service) => profile::users::run(service.listen, &service.database_url).await,
         Command::Mailer(settings) => profile::mailer::run(&settings).await,
-        Command::SagaOrders { service, listen, timeout_ms } => {
-            saga::orders::run(&service, listen, timeout_ms).await
-        }
+        Command::SagaOrders { service, timeout_ms } => saga::orders::run(&service, timeout_ms).await,
         Command::SagaStock(service) => saga::stock::run(&service).await,
         Command::SagaPayments(service) => saga::payments::run(&service).await,
         Command::LedgerOrders(service) => ledger::orders::run(service.listen, &service.database_url).await,
-        Command::LedgerProjection { database_url, bootstrap, topic, rebuild } => {
-            ledger::projection::run(&database_url, &bootstrap, &topic, rebuild).await
-        }
+        Command::LedgerProjection(settings) => ledger::projection::run(&settings).await,
         Command::Product(service) => shop::product::run(service.listen, &service.database_url).await,
         Command::Orders(service) => shop::orders::run(service.listen, &service.database_url).await,
     }

@@ -18,7 +18,8 @@ use serde_json::Value as Json;
 
 use crate::database::Database;
 use crate::run::{
-    Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform, relay_config,
+    Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform, prometheus_config,
+    relay_config,
 };
 use order::Command;
 
@@ -31,6 +32,8 @@ pub struct Ledger {
     projection: Database,
     orders_url: String,
     processes: Vec<Process>,
+    /// The script's second instance of the view.
+    rebuilding: Process,
 }
 
 /// Starts it, plays the script and ends all of it.
@@ -61,7 +64,8 @@ impl Scenario for Ledger {
         if playing.page_only {
             return script::opened(self).await;
         }
-        script::play(self, if playing.long { 5000 } else { 400 }).await
+        script::play(self, if playing.long { 5000 } else { 400 }).await?;
+        if playing.stay { self.playable().await } else { script::halted(self).await }
     }
 }
 
@@ -71,14 +75,19 @@ impl Ledger {
         stage.say("an order service whose only table is events, its relay, and a projection");
         let orders = stage.create_database("ledger", &[include_str!("ledger.sql")]).await?;
         let projection = stage.create_database("projection", &[include_str!("projection.sql")]).await?;
-        let (listen, relay_listen) = (stage.address(), stage.address());
+        let [listen, relay_listen, view_listen] = [stage.address(), stage.address(), stage.address()];
         let database_url = stage.database_url(&stage.named("ledger"))?;
         let projection_url = stage.database_url(&stage.named("projection"))?;
         let config = stage.write("relay.toml", &relay_toml(&stage, &database_url, &relay_listen))?;
         let topic = format!("{}.order", servers.name);
         stage.make_topics(&[&topic]).await?;
+        let jobs =
+            [("ledger-orders", &*listen), ("relay", &relay_listen), ("ledger-projection", &view_listen)];
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let project = [
             "ledger-projection",
+            "--listen",
+            &view_listen,
             "--database-url",
             &projection_url,
             "--bootstrap",
@@ -95,18 +104,30 @@ impl Ledger {
             stage.headwater("relay", "headwater run: events to Kafka", &["run", "-c", argument(&config)?])?,
             stage.service("ledger-projection", "a view made of the topic alone", &project)?,
         ];
+        // beside the other one for a while, and so at another address
+        let anew_listen = stage.address();
+        let anew = project.map(|argument| if argument == view_listen { &*anew_listen } else { argument });
+        let anew: Vec<&str> = anew.into_iter().chain(["--rebuild"]).collect();
+        let rebuilding = stage.service("ledger-projection-anew", "the view, made again", &anew)?;
         for process in &processes {
             process.start()?;
         }
         let orders_url = format!("http://{listen}");
         stage.until_answers(&format!("{orders_url}/healthz")).await?;
         stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
-        let rival = Database::new(&database_url)?;
-        Ok(Ledger { stage, orders, rival, projection, orders_url, processes })
+        stage.until_answers(&format!("http://{view_listen}/healthz")).await?;
+        let rival = Database::new(&stage.own_url(&stage.named("ledger"))?)?;
+        Ok(Ledger { stage, orders, rival, projection, orders_url, processes, rebuilding })
     }
 
     fn command_request(&self, id: &str, command: &Command) -> RequestBuilder {
         self.stage.http.post(format!("{}/orders/{id}", self.orders_url)).json(command)
+    }
+
+    /// Leaves one view, with its button.
+    async fn playable(&self) -> Result<()> {
+        self.rebuilding.stop().await?;
+        self.process("ledger-projection")?.start()
     }
 
     /// Throws the view away and makes it again from the topic.

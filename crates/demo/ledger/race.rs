@@ -62,7 +62,7 @@ impl Runner {
                 return Ok(None);
             }
         };
-        let appended = store::append(client, id, order, &event).await?;
+        let appended = store::append(client, id, order, &event, None).await?;
         self.steps.push(match appended {
             Appended::Done => format!("reads version {seen}, and its event becomes version {next}"),
             Appended::Conflict => {

@@ -21,11 +21,12 @@ use rdkafka::topic_partition_list::Offset;
 use serde_json::Value as Json;
 use tokio::sync::{Notify, mpsc};
 
+use super::outgoing;
 use super::schema::{self, Registered};
-use super::{outgoing, watch};
 use crate::consume::{header, is_passing, subscribe};
 use crate::database::Database;
 use crate::service::{self, Failure, Stop};
+use crate::watch::{self, Outcome};
 
 /// How long Kafka may take for a request.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -75,7 +76,7 @@ struct Mailer {
 /// Runs until SIGTERM: what has begun is finished, offsets are committed, and the group is left.
 pub async fn run(settings: &Settings) -> Result<()> {
     let stop = Stop::at_signals()?;
-    let consumer = Arc::new(subscribe(&settings.bootstrap, &settings.group, None, &[&settings.topic])?);
+    let consumer = subscribe(&settings.bootstrap, &settings.group, None, &[&settings.topic])?;
     let dead_letters = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", &settings.bootstrap)
         .set("enable.idempotence", "true")
@@ -132,6 +133,7 @@ impl Mailer {
                     return Ok(());
                 }
                 tracing::warn!(error = format!("{error:#}"), "an event could not be handled yet");
+                watch::count(message.topic(), Outcome::NotYet);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             // refused when the partition has moved: another instance reads it again, and `seen` knows it
@@ -145,11 +147,11 @@ impl Mailer {
         match order {
             Order::Pause => {
                 self.consumer.pause(&partitions)?;
-                watch::PAUSED.set(1);
+                watch::paused(true);
             }
             Order::Resume => {
                 self.consumer.resume(&partitions)?;
-                watch::PAUSED.set(0);
+                watch::paused(false);
             }
             Order::Replay => {
                 for partition in partitions.elements() {
@@ -167,12 +169,12 @@ impl Mailer {
         let outcome = match self.check(message) {
             Err(reason) => {
                 self.set_aside(message, &reason).await?;
-                "dead_letter"
+                Outcome::DeadLetter
             }
-            Ok((event_id, profile)) if self.write_down(&event_id, &profile).await? => "mail",
-            Ok(_) => "skipped",
+            Ok((event_id, profile)) if self.write_down(&event_id, &profile).await? => Outcome::Handled,
+            Ok(_) => Outcome::SeenBefore,
         };
-        watch::EVENTS.with_label_values(&[outcome]).inc();
+        watch::count(message.topic(), outcome);
         self.written.notify_one();
         Ok(())
     }

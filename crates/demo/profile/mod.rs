@@ -8,7 +8,6 @@ mod outgoing;
 mod page;
 mod schema;
 mod script;
-mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +19,8 @@ use serde_json::{Value as Json, json};
 
 use crate::database::Database;
 use crate::run::{
-    Mailbox, Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform, relay_config,
+    Mailbox, Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform,
+    prometheus_config, relay_config,
 };
 use dead_letters::DeadLetters;
 
@@ -93,6 +93,8 @@ impl Profile {
         stage.make_topics(&[&topic, &format!("{topic}.dead")]).await?;
         let dead_letters = DeadLetters::read(&servers.bootstrap, &format!("{topic}.dead"))?;
         let relay_config = stage.write("relay.toml", &relay_toml(&stage, &users_db, &relay_address))?;
+        let jobs = [("users", &*users_address), ("relay", &relay_address), ("mailer", &mailer_address)];
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let group = format!("{}-mailer", servers.name);
         let processes = vec![
             stage.service(

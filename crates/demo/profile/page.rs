@@ -67,11 +67,11 @@ pub async fn state(profile: &Profile) -> Result<Value> {
     // nobody else says how far it is
     let mailer = profile.metrics().await.ok().map(|metrics| {
         json!({
-            "lag": sum(&metrics, "mailer_consumer_lag_records"),
-            "mailed": sum(&metrics, "\"mail\""),
-            "skipped": sum(&metrics, "\"skipped\""),
+            "lag": sum(&metrics, "service_consumer_lag_records"),
+            "mailed": sum(&metrics, "\"handled\""),
+            "skipped": sum(&metrics, "\"seen_before\""),
             "set_aside": sum(&metrics, "\"dead_letter\""),
-            "paused": sum(&metrics, "mailer_paused") > 0.0,
+            "paused": sum(&metrics, "service_consumer_paused") > 0.0,
         })
     });
     Ok(json!({

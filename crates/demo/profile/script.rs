@@ -100,10 +100,12 @@ async fn invalid(profile: &Profile) -> Result<()> {
 async fn replayed(profile: &Profile) -> Result<()> {
     profile.stage.say("an operator replays the topic from its beginning");
     let before = profile.mailbox.mails()?.len();
-    let (skipped, events) = (metric(profile, "\"skipped\"").await?, before as f64);
+    let (skipped, events) = (metric(profile, "\"seen_before\"").await?, before as f64);
     profile.operator_request("replay").send().await?.error_for_status()?;
-    until("all events to come again", async || Ok(metric(profile, "\"skipped\"").await? >= skipped + events))
-        .await?;
+    until("all events to come again", async || {
+        Ok(metric(profile, "\"seen_before\"").await? >= skipped + events)
+    })
+    .await?;
     let after = mailed(profile).await?.values().sum::<usize>();
     ensure!(before == after, "{} mails more", after - before);
     profile.stage.say(format!("  {events} events were skipped, and no mail was sent"));
@@ -116,7 +118,7 @@ async fn behind(profile: &Profile) -> Result<()> {
     for user in 0..USERS {
         change_user(profile, user, Some("late@example.com")).await?;
     }
-    let lag = "mailer_consumer_lag_records";
+    let lag = "service_consumer_lag_records";
     until("its lag", async || Ok(metric(profile, lag).await? == USERS as f64)).await?;
     profile.stage.say(format!("  its lag is {USERS} records"));
     profile.operator_request("resume").send().await?.error_for_status()?;

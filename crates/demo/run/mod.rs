@@ -1,12 +1,16 @@
 //! What starts the services of a scenario, breaks them and looks at them: the scenario's director, not a service.
 
+mod kafka;
 mod mailbox;
 mod process;
+mod prometheus;
 mod relay;
 mod scenario;
 
+pub use kafka::{Group, Record};
 pub use mailbox::Mailbox;
 pub use process::Process;
+pub use prometheus::prometheus_config;
 pub use relay::{Relay, apply_config, relay_config};
 pub use scenario::{Playing, Scenario, Settings, perform};
 
@@ -59,6 +63,9 @@ pub struct Servers {
     #[arg(long, default_value_t = 21_000)]
     pub ports: u16,
 }
+
+/// The name of the director's sessions.
+const DIRECTOR: &str = "director";
 
 /// Where a scenario plays: its servers, its folder, and what it has said.
 pub struct Stage {
@@ -128,13 +135,26 @@ impl Stage {
         Ok(format!("{server}/{database}"))
     }
 
+    /// The same, for the director's own sessions, which are not cut with the others.
+    pub fn own_url(&self, database: &str) -> Result<String> {
+        Ok(format!("{}?application_name={DIRECTOR}", self.database_url(database)?))
+    }
+
+    /// Ends the sessions of all others in a database, as a failover would.
+    pub async fn cut_sessions(&self, database: &str) -> Result<()> {
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = $1 AND application_name <> $2";
+        self.server().await?.execute(sql, &[&self.named(database), &DIRECTOR]).await?;
+        Ok(())
+    }
+
     /// Creates a database, anew if it exists, and runs `scripts` in it.
     pub async fn create_database(&self, rest: &str, scripts: &[&str]) -> Result<Database> {
         let name = self.named(rest);
         // what an earlier run left behind when it was killed
         self.drop_database(&name).await?;
         self.server().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-        let database = Database::new(&self.database_url(&name)?)?;
+        let database = Database::new(&self.own_url(&name)?)?;
         for script in scripts {
             database.execute(script).await.with_context(|| format!("cannot fill database {name}"))?;
         }
@@ -256,11 +276,20 @@ impl Stage {
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    until_within(PATIENCE, what, condition).await
+}
+
+/// The same with another patience.
+pub async fn until_within(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !condition().await.with_context(|| format!("waiting for {what}"))? {
         if Instant::now() > deadline {
-            bail!("waited {} s for {what}", PATIENCE.as_secs());
+            bail!("waited {} s for {what}", patience.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

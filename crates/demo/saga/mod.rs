@@ -5,22 +5,28 @@ pub mod orders;
 pub mod payments;
 pub mod stock;
 
+mod audit;
 mod lease;
 mod page;
 mod script;
 mod verdict;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
 use axum::Router;
 use clap::Args;
 use reqwest::RequestBuilder;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::consume::INBOX;
 use crate::database::Database;
-use crate::run::{self, Playing, Process, Relay, Scenario, Servers, Stage, argument, perform, relay_config};
+use crate::run::{
+    self, Playing, Process, Relay, Scenario, Servers, Stage, argument, perform, prometheus_config,
+    relay_config,
+};
+use script::Wish;
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
@@ -40,6 +46,9 @@ pub struct Settings {
 /// What each of the three services is called with.
 #[derive(Args, Clone)]
 pub struct Service {
+    /// host:port of its API.
+    #[arg(long)]
+    pub listen: SocketAddr,
     /// Its own database.
     #[arg(long)]
     pub database_url: String,
@@ -117,8 +126,8 @@ impl Saga {
             stage.create_database("payments", &[OUTBOX, INBOX, include_str!("payments.sql")]).await?;
         let topics = ["order", "stock", "payment"].map(|aggregate| format!("{}.{aggregate}", servers.name));
         stage.make_topics(&topics.each_ref().map(String::as_str)).await?;
-        let orders_address = stage.address();
         let mut processes = Vec::new();
+        let mut addresses = Vec::new();
         for (name, relay, aggregate, what) in [
             ("saga-orders", "relay-orders", "order", "begins orders, confirms them, gives them up"),
             ("saga-stock", "relay-stock", "stock", "reserves stock, gives it back"),
@@ -126,11 +135,13 @@ impl Saga {
         ] {
             let database = name.strip_prefix("saga-").unwrap_or(name);
             let url = stage.database_url(&stage.named(database))?;
-            let listen = stage.address();
-            let config = relay_toml(&stage, &url, &stage.named(database), &listen, aggregate);
+            let (listen, relay_listen) = (stage.address(), stage.address());
+            let config = relay_toml(&stage, &url, &stage.named(database), &relay_listen, aggregate);
             let config = stage.write(&format!("{relay}.toml"), &config)?;
             let mut arguments = vec![
                 name,
+                "--listen",
+                &listen,
                 "--database-url",
                 &url,
                 "--bootstrap",
@@ -139,7 +150,7 @@ impl Saga {
                 &servers.name,
             ];
             if name == "saga-orders" {
-                arguments.extend(["--listen", &orders_address, "--timeout-ms", TIMEOUT_MS]);
+                arguments.extend(["--timeout-ms", TIMEOUT_MS]);
             }
             processes.push(stage.service(name, what, &arguments)?);
             processes.push(stage.headwater(
@@ -147,30 +158,26 @@ impl Saga {
                 "headwater run: its outbox to Kafka",
                 &["run", "-c", argument(&config)?],
             )?);
-            let relay = processes.last().expect("just pushed");
-            relay.start()?;
-            stage.until_answers(&format!("http://{listen}/readyz")).await?;
+            let process = processes.last().expect("just pushed");
+            process.start()?;
+            stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
+            addresses.extend([(name, listen), (relay, relay_listen)]);
         }
+        let jobs: Vec<_> = addresses.iter().map(|(name, address)| (*name, address.as_str())).collect();
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         for process in &processes {
             process.start()?;
         }
-        let orders_url = format!("http://{orders_address}");
-        stage.until_answers(&format!("{orders_url}/healthz")).await?;
+        for (_, address) in &addresses {
+            stage.until_answers(&format!("http://{address}/healthz")).await?;
+        }
+        let orders_url = format!("http://{}", addresses[0].1);
         Ok(Saga { stage, orders, stock, payments, orders_url, processes, count: 0 })
     }
 
     /// An order, as a customer sends it.
-    fn order_request(
-        &self,
-        id: &str,
-        sku: &str,
-        quantity: i32,
-        card: &str,
-        deliverable: bool,
-    ) -> RequestBuilder {
-        let url = format!("{}/orders/{id}", self.orders_url);
-        let body = json!({ "sku": sku, "quantity": quantity, "card": card, "deliverable": deliverable });
-        self.stage.http.put(url).json(&body)
+    fn order_request(&self, id: &str, wish: &Wish<'_>) -> RequestBuilder {
+        self.stage.http.put(format!("{}/orders/{id}", self.orders_url)).json(wish)
     }
 }
 

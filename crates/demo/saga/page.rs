@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::script::{ARTICLES, Wish};
+use super::script::{ARTICLES, Wish, wish};
 use super::verdict::verdict;
 use super::{Saga, lease};
 use crate::database::Database;
@@ -126,6 +126,8 @@ struct Order {
     quantity: i32,
     card: String,
     deliverable: bool,
+    /// How long the customer waits.
+    seconds: u32,
 }
 
 /// The caller of the order service chooses the id.
@@ -136,21 +138,25 @@ fn next_id() -> String {
 
 async fn order(State(saga): State<Arc<Saga>>, Json(order): Json<Order>) -> Result<Json<Value>, Failure> {
     let id = next_id();
-    let request = saga.order_request(&id, &order.sku, order.quantity, &order.card, order.deliverable);
-    ask("order service", request).await?;
+    let wish = Wish {
+        sku: &order.sku,
+        quantity: order.quantity,
+        card: &order.card,
+        deliverable: order.deliverable,
+        patience_ms: order.seconds.saturating_mul(1000),
+    };
+    ask("order service", saga.order_request(&id, &wish)).await?;
     Ok(Json(json!({ "id": id })))
 }
 
 async fn many(State(saga): State<Arc<Saga>>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let wish = Wish::random();
-        let request = saga.order_request(&next_id(), wish.sku, wish.quantity, wish.card, wish.deliverable);
-        ask("order service", request).await?;
+        ask("order service", saga.order_request(&next_id(), &wish())).await?;
     }
     Ok(())
 }
 
 async fn two_buyers(State(saga): State<Arc<Saga>>) -> Result<Json<lease::Sold>, Failure> {
-    let other = Database::new(&saga.stage.database_url(&saga.stage.named("stock"))?)?;
+    let other = Database::new(&saga.stage.own_url(&saga.stage.named("stock"))?)?;
     Ok(Json(lease::two_buyers(&saga.stock, &other).await?))
 }

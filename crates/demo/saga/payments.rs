@@ -1,13 +1,14 @@
 //! The payment service of the saga: it takes money once the stock is reserved, and returns it.
 
 use anyhow::Result;
+use axum::Router;
 use serde_json::json;
 use tokio_postgres::Transaction;
 
 use super::Service;
 use crate::consume::{Event, consume, emit, subscribe};
 use crate::database::Database;
-use crate::service::Stop;
+use crate::service::{self, Stop};
 
 /// Runs until SIGTERM.
 pub async fn run(service: &Service) -> Result<()> {
@@ -18,10 +19,15 @@ pub async fn run(service: &Service) -> Result<()> {
         Some("one"),
         &[&service.topic("order"), &service.topic("stock")],
     )?;
-    consume(&consumer, &Database::new(&service.database_url)?, &stop, handle).await
+    let database = Database::new(&service.database_url)?;
+    tokio::try_join!(
+        service::serve(service.listen, Router::new(), stop.clone()),
+        consume(&consumer, &database, &stop, handle),
+    )?;
+    Ok(())
 }
 
-async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
+pub(super) async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
     match event.kind.as_str() {
         "StockReserved" => take(transaction, event).await,
         "OrderCancelled" => give_back(transaction, &event.key).await,

@@ -10,6 +10,7 @@ pub mod product;
 
 mod page;
 mod script;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use serde_json::{Value as Json, json};
 use crate::database::Database;
 use crate::run::{
     Mailbox, Playing, Process, Relay, Scenario, Servers, Settings, Stage, apply_config, argument, perform,
-    relay_config, until,
+    prometheus_config, relay_config, until,
 };
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
@@ -108,7 +109,13 @@ impl Shop {
             headwater("apply", "headwater apply: events into the copy, answers", "apply", &apply_config)?,
             service("orders", "takes orders by its copy", orders_address, &orders_db)?,
         ];
-        stage.write("prometheus.yml", &prometheus_yml(&addresses))?;
+        let jobs = [
+            ("product", &**product_address),
+            ("relay", relay_address),
+            ("apply", apply_address),
+            ("orders", orders_address),
+        ];
+        stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let url = |address: &String| format!("http://{address}");
         let shop = Shop {
             product_url: url(product_address),
@@ -249,21 +256,4 @@ on_event.'InventoryChanged' = "select inventory_changed($1)"
 feedback_topic = "{name}.feedback""#
     );
     apply_config(stage, database_url, listen, &apply)
-}
-
-/// What a Prometheus needs to watch the shop, with the rules of deploy/prometheus.
-fn prometheus_yml([product, relay, apply, orders]: &[String; 4]) -> String {
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/prometheus");
-    format!(
-        r#"global: {{ scrape_interval: 1s, evaluation_interval: 1s }}
-rule_files: ["{rules}/alerts.yml", "{rules}/outbox-alerts.yml"]
-scrape_configs:
-  - job_name: headwater
-    static_configs: [{{ targets: ["{relay}"] }}]
-  - job_name: apply
-    static_configs: [{{ targets: ["{apply}"] }}]
-  - job_name: services
-    static_configs: [{{ targets: ["{product}", "{orders}"] }}]
-"#
-    )
 }

@@ -25,7 +25,8 @@ class Mailbox:
         print(json.dumps({
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
-            "subject": mail["subject"],
+            "subject": mail["subject"] or "",
+            "message_id": mail["message-id"] or "",
             "body": mail.get_body().get_content(),
             "encrypted": session.ssl is not None,
             "login": session.auth_data,
