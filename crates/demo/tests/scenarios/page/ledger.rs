@@ -41,7 +41,7 @@ async fn life_of_an_order(browser: &Browser) -> Result<()> {
     browser.write("#add input[name=sku]", "kettle").await?;
     browser.write("#add input[name=price]", "39.90").await?;
     becomes(browser, "#add button", "LineAdded", "open").await?;
-    browser.until(&has_row("fold", &["kettle", "1", "€ 39.90"])).await?;
+    browser.until(&has_row("fold", &["kettle", "1", "€\u{a0}39.90"])).await?;
     becomes(browser, "#remove button", "LineRemoved", "open").await?;
     becomes(browser, "#add button", "LineAdded", "open").await?;
     refused(browser, "#pay", "it is not placed").await?;
