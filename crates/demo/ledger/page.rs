@@ -21,7 +21,7 @@ const ORDERS: &str = "SELECT coalesce(json_agg(o.order_id), '[]')::text FROM (
 /// The newest events of one order.
 const EVENTS: &str = "SELECT coalesce(json_agg(e), '[]')::text FROM (
     SELECT version, type, payload, to_char(at, 'HH24:MI:SS') AS at FROM order_event WHERE order_id = $1
-    ORDER BY version DESC LIMIT 14) e";
+    ORDER BY version DESC LIMIT 10) e";
 
 pub fn buttons() -> Router<Arc<Ledger>> {
     Router::new()

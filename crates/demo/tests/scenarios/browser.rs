@@ -139,18 +139,26 @@ impl Browser {
         bail!("{selector} was clicked for {} s, and not true: {expression}", PATIENCE.as_secs())
     }
 
-    /// A click on Stop, and the process has ended.
+    /// A click on Stop, and the process has ended: it may be started.
     pub async fn stop(&self, process: &str) -> Result<()> {
-        let button = format!("button[aria-label='stop {process}']");
-        self.click(&button).await?;
-        self.until(&format!("document.querySelector(\"{button}\").disabled")).await
+        self.click(&format!("button[aria-label='stop {process}']")).await?;
+        self.until_enabled(&format!("start {process}")).await
+    }
+
+    /// A click on kill -9, and the process has ended.
+    pub async fn kill(&self, process: &str) -> Result<()> {
+        self.click(&format!("button[aria-label='kill {process}']")).await?;
+        self.until_enabled(&format!("start {process}")).await
     }
 
     /// A click on Start, and the process runs, whether it is ready or not.
     pub async fn start(&self, process: &str) -> Result<()> {
-        let button = format!("button[aria-label='start {process}']");
-        self.click(&button).await?;
-        self.until(&format!("document.querySelector(\"{button}\").disabled")).await
+        self.click(&format!("button[aria-label='start {process}']")).await?;
+        self.until_enabled(&format!("stop {process}")).await
+    }
+
+    async fn until_enabled(&self, button: &str) -> Result<()> {
+        self.until(&format!("!document.querySelector(\"button[aria-label='{button}']\").disabled")).await
     }
 
     async fn find(&self, selector: &str) -> Result<String> {
@@ -162,8 +170,15 @@ impl Browser {
 
     /// As with a mouse.
     pub async fn click(&self, selector: &str) -> Result<()> {
-        let element = self.find(selector).await?;
-        self.post(&format!("element/{element}/click"), json!({})).await.map(drop)
+        let begun = Instant::now();
+        loop {
+            let element = self.find(selector).await?;
+            match self.post(&format!("element/{element}/click"), json!({})).await {
+                // the page has drawn it anew since it was found, which a mouse would not notice
+                Err(error) if error.to_string().contains("stale element") && begun.elapsed() < PATIENCE => {}
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// As with a keyboard, over what is there.

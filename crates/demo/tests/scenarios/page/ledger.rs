@@ -87,10 +87,7 @@ async fn view(browser: &Browser) -> Result<()> {
     browser.says("#behind", "The view has all").await?;
     browser.says("#verdict", "= equal").await?;
     ensure!(browser.run(pid).await? != before, "the view was not made again");
-    browser.click("button[aria-label='kill ledger-projection']").await?;
-    browser
-        .until("!document.querySelector(\"button[aria-label='start ledger-projection']\").disabled")
-        .await?;
+    browser.kill("ledger-projection").await?;
     browser.click("#add button").await?;
     browser.says("#verdict", "≠ behind").await?;
     browser.start("ledger-projection").await?;
