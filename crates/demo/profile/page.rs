@@ -43,9 +43,11 @@ pub async fn state(profile: &Profile) -> Result<Value> {
         .mails
         .client()
         .await?
-        .query("SELECT event_id, sent_at IS NOT NULL FROM mail ORDER BY at DESC LIMIT 100", &[])
+        .query("SELECT event_id, CASE WHEN refused IS NOT NULL THEN 'refused' WHEN sent_at IS NULL THEN 'to be mailed'
+                     ELSE 'mailed' END
+             FROM mail ORDER BY at DESC LIMIT 100", &[])
         .await?;
-    let mails: BTreeMap<String, bool> = mails.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mails: BTreeMap<String, String> = mails.iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut events: Value = serde_json::from_str(&profile.users.text(EVENTS).await?)?;
     for event in events.as_array_mut().into_iter().flatten() {
         let id = event["id"].as_str().unwrap_or_default();
@@ -55,8 +57,7 @@ pub async fn state(profile: &Profile) -> Result<Value> {
             "set aside"
         } else {
             match mails.get(id) {
-                Some(true) => "mailed",
-                Some(false) => "to be mailed",
+                Some(outcome) => outcome,
                 // true of it whether it was read already or is still to come
                 None if newest >= event["version"].as_i64() => "passed over",
                 None => "waiting",

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Saga, audit, lease, payments, stock};
 use crate::consume::Event;
 use crate::database::Database;
-use crate::run::{Group, Record, Scenario, until};
+use crate::run::{Group, Process, Record, until};
 
 pub const ARTICLES: [&str; 3] = ["anvil", "rope", "bucket"];
 
@@ -153,17 +153,21 @@ async fn each_way_to_end(saga: &Saga) -> Result<()> {
     Ok(())
 }
 
+fn process<'a>(saga: &'a Saga, name: &str) -> Result<&'a Process> {
+    saga.processes.iter().find(|process| process.name == name).with_context(|| format!("no process {name}"))
+}
+
 /// The customer has gone before the payment service hears that the stock was reserved.
 async fn asked_too_late(saga: &Saga) -> Result<()> {
     saga.stage.say("the relay of the stock is stopped; a customer goes before payment was asked for");
-    saga.process("relay-stock")?.stop().await?;
+    process(saga, "relay-stock")?.stop().await?;
     place(saga, "gone", &Wish { patience_ms: 500, ..ONE }).await?;
     until("the payment to be void", async || {
         let void = "SELECT count(*) FROM payment WHERE order_id = 'gone' AND state = 'VOIDED'";
         Ok(saga.payments.number(void).await? == 1)
     })
     .await?;
-    saga.process("relay-stock")?.start()?;
+    process(saga, "relay-stock")?.start()?;
     ended(saga, "gone", "cancelled, took too long").await?;
     saga.stage.say("  no money is taken, and the stock is given back");
     Ok(())
@@ -172,7 +176,7 @@ async fn asked_too_late(saga: &Saga) -> Result<()> {
 /// A service is stopped, and then killed, while it is at work on an event, which a lock on its inbox makes last.
 async fn in_hand(saga: &Saga) -> Result<()> {
     saga.stage.say("the stock service is stopped, and killed, in the midst of an event");
-    let stock = saga.process("saga-stock")?;
+    let stock = process(saga, "saga-stock")?;
     let other = Database::new(&saga.stage.own_url(&saga.stage.named("stock"))?)?;
     for (id, killed) in [("stopped", false), ("killed", true)] {
         other.execute("BEGIN; LOCK TABLE inbox IN EXCLUSIVE MODE").await?;
@@ -355,12 +359,20 @@ async fn everything_again(saga: &Saga) -> Result<()> {
         ("saga-stock", "stock", [topic("order"), topic("payment")]),
         ("saga-payments", "payments", [topic("order"), topic("stock")]),
     ];
-    for (service, group, topics) in groups {
-        let group = Group { name: format!("{name}-{group}"), topics: topics.into() };
-        saga.process(service)?.stop().await?;
-        saga.stage.rewind(&group).await?;
-        saga.process(service)?.start()?;
-        saga.stage.until_read(&group).await?;
+    for (service, ..) in &groups {
+        process(saga, service)?.stop().await?;
+    }
+    let groups = groups.map(|(service, group, topics)| {
+        (service, Group { name: format!("{name}-{group}"), topics: topics.into() })
+    });
+    for (_, group) in &groups {
+        saga.stage.rewind(group).await?;
+    }
+    for (service, _) in &groups {
+        process(saga, service)?.start()?;
+    }
+    for (_, group) in &groups {
+        saga.stage.until_read(group).await?;
     }
     let after = audit::everything(saga).await?;
     ensure!(before == after, "something was done twice; before:\n{before}after:\n{after}");

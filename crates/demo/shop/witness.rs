@@ -27,6 +27,7 @@ impl Witness {
     /// Begins to take notes.
     pub async fn new(shop: &Shop) -> Result<Witness> {
         shop.product.execute(include_str!("witness.sql")).await?;
+        shop.orders.execute(include_str!("witness_orders.sql")).await?;
         Ok(Witness::default())
     }
 
@@ -73,6 +74,21 @@ impl Witness {
         Ok(())
     }
 
+    /// Events of an article come in their order, except those that are sent again: each of the others was written into the
+    /// copy. Equal tables would not say it, since a later event brings what an earlier one should have.
+    async fn applied(&self, shop: &Shop) -> Result<()> {
+        let first = "SELECT aggregateid || ' ' || (payload->>'version') FROM headwater.outbox
+                     WHERE attempt = 1 AND status = 'PROCESSED'";
+        let first = shop.product.client().await?.query(first, &[]).await?;
+        let applied = "SELECT DISTINCT sku || ' ' || version FROM applied";
+        let applied = shop.orders.client().await?.query(applied, &[]).await?;
+        let applied: BTreeSet<String> = applied.iter().map(|row| row.get(0)).collect();
+        let missing =
+            first.iter().map(|row| row.get::<_, String>(0)).find(|change| !applied.contains(change));
+        ensure!(missing.is_none(), "a change was confirmed and never written into the copy: {missing:?}");
+        Ok(())
+    }
+
     /// What has to hold at the end, of all events of the run. Says what was counted.
     pub async fn sums_up(&self, shop: &Shop) -> Result<()> {
         let (reached, _) = self.reached(shop, 0).await?;
@@ -83,6 +99,7 @@ impl Witness {
         let left = "SELECT count(*) FROM (SELECT lag(status) OVER (PARTITION BY id ORDER BY number) FROM witness) w (was)
                     WHERE was IN ('PROCESSED', 'CANCELLED')";
         ensure!(shop.product.number(left).await? == 0, "an event has left an end state");
+        self.applied(shop).await?;
         let (deaths, mails) = (self.deaths(shop).await?, shop.mailbox.mails()?);
         let untold = self.untold.lock().expect("nobody panics with it").clone();
         let ids = shop.product.text("SELECT string_agg(id::text, ' ') FROM headwater.outbox").await?;
