@@ -19,7 +19,7 @@ use crate::page::ask;
 use crate::service::Failure;
 
 /// How many orders are shown, and how many the button for many of them places.
-const SHOWN: i64 = 15;
+const SHOWN: i64 = 18;
 const MANY: usize = 20;
 
 pub fn buttons() -> Router<Arc<Saga>> {
