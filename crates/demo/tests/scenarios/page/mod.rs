@@ -43,11 +43,17 @@ async fn check(name: &str, used: impl AsyncFnOnce(&Browser) -> Result<()>) -> Re
     let address = address();
     let (running, logs) = start(name, &address).await?;
     let browser = Browser::open(&format!("http://{address}/")).await?;
-    used(&browser).await?;
-    accessible(&browser).await?;
-    let complaints = browser.complaints().await?;
-    ensure!(complaints.is_empty(), "the browser's console: {complaints:#?}");
+    let result = async {
+        used(&browser).await?;
+        accessible(&browser).await?;
+        let complaints = browser.complaints().await?;
+        ensure!(complaints.is_empty(), "the browser's console: {complaints:#?}");
+        Ok(())
+    };
+    let result = result.await;
+    // also then: it would outlive this and go on asking an address that is another test's by now
     browser.close().await?;
+    result?;
     drop(running);
     std::fs::remove_dir_all(logs).ok();
     Ok(())
@@ -67,8 +73,11 @@ async fn keep(browser: &Browser, name: &str) -> Result<()> {
     ] {
         browser.prefer(scheme).await?;
         browser.resize(width, 800).await?;
-        let sideways = browser.run("return document.documentElement.scrollWidth > innerWidth").await?;
-        ensure!(sideways == false, "{name} scrolls sideways in a window of {width} pixels");
+        // the page, or a part of it
+        let sideways = "return [...document.querySelectorAll('html, section, .card')]
+            .filter(part => part.scrollWidth > part.clientWidth).map(part => part.textContent.trim().slice(0, 80))";
+        let sideways = browser.run(sideways).await?;
+        ensure!(sideways == serde_json::json!([]), "sideways in {width} pixels, {name} scrolls {sideways}");
         let height = browser.run("return document.documentElement.scrollHeight").await?;
         let height = u32::try_from(height.as_u64().context("no height")?)?;
         browser.resize(width, height).await?;
