@@ -145,7 +145,7 @@ async fn killed_while_competing(ledger: &Ledger, commands: usize) -> Result<Keys
     let mut bought = None;
     let mut next = Vec::new();
     // until everything was broken at least once
-    while bought.is_none() || !next.is_empty() {
+    while bought.is_none() || !next.is_empty() || broken.is_empty() {
         tokio::select! {
             done = &mut buying, if bought.is_none() => bought = Some(done?),
             () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..900))) => {

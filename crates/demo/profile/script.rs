@@ -347,6 +347,7 @@ async fn killed_while_sending(profile: &Profile) -> Result<()> {
 async fn load(profile: &Profile, changes: usize) -> Result<()> {
     for number in 0..changes {
         change(profile, number % USERS, Some(&format!("user{number}@example.com"))).await?;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..80))).await;
     }
     Ok(())
 }
@@ -354,12 +355,15 @@ async fn load(profile: &Profile, changes: usize) -> Result<()> {
 async fn ended(profile: &Profile, changes: usize) -> Result<()> {
     profile.stage.say(format!("{changes} changes, and SIGTERM for the e-mail service again and again"));
     let before = mailed(profile).await?.values().sum::<usize>();
-    let mut ends = 0;
+    let (mut ends, mut loaded) = (0, false);
     let loading = load(profile, changes);
     tokio::pin!(loading);
-    loop {
+    while !loaded || ends < 3 {
         tokio::select! {
-            done = &mut loading => break done?,
+            done = &mut loading, if !loaded => {
+                done?;
+                loaded = true;
+            }
             () = tokio::time::sleep(Duration::from_millis(fastrand::u64(300..1200))) => {
                 let status = mailer(profile)?.stop().await?.context("it had ended by itself")?;
                 ensure!(status.success(), "SIGTERM ended it with {status}");
@@ -390,7 +394,7 @@ async fn killed(profile: &Profile, changes: usize) -> Result<()> {
     let loading = load(profile, changes);
     tokio::pin!(loading);
     // until everything was broken at least once
-    while !loaded || !next.is_empty() {
+    while !loaded || !next.is_empty() || broken.is_empty() {
         tokio::select! {
             done = &mut loading, if !loaded => {
                 done?;

@@ -273,7 +273,7 @@ impl Stage {
 }
 
 /// How long a step waits for what it expects: far more than it takes, since the machine may be busy with other things.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds.
 pub async fn until(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {

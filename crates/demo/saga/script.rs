@@ -266,7 +266,7 @@ async fn random(saga: &Saga, orders: usize) -> Result<()> {
     let mut all_placed = false;
     // as long as orders come, and until everything was broken; the last orders have to end
     let mut next = Vec::new();
-    while !all_placed || !next.is_empty() {
+    while !all_placed || !next.is_empty() || broken.is_empty() {
         tokio::select! {
             placed = &mut buying, if !all_placed => {
                 placed?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::witness::Witness;
 use super::{ATTEMPTS, Shop};
-use crate::run::{Process, Scenario, until, until_within};
+use crate::run::{PATIENCE, Process, Scenario, until, until_within};
 
 const ARTICLES: [(&str, &str); 6] = [
     ("ANV-50", "Anvil, 50 kg"),
@@ -184,8 +184,8 @@ async fn cancelled(shop: &Shop) -> Result<()> {
     Ok(())
 }
 
-/// Stock changes all the time, one article after the other can't be applied for a while, and every second something is
-/// killed: as long as it is told to, and until that has made events fail, die, wait and be sent again.
+/// Stock changes all the time, one article after the other can't be applied for a while, and every other second something
+/// is killed: as long as it is told to, and until that has made events fail, die, wait and be sent again.
 async fn killed_under_load(shop: &Shop, witness: &Witness, load: Duration) -> Result<()> {
     shop.stage.say(format!(
         "{} s of changes; one article after the other can't be applied for a while, kill -9 for whatever runs, and \
@@ -222,7 +222,8 @@ async fn changes(shop: &Shop, over: &Cell<bool>) -> Result<i64> {
             Ok(_) => changed += 1,
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..40))).await;
+        // fewer than a mail lists of one article, while the answers of a relay that was killed wait for its group
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
     }
     Ok(changed)
 }
@@ -236,31 +237,22 @@ async fn troubles(
     over: &Cell<bool>,
 ) -> Result<()> {
     let end = Instant::now() + load;
-    until_within(
-        load + Duration::from_secs(120),
-        "events that fail, die, wait and are sent again",
-        async || {
-            let (sku, _) = ARTICLES[fastrand::usize(..ARTICLES.len())];
-            shop.trouble(Some(sku)).await?;
-            let dead = format!(
-                "SELECT count(*) FROM headwater.outbox WHERE aggregateid = '{sku}' AND status = 'DEAD'"
-            );
-            let patience = Instant::now() + Duration::from_secs(8);
-            while shop.product.number(&dead).await? == 0 && Instant::now() < patience {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            shop.trouble(None).await?;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1500))).await;
+    until_within(load + PATIENCE, "events that fail, die, wait and are sent again", async || {
+        let (sku, _) = ARTICLES[fastrand::usize(..ARTICLES.len())];
+        let dead =
+            format!("SELECT count(*) FROM headwater.outbox WHERE aggregateid = '{sku}' AND status = 'DEAD'");
+        shop.trouble(Some(sku)).await?;
+        until("an event to die", async || Ok(shop.product.number(&dead).await? > 0)).await?;
+        shop.trouble(None).await?;
+        until("events to be sent again", async || {
             retry_what_was_told(shop).await?;
-            let (reached, _) = witness.reached(shop, first).await?;
-            let again = format!(
-                "SELECT count(*) FROM witness WHERE number > {first} AND status = 'PROCESSED' AND attempt > 1"
-            );
-            Ok(Instant::now() > end
-                && ["BLOCKED", "DEAD", "FAILED"].iter().all(|status| reached.contains(*status))
-                && shop.product.number(&again).await? > 0)
-        },
-    )
+            Ok(shop.product.number(&dead).await? == 0)
+        })
+        .await?;
+        let (reached, _) = witness.reached(shop, first).await?;
+        let seen = ["BLOCKED", "DEAD", "FAILED"].iter().all(|status| reached.contains(*status));
+        Ok(Instant::now() > end && seen)
+    })
     .await?;
     over.set(true);
     Ok(())
@@ -272,12 +264,13 @@ const DATABASES: [(&str, &str); 2] = [("product", "database product"), ("orders"
 async fn breaks<'a>(shop: &'a Shop, witness: &Witness, over: &Cell<bool>) -> Result<BTreeMap<&'a str, u32>> {
     let mut broken = BTreeMap::<&str, u32>::new();
     let mut next = Vec::new();
-    while !over.get() || !next.is_empty() {
+    while !over.get() || !next.is_empty() || broken.is_empty() {
         if next.is_empty() {
             next = (0..shop.processes.len() + DATABASES.len()).collect();
             fastrand::shuffle(&mut next);
         }
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(300..1200))).await;
+        // not more often: answers are read again when the session of a relay that was killed has timed out
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1000..3500))).await;
         let which = next.pop().context("just filled")?;
         let name = match shop.processes.get(which) {
             Some(process) => {
