@@ -294,7 +294,7 @@ const DATABASES: [(&str, &str); 3] =
     [("orders", "database orders"), ("stock", "database stock"), ("payments", "database payments")];
 
 /// A process is killed and started again, or a database ends all sessions.
-async fn break_something<'a>(saga: &'a Saga, which: usize) -> Result<&'a str> {
+async fn break_something(saga: &Saga, which: usize) -> Result<&str> {
     let Some(process) = saga.processes.get(which) else {
         let (database, name) = DATABASES[which - saga.processes.len()];
         saga.stage.cut_sessions(database).await?;
