@@ -154,8 +154,14 @@ impl Mailer {
         let partitions = self.consumer.assignment()?;
         ensure!(partitions.count() > 0, "no partition is ours yet");
         match order {
-            Order::Pause => self.consumer.pause(&partitions)?,
-            Order::Resume => self.consumer.resume(&partitions)?,
+            Order::Pause => {
+                self.consumer.pause(&partitions)?;
+                watch::paused(true);
+            }
+            Order::Resume => {
+                self.consumer.resume(&partitions)?;
+                watch::paused(false);
+            }
             Order::Replay => {
                 for partition in partitions.elements() {
                     let (topic, number) = (partition.topic(), partition.partition());
@@ -244,9 +250,9 @@ impl Mailer {
                 format!("Dear {},\n\nyour profile was changed.\n\nReference: {event_id}\n", text("name"));
             transaction
                 .execute(
-                    "INSERT INTO mail (event_id, address, subject, body) VALUES ($1, $2, 'Your profile', $3)
-                     ON CONFLICT DO NOTHING",
-                    &[&event_id, &text("email"), &body],
+                    "INSERT INTO mail (event_id, user_id, address, subject, body)
+                     VALUES ($1, $2, $3, 'Your profile', $4) ON CONFLICT DO NOTHING",
+                    &[&event_id, &text("id"), &text("email"), &body],
                 )
                 .await?;
         }

@@ -6,6 +6,7 @@ CREATE TABLE seen (
 
 CREATE TABLE mail (
     event_id text PRIMARY KEY,
+    user_id  text NOT NULL,
     address  text NOT NULL,
     subject  text NOT NULL,
     body     text NOT NULL,

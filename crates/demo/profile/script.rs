@@ -28,6 +28,24 @@ pub async fn play(profile: &Profile, changes: usize) -> Result<()> {
     killed(profile, changes).await
 }
 
+/// What there is when a person plays: some people, and their mails.
+pub async fn entered(profile: &Profile) -> Result<()> {
+    const PEOPLE: [(&str, &str); 5] =
+        [("ada", "Ada"), ("ben", "Ben"), ("cleo", "Cleo"), ("dan", "Dan"), ("eva", "Eva")];
+    profile.stage.say("five people enter their profiles");
+    for (id, name) in PEOPLE {
+        let request = profile.change_request(id, Some(&format!("{id}@example.com")), name);
+        request.send().await?.error_for_status()?;
+    }
+    until("a mail to each", async || {
+        let sent = "SELECT count(*) FROM mail WHERE sent_at IS NOT NULL";
+        Ok(profile.mails.number(sent).await? == PEOPLE.len() as i64)
+    })
+    .await?;
+    profile.stage.say("  each has one mail");
+    Ok(())
+}
+
 async fn change(profile: &Profile, user: usize, email: Option<&str>) -> Result<()> {
     let url = format!("{}/users/user-{user}", profile.users_url);
     let body = json!({ "email": email, "name": format!("User {user}") });

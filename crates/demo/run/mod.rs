@@ -5,15 +5,18 @@ mod mailbox;
 mod process;
 mod prometheus;
 mod relay;
+mod scenario;
 
 pub use kafka::{Group, Record};
 pub use mailbox::Mailbox;
 pub use process::Process;
 pub use prometheus::prometheus_config;
 pub use relay::{Relay, apply_config, relay_config};
+pub use scenario::{Playing, Scenario, Settings, perform};
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,6 +31,9 @@ use tokio_postgres::{Client, Config};
 
 use crate::database::{self, Database};
 use crate::service::Stop;
+
+/// Of each topic.
+pub const PARTITIONS: i32 = 3;
 
 /// Real servers, and where the scenario may write.
 #[derive(Args, Clone)]
@@ -187,7 +193,7 @@ impl Stage {
             ClientConfig::new().set("bootstrap.servers", &self.servers.bootstrap).create()?;
         let topics: Vec<_> = names
             .iter()
-            .map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
+            .map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
             .collect();
         let results = admin.create_topics(&topics, &AdminOptions::new()).await;
         for result in results.context("cannot make topics")? {
@@ -199,8 +205,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A process of the headwater binary.
-    pub fn headwater(&self, name: &'static str, what: &'static str, arguments: &[&str]) -> Result<Process> {
+    fn headwater_program(&self) -> Result<PathBuf> {
         let program = match &self.servers.headwater {
             Some(path) => path.clone(),
             None => std::env::current_exe()?.with_file_name("headwater"),
@@ -208,7 +213,23 @@ impl Stage {
         if !program.exists() {
             bail!("there is no {}: cargo build --release --workspace --bins", program.display());
         }
-        Ok(Process::new(name, what, program, arguments, &self.servers.folder))
+        Ok(program)
+    }
+
+    /// A process of the headwater binary.
+    pub fn headwater(&self, name: &'static str, what: &'static str, arguments: &[&str]) -> Result<Process> {
+        Ok(Process::new(name, what, self.headwater_program()?, arguments, &self.servers.folder))
+    }
+
+    /// `headwater outbox …`, what a person on call would type.
+    pub async fn outbox(&self, config: &Path, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.headwater_program()?);
+        command.arg("outbox").args(arguments).arg("-c").arg(config);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        if !output.status.success() {
+            bail!("headwater outbox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// A process of one of the services of this crate.

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::Saga;
+use super::verdict::{Verdict, verdict};
 use crate::database::Database;
 use crate::run::until;
 
@@ -32,15 +33,12 @@ pub async fn ends(saga: &Saga, prefix: &str) -> Result<Ends> {
         let (order, state): (&str, &str) = (row.get(0), row.get(1));
         let of = |states: &States| states.get(order).map_or(("none".to_owned(), 0), Clone::clone);
         let ((payment, returned), (reservation, released)) = (of(&payments), of(&stock));
-        match (state, payment.as_str(), reservation.as_str()) {
-            ("CONFIRMED", "TAKEN", "SOLD")
-            | ("CANCELLED", "none", "REJECTED")
-            | ("CANCELLED", "REFUSED", "RELEASED") => {}
-            ("CANCELLED", "REFUNDED" | "VOIDED", "RELEASED") if returned < released => {}
-            found => {
-                bail!("order {order} ended as {found:?}, money returned at {returned}, stock at {released}")
-            }
-        }
+        let agree = verdict(state, &payment, &reservation) == Verdict::Agree;
+        let backward = !matches!(payment.as_str(), "REFUNDED" | "VOIDED") || returned < released;
+        ensure!(
+            agree && backward,
+            "order {order} ended as {state} {payment} {reservation}, money returned at {returned}, stock at {released}"
+        );
         if order.starts_with(prefix) {
             *ends.entry((state.to_owned(), payment, reservation)).or_default() += 1;
         }

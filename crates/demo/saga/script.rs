@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Saga, audit, lease, payments, stock};
@@ -12,18 +13,19 @@ use crate::consume::Event;
 use crate::database::Database;
 use crate::run::{Group, Process, Record, until};
 
-const ARTICLES: [&str; 3] = ["anvil", "rope", "bucket"];
+pub const ARTICLES: [&str; 3] = ["anvil", "rope", "bucket"];
 
 /// A customer who waits for longer than the script does.
 const PATIENT: u32 = 600_000;
 
-/// What a customer wants.
-struct Wish<'a> {
-    sku: &'a str,
-    quantity: i32,
-    card: &'a str,
-    deliverable: bool,
-    patience_ms: u32,
+/// What a customer wants, as the order service reads it.
+#[derive(Serialize)]
+pub struct Wish<'a> {
+    pub sku: &'a str,
+    pub quantity: i32,
+    pub card: &'a str,
+    pub deliverable: bool,
+    pub patience_ms: u32,
 }
 
 const ONE: Wish<'_> =
@@ -35,9 +37,7 @@ pub async fn play(saga: &Saga, orders: usize) -> Result<()> {
     undone_before_it_was_done(saga).await?;
     // for about half of what will be asked for, and a few
     let each = i32::try_from(orders / 6 + 5)?;
-    for sku in ARTICLES {
-        saga.stock.execute(&format!("INSERT INTO stock VALUES ('{sku}', {each})")).await?;
-    }
+    stocked(saga, each).await?;
     each_way_to_end(saga).await?;
     asked_too_late(saga).await?;
     in_hand(saga).await?;
@@ -45,6 +45,21 @@ pub async fn play(saga: &Saga, orders: usize) -> Result<()> {
     random(saga, orders).await?;
     agreed(saga, orders, i64::from(each)).await?;
     everything_again(saga).await
+}
+
+/// What there is when a person plays: stock, and services that have shown that they work together.
+pub async fn opened(saga: &Saga) -> Result<()> {
+    saga.stage.say("40 pieces of each article, and a first order");
+    stocked(saga, 40).await?;
+    place(saga, "first", &ONE).await?;
+    ended(saga, "first", "confirmed").await
+}
+
+async fn stocked(saga: &Saga, each: i32) -> Result<()> {
+    for sku in ARTICLES {
+        saga.stock.execute(&format!("INSERT INTO stock VALUES ('{sku}', {each})")).await?;
+    }
+    Ok(())
 }
 
 async fn one_piece(saga: &Saga) -> Result<()> {
@@ -89,13 +104,8 @@ async fn undone_before_it_was_done(saga: &Saga) -> Result<()> {
 
 /// An order as a customer sends it, again and again until it was taken.
 async fn place(saga: &Saga, id: &str, wish: &Wish<'_>) -> Result<()> {
-    let url = format!("{}/orders/{id}", saga.orders_url);
-    let Wish { sku, quantity, card, deliverable, patience_ms } = wish;
-    let body = json!({
-        "sku": sku, "quantity": quantity, "card": card, "deliverable": deliverable, "patience_ms": patience_ms,
-    });
     until("an order to be taken", async || {
-        let answer = saga.stage.http.put(&url).json(&body).send().await;
+        let answer = saga.order_request(id, wish).send().await;
         Ok(answer.is_ok_and(|answer| answer.status().is_success()))
     })
     .await
@@ -224,7 +234,7 @@ async fn unreadable(saga: &Saga) -> Result<()> {
 }
 
 /// A random wish. Some customers go at a random moment, so that giving up meets every step.
-fn wish<'a>() -> Wish<'a> {
+pub fn wish<'a>() -> Wish<'a> {
     let card = match fastrand::u8(..10) {
         0..7 => "pays",
         7..9 => "refuses",
@@ -284,7 +294,7 @@ const DATABASES: [(&str, &str); 3] =
     [("orders", "database orders"), ("stock", "database stock"), ("payments", "database payments")];
 
 /// A process is killed and started again, or a database ends all sessions.
-async fn break_something<'a>(saga: &'a Saga, which: usize) -> Result<&'a str> {
+async fn break_something(saga: &Saga, which: usize) -> Result<&str> {
     let Some(process) = saga.processes.get(which) else {
         let (database, name) = DATABASES[which - saga.processes.len()];
         saga.stage.cut_sessions(database).await?;

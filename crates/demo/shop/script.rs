@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::witness::Witness;
 use super::{ATTEMPTS, Shop};
-use crate::run::{PATIENCE, Process, until, until_within};
+use crate::run::{PATIENCE, Process, Scenario, until, until_within};
 
 const ARTICLES: [(&str, &str); 6] = [
     ("ANV-50", "Anvil, 50 kg"),
