@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
-use crate::servers::Running;
+use crate::servers::{self, Running};
 
 /// How long something on the page may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -20,7 +20,9 @@ pub struct Browser {
 
 impl Browser {
     /// A window on `url`.
-    pub async fn open(port: u16, url: &str) -> Result<Browser> {
+    pub async fn open(url: &str) -> Result<Browser> {
+        let address = servers::address();
+        let (_, port) = address.rsplit_once(':').context("no port")?;
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
             .stdin(Stdio::null())
@@ -29,7 +31,7 @@ impl Browser {
             .context("there is no chromedriver: apt-get install chromium chromium-driver")?;
         let driver = Running(driver);
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        let address = format!("http://127.0.0.1:{port}");
+        let address = format!("http://{address}");
         let begun = Instant::now();
         while http.get(format!("{address}/status")).send().await.is_err() {
             if begun.elapsed() > PATIENCE {

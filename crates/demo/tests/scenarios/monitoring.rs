@@ -8,10 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value as Json, json};
 
 use crate::page;
-use crate::servers::Running;
+use crate::servers::{Running, address};
 
-const PAGE: &str = "127.0.0.1:19588";
-const PROMETHEUS: &str = "127.0.0.1:19589";
 const MISSING: &str = "there is no Prometheus: apt-get install prometheus";
 
 fn deploy(path: &str) -> PathBuf {
@@ -20,26 +18,28 @@ fn deploy(path: &str) -> PathBuf {
 
 struct Prometheus {
     http: reqwest::Client,
+    address: String,
     _server: Running,
 }
 
 impl Prometheus {
     /// With the configuration that the shop wrote.
     fn start(folder: &Path) -> Result<Prometheus> {
+        let address = address();
         let server = Command::new("prometheus")
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()))
-            .arg(format!("--web.listen-address={PROMETHEUS}"))
+            .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.join("prometheus.log"))?)
             .spawn()
             .context(MISSING)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Prometheus { http, _server: Running(server) })
+        Ok(Prometheus { http, address, _server: Running(server) })
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Json> {
-        let mut url = reqwest::Url::parse(&format!("http://{PROMETHEUS}/api/v1/{path}"))?;
+        let mut url = reqwest::Url::parse(&format!("http://{}/api/v1/{path}", self.address))?;
         url.query_pairs_mut().extend_pairs(query);
         Ok(self.http.get(url).send().await?.json().await?)
     }
@@ -68,9 +68,9 @@ impl Prometheus {
     }
 }
 
-async fn press(button: &str, body: Json) -> Result<()> {
+async fn press(page: &str, button: &str, body: Json) -> Result<()> {
     let http = reqwest::Client::builder().no_proxy().build()?;
-    http.post(format!("http://{PAGE}/{button}")).json(&body).send().await?.error_for_status()?;
+    http.post(format!("http://{page}/{button}")).json(&body).send().await?.error_for_status()?;
     Ok(())
 }
 
@@ -89,23 +89,24 @@ fn queries(dashboard: &str) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn monitored() -> Result<()> {
-    let (shop, folder) = page::start(19_500, PAGE).await?;
+    let page = address();
+    let (shop, folder) = page::start(&page).await?;
     let prometheus = Prometheus::start(&folder)?;
     prometheus.until("up == 1", 4).await?;
 
     // an event dies: the first one ever, which a rate would not see
-    press("trouble", json!({ "sku": "*" })).await?;
-    press("stock", json!({ "sku": "SAW-01", "quantity": 3 })).await?;
+    press(&page, "trouble", json!({ "sku": "*" })).await?;
+    press(&page, "stock", json!({ "sku": "SAW-01", "quantity": 3 })).await?;
     prometheus.until("ALERTS{alertname=\"HeadwaterEventsDead\", alertstate=\"firing\"}", 1).await?;
     prometheus.until("headwater_outbox_notifications_total{outcome=\"sent\"} == 1", 1).await?;
-    press("processes/orders/kill", json!({})).await?;
+    press(&page, "processes/orders/kill", json!({})).await?;
     prometheus.until("ALERTS{alertname=\"ServiceDown\"}", 1).await?;
-    press("processes/orders/start", json!({})).await?;
+    press(&page, "processes/orders/start", json!({})).await?;
     prometheus.until("up == 1", 4).await?;
     // a request that the services answer, and an answer that is a success
-    press("trouble", json!({ "sku": "" })).await?;
-    press("stock", json!({ "sku": "ROP-20", "quantity": 3 })).await?;
-    press("orders", json!({ "sku": "ROP-20", "quantity": 1 })).await?;
+    press(&page, "trouble", json!({ "sku": "" })).await?;
+    press(&page, "stock", json!({ "sku": "ROP-20", "quantity": 3 })).await?;
+    press(&page, "orders", json!({ "sku": "ROP-20", "quantity": 1 })).await?;
     prometheus.until("headwater_outbox_answers_total{outcome=\"processed\"}", 1).await?;
 
     for expression in queries("services.json")? {

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::browser::Browser;
-use crate::servers::{Running, folder, scenario};
-
-const ADDRESS: &str = "127.0.0.1:19488";
+use crate::servers::{Running, address, folder, scenario};
 
 /// The shop with its articles, and nobody who plays.
-pub async fn start(ports: u16, address: &str) -> Result<(Running, PathBuf)> {
+pub async fn start(address: &str) -> Result<(Running, PathBuf)> {
     // one may be set already
     let _already_set = rustls::crypto::ring::default_provider().install_default();
-    let (mut command, folder) = scenario("shop", ports);
+    let (mut command, folder) = scenario("shop");
     let shop =
         Running(command.args(["--page", address, "--page-only", "--stay"]).spawn().context("the shop")?);
     let http = reqwest::Client::builder().no_proxy().build()?;
@@ -125,8 +123,9 @@ async fn accessible(browser: &Browser) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shop_page() -> Result<()> {
-    let (shop, logs) = start(19_400, ADDRESS).await?;
-    let browser = Browser::open(19_489, &format!("http://{ADDRESS}/")).await?;
+    let address = address();
+    let (shop, logs) = start(&address).await?;
+    let browser = Browser::open(&format!("http://{address}/")).await?;
     used(&browser).await?;
     accessible(&browser).await?;
     browser.close().await?;

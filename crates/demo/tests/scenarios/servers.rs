@@ -1,8 +1,10 @@
 //! Real servers: those that the environment names, or else their own.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The services and their scenarios.
 const BINARY: &str = env!("CARGO_BIN_EXE_headwater-demo");
@@ -52,8 +54,34 @@ pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// The first of 100 ports that are this process's, and of no other run on this machine: their first one is held as long
+/// as the process lives. They are below those that the system gives to connections, since a service that is stopped and
+/// started has to find its port free again.
+fn ports() -> u16 {
+    for first in (19_000..32_000).step_by(100) {
+        if let Ok(held) = TcpListener::bind(("127.0.0.1", first)) {
+            std::mem::forget(held);
+            return first;
+        }
+    }
+    panic!("no 100 ports are free between 19000 and 32000");
+}
+
+/// An address on loopback that nobody listens on, and that no other run takes.
+pub fn address() -> String {
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(ports()));
+    loop {
+        let address = format!("127.0.0.1:{}", next.fetch_add(1, Ordering::Relaxed));
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
 /// `scenario`, ready to be started; its logs are in the folder.
-pub fn scenario(scenario: &str, ports: u16) -> (Command, PathBuf) {
+pub fn scenario(scenario: &str) -> (Command, PathBuf) {
+    let ports = ports();
     let name = format!("{scenario}{}p{ports}", std::process::id());
     let folder = folder(&name);
     std::fs::create_dir_all(&folder).expect("a folder for the test");
