@@ -147,7 +147,7 @@ impl Feedback {
         let group = GroupConsumer::join(
             &self.feedback.kafka,
             &self.feedback.group,
-            None,
+            self.feedback.instance.as_deref(),
             std::slice::from_ref(&self.feedback.topic),
         )?;
         while !self.stop.load(Ordering::Relaxed) {

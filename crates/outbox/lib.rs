@@ -3,7 +3,8 @@
 //! In: what the pipeline has sent ([`headwater_pipeline::sent`]), the position it has confirmed, the answers of
 //! consumers. Out: statuses in the rows, rows that are written again, notifications. Invariants:
 //! - SENT is written only of events that Kafka has and whose position is stored.
-//! - Nothing here is on the way of data: what can't be written now is written later, or found again in the rows.
+//! - Nothing here is on the way of data: what can't be written now is written later, or found again in the rows. Only an
+//!   event that was set aside makes the stream wait until its row is DEAD.
 //! - An event is sent again by writing its row again, so it takes the same way as the first time.
 //!
 //! The modules in reading order:
@@ -15,6 +16,8 @@ pub mod table;
 mod pause;
 
 mod mark_sent;
+
+mod aside;
 
 pub mod reconcile;
 

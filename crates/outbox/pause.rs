@@ -11,9 +11,16 @@ const LONGEST_MS: u64 = 30_000;
 pub(crate) struct Pause {
     attempts: u32,
     told: String,
+    /// Whether the stream waits for the task.
+    holds_up: bool,
 }
 
 impl Pause {
+    /// Of a task that the stream waits for.
+    pub(crate) fn holding_up() -> Pause {
+        Pause { holds_up: true, ..Pause::default() }
+    }
+
     /// Tells of an error unless the last one had the same words, and waits.
     pub(crate) async fn after(&mut self, doing: &str, error: &(dyn std::error::Error + Sync)) {
         let mut text = error.to_string();
@@ -31,7 +38,8 @@ impl Pause {
         if self.told == text {
             tracing::debug!(error = text, "{doing} still fails");
         } else {
-            tracing::warn!(error = text, "{doing} fails and is tried again; the stream goes on");
+            let stream = if self.holds_up { "waits for it" } else { "goes on" };
+            tracing::warn!(error = text, "{doing} fails and is tried again; the stream {stream}");
         }
         self.told = text;
         tokio::time::sleep(pause).await;
@@ -39,7 +47,7 @@ impl Pause {
 
     /// It went well.
     pub(crate) fn over(&mut self) {
-        *self = Pause::default();
+        *self = Pause { holds_up: self.holds_up, ..Pause::default() };
     }
 }
 

@@ -11,6 +11,7 @@ use headwater_pipeline::{Metrics, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::aside::Asides;
 use crate::attempts::Attempts;
 use crate::feedback::Feedback;
 use crate::mark_sent::{self, Queue};
@@ -27,7 +28,7 @@ const TICK: Duration = Duration::from_millis(100);
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps the statuses of outbox rows until the pipeline has ended; then marks what is confirmed, and leaves.
-pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metrics: Arc<Metrics>) {
+pub async fn run(settings: Settings, mut sent: SentEvents, status: Arc<Status>, metrics: Arc<Metrics>) {
     let died = Arc::new(Notify::new());
     let (policies, feedback) = match settings.feedback.clone() {
         Some(feedback) => (Some(feedback.policies.clone()), Some(feedback)),
@@ -42,6 +43,10 @@ pub async fn run(settings: Settings, sent: SentEvents, status: Arc<Status>, metr
     let attempts =
         Attempts { settings: settings.clone(), policies, metrics: metrics.clone(), died: died.clone() };
     others.spawn(attempts.run());
+    if let Some(events) = sent.take_asides() {
+        let (settings, metrics, died) = (settings.clone(), metrics.clone(), died.clone());
+        others.spawn(Asides { settings, metrics, died }.run(events));
+    }
     if let Some(notify) = settings.notify.clone() {
         let (settings, metrics, status) = (settings.clone(), metrics.clone(), status.clone());
         let (called, mailed) = Default::default();

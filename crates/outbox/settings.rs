@@ -36,6 +36,8 @@ pub struct FeedbackSettings {
     pub topic: String,
     /// The consumer group.
     pub group: String,
+    /// `group.instance.id`: static membership (KIP-345).
+    pub instance: Option<String>,
     /// Where unusable answers go.
     pub dead_letter_topic: String,
     /// What answers mean, by event type.

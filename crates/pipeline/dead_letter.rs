@@ -12,16 +12,18 @@ use std::time::{Duration, Instant};
 use headwater_avro::{Change, ChangeSource, KeyTexts, LinePlan, OnError, Op};
 use headwater_dead_letter::{Cause, Form as LetterForm, LEFT_OUT_BYTES};
 use headwater_kafka::{Refused, partition_for_key};
-use headwater_pgoutput::{Lsn, OldTuple, Tuple};
+use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
 use serde::Deserialize;
 
 use crate::blocked_keys::{BlockedKeys, Entry};
 use crate::error::{BLOCKED, StageError, chain};
 use crate::resolver::Question;
-use crate::row_writer::{Row, RowWriter, Writer};
+use crate::row_writer::{Row, RowWriter};
+use crate::sent::{AsideEvent, SentEvent};
 use crate::settings::{DeadLetterSettings, Oversized};
 use crate::table_cache::{Form, TablePlan};
 use crate::versions::ask;
+use crate::writer::Writer;
 
 /// How often the log tells of one table's and stage's letters.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -38,6 +40,34 @@ pub(crate) struct AsidePlan {
     pub(crate) on_error: OnError,
     pub(crate) key: KeyTexts,
     pub(crate) lines: LinePlan,
+    /// Of an outbox with a status.
+    pub(crate) life: Option<AsideLife>,
+}
+
+/// The columns by which a row of an outbox is told that its event was set aside.
+#[derive(Debug)]
+pub(crate) struct AsideLife {
+    /// The table, `schema.table`.
+    pub(crate) table: Arc<str>,
+    pub(crate) id: usize,
+    pub(crate) status: usize,
+    pub(crate) attempt: usize,
+}
+
+impl AsideLife {
+    /// The sending that failed, if the row is one that was to be sent.
+    fn failed(&self, changed: &Row<'_>) -> Option<SentEvent> {
+        let (Row::Inserted(row) | Row::Read(row)) = changed else { return None };
+        let text = |at: usize| match row.column(at)? {
+            Column::Text(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        };
+        if text(self.status)? != "NEW" {
+            return None;
+        }
+        let attempt = text(self.attempt)?.parse().ok()?;
+        Some(SentEvent { table: self.table.clone(), id: text(self.id)?.into(), attempt })
+    }
 }
 
 /// Records that were refused as too large, as the sessions of a process share them.
@@ -351,12 +381,27 @@ impl RowWriter<'_> {
         let source = self.source(None);
         aside.lines.write(&plan.description, &change_of(changed, &source), &mut value);
         let at = self.place();
-        let cause =
+        let mut cause =
             Cause { reason: chain(&error), form: LetterForm::Row, ..self.cause(&watched, &plan.topic) };
         let key_text = watched.key.clone();
         let key = key_text.as_deref().map(str::as_bytes);
+        let failed = aside.life.as_ref().and_then(|life| life.failed(changed));
+        if let Some(event) = &failed {
+            cause.attempt = u32::try_from(event.attempt).unwrap_or(1);
+        }
+        let reason = cause.reason.clone();
         self.send(NewLetter { cause, stage, key, value: Some(&value), headers: &[] }, error)?;
+        if let Some(event) = failed {
+            self.mark_dead(event, reason)?;
+        }
         if blocks { self.block(&watched, at) } else { Ok(()) }
+    }
+
+    /// Waits until the outbox row says DEAD. The checkpoint can't pass the row before that: a row that were still NEW
+    /// behind it would be taken for sent.
+    fn mark_dead(&mut self, event: SentEvent, reason: String) -> Result<(), StageError> {
+        let Some(sent) = &self.writer.sent else { return Ok(()) };
+        ask(&sent.asides, &mut self.writer.out, |answer| AsideEvent { event, reason, answer })
     }
 
     /// The same of what is no row: a logical message that is no event.

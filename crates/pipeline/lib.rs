@@ -37,6 +37,10 @@ pub mod present;
 
 mod row_writer;
 
+mod offer;
+
+mod writer;
+
 mod copied_run;
 
 mod reselect;

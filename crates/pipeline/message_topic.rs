@@ -9,10 +9,11 @@ use headwater_pgoutput::{Logical, Lsn};
 use crate::error::StageError;
 use crate::outbox::matches_pattern;
 use crate::record::{ID_HEADER, Record, Token, write_record_id};
-use crate::row_writer::{RowWriter, Writer};
+use crate::row_writer::RowWriter;
 use crate::settings::{MessageSettings, Settings};
 use crate::side_topic::{Place, SideForms, SideTopic};
 use crate::versions::writes_avro;
+use crate::writer::Writer;
 
 /// Our own heartbeats and whatever may come to stand beside them: never anybody's message.
 const OWN_PREFIXES: &str = "headwater.";

@@ -283,7 +283,7 @@ impl Metrics {
             ),
             outbox_rows: counters(
                 "headwater_outbox_rows_total",
-                "Rows of outbox tables whose status was written, by table and what became of them (sent, found_sent, sent_again, released)",
+                "Rows of outbox tables whose status was written, by table and what became of them (sent, found_sent, sent_again, released, set_aside)",
                 &["table", "outcome"],
             ),
             outbox_answers: counters(

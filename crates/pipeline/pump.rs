@@ -24,7 +24,7 @@ use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
 use crate::outlet::Outlet;
 use crate::release::Holding;
 use crate::resolver::Question;
-use crate::row_writer::{Row, RowWriter, Writer};
+use crate::row_writer::{Row, RowWriter};
 use crate::settings::Settings;
 use crate::snapshot::intake::Intake;
 use crate::snapshot::ledger::{Ledger, LedgerEntry};
@@ -34,6 +34,7 @@ use crate::snapshot::{CopyInput, Input};
 use crate::table_cache::{Counts, Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
+use crate::writer::Writer;
 
 /// How long the pump sleeps on an empty channel while records are in flight: the most that a delivery report waits.
 /// A commit reaches a consumer without it; only the confirmation is that much later.

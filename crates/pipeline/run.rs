@@ -25,7 +25,6 @@ use crate::recovery::{Decision, decide};
 use crate::release::Holding;
 use crate::reselector::Reselector;
 use crate::resolver::{Destination, Resolver};
-use crate::row_writer::Writer;
 use crate::sent::SentLog;
 use crate::settings::{Settings, SinkSettings};
 use crate::sink::{Sink, discard::DiscardSink, kafka::KafkaSink, lines::LineSink};
@@ -38,6 +37,7 @@ use crate::snapshot::session::Asking;
 use crate::source::Source;
 use crate::status::{Readiness, Status};
 use crate::versions::Versions;
+use crate::writer::Writer;
 
 /// How far a stop has come. The command's signal handler moves it forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

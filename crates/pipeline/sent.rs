@@ -3,12 +3,17 @@
 //! In: each event that was offered, and at its transaction's Commit the position which, once it is confirmed, says that
 //! the event is in Kafka. Out: batches for a task of its own. Invariants: nothing here ever waits. What is waiting is
 //! bounded; beyond that, events are forgotten and counted, and found again by whoever looks for rows left behind.
+//!
+//! An event that was set aside is another matter: its row must not be found and marked as sent later, so the pump waits
+//! until the row says DEAD ([`AsideEvent`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use headwater_pgoutput::Lsn;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::StageError;
 
 /// How many events may wait to be marked: some 10 MiB.
 const WAITING_MAX: usize = 100_000;
@@ -33,10 +38,30 @@ pub struct SentBatch {
     pub events: Vec<SentEvent>,
 }
 
+/// An event that went to the dead letter topic. The pump waits until [`AsideEvent::written`] is called.
+#[derive(Debug)]
+pub struct AsideEvent {
+    /// Of the row, and of the sending that failed.
+    pub event: SentEvent,
+    /// Why, without values of the row.
+    pub reason: String,
+    pub(crate) answer: oneshot::Sender<Result<(), StageError>>,
+}
+
+impl AsideEvent {
+    /// The row says so, for good.
+    pub fn written(self) {
+        // A pump that has ended meets the row again.
+        drop(self.answer.send(Ok(())));
+    }
+}
+
 /// The pump's end, one for all sessions.
 #[derive(Debug, Clone)]
 pub struct SentLog {
     batches: mpsc::UnboundedSender<SentBatch>,
+    /// One pump waits at a time.
+    pub(crate) asides: mpsc::Sender<AsideEvent>,
     counts: Arc<Counts>,
     /// Of the open transaction.
     open: Vec<SentEvent>,
@@ -46,6 +71,7 @@ pub struct SentLog {
 #[derive(Debug)]
 pub struct SentEvents {
     batches: mpsc::UnboundedReceiver<SentBatch>,
+    asides: Option<mpsc::Receiver<AsideEvent>>,
     counts: Arc<Counts>,
 }
 
@@ -57,11 +83,12 @@ struct Counts {
 
 /// Both ends.
 pub fn sent_events() -> (SentLog, SentEvents) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (batches, received) = mpsc::unbounded_channel();
+    let (asides, received_asides) = mpsc::channel(1);
     let counts = Arc::new(Counts::default());
     (
-        SentLog { batches: sender, counts: counts.clone(), open: Vec::new() },
-        SentEvents { batches: receiver, counts },
+        SentLog { batches, asides, counts: counts.clone(), open: Vec::new() },
+        SentEvents { batches: received, asides: Some(received_asides), counts },
     )
 }
 
@@ -89,6 +116,11 @@ impl SentLog {
 }
 
 impl SentEvents {
+    /// The events that were set aside, for whoever writes that down; none the second time.
+    pub fn take_asides(&mut self) -> Option<mpsc::Receiver<AsideEvent>> {
+        self.asides.take()
+    }
+
     /// The next batch; none when every pump has gone. Cancel-safe.
     pub async fn next(&mut self) -> Option<SentBatch> {
         self.batches.recv().await

@@ -410,12 +410,13 @@ impl Settings {
             );
         }
         for outbox in self.outbox.iter().filter(|outbox| outbox.status) {
-            if self.records.records_for(&outbox.schema, &outbox.table).on_error != OnError::Halt {
+            let on_error = self.records.records_for(&outbox.schema, &outbox.table).on_error;
+            if on_error == OnError::DeadLetterAndBlockKey {
                 problem(
                     "table.on_error",
                     format!(
-                        "the outbox {}.{} has status = true, and an event that was set aside would be marked SENT; \
-                         write on_error = \"halt\" for it",
+                        "the outbox {}.{} has status = true, and then it is the table that makes events wait for an earlier \
+                         one: write on_error = \"dead_letter\" for it, and SELECT headwater.outbox_block_aggregates(true)",
                         outbox.schema, outbox.table
                     ),
                 );

@@ -5,8 +5,8 @@ use headwater_kafka::partition_for_key;
 
 use crate::error::StageError;
 use crate::resolver::Question;
-use crate::row_writer::Writer;
 use crate::versions::ask;
+use crate::writer::Writer;
 
 /// How the keys and values of such a topic are written on Kafka: as `[records]` says, for no `[[table]]` names it.
 pub(crate) struct SideForms {

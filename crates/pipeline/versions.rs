@@ -15,7 +15,7 @@ use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::dead_letter::AsidePlan;
+use crate::dead_letter::{AsideLife, AsidePlan};
 use crate::error::{StageError, chain};
 use crate::halt::{ExitCode, Halt};
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
@@ -166,7 +166,13 @@ impl Versions {
             }
         };
         let key = KeyTexts::new(description, &columns, records).map_err(schema_error)?;
-        Ok(Some(Box::new(AsidePlan { on_error, key, lines })))
+        let life = outbox.filter(|outbox| outbox.status).and_then(|outbox| {
+            let find = |name: &str| description.columns.iter().position(|column| column.name == name);
+            // A table that lacks them is refused before its rows are looked at.
+            let (id, status, attempt) = (find(&outbox.id_column)?, find("status")?, find("attempt")?);
+            Some(AsideLife { table: name.as_str().into(), id, status, attempt })
+        });
+        Ok(Some(Box::new(AsidePlan { on_error, key, lines, life })))
     }
 
     /// Makes sure that the relation's rows can be written.

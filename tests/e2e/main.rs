@@ -30,6 +30,7 @@ mod observed;
 mod open_transaction;
 mod outbox;
 mod outbox_answers;
+mod outbox_aside;
 mod outbox_feedback;
 mod outbox_kills;
 mod outbox_mail;

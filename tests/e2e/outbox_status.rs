@@ -20,13 +20,19 @@ pub async fn prepare(test: &Fixture) -> Result<()> {
 
 /// Follows both publications, and keeps statuses.
 pub fn config(test: &Fixture) -> Config {
-    let table = toml::Table::from_iter([
+    config_with(test, toml::Table::new())
+}
+
+/// The same with more keys of the outbox.
+pub fn config_with(test: &Fixture, more: toml::Table) -> Config {
+    let mut table = toml::Table::from_iter([
         ("table".to_owned(), "headwater.outbox".into()),
         ("payload".to_owned(), "raw".into()),
         ("status".to_owned(), true.into()),
         ("headers_column".to_owned(), "headers".into()),
         ("topic".to_owned(), format!("outbox.{}.${{aggregatetype}}", test.prefix()).into()),
     ]);
+    table.extend(more);
     let publications = toml::Value::Array(vec!["captured".into(), "headwater_outbox".into()]);
     test.config().set("postgres.publication", publications).set("topics.partitions", 1).push("outbox", table)
 }

@@ -28,6 +28,9 @@ sections! {
         topic: String,
         /// The consumer group that Headwater reads it in.
         group: String = "headwater-outbox",
+        /// A name of this instance that stays the same across restarts (`group.instance.id`): an instance that was
+        /// killed reads on at once when it is back, and not only when its session has timed out. Two instances need two.
+        instance: String,
         /// Where answers go that can't be read or are about no row. The default is the topic's name and `.dead`.
         dead_letter_topic: String,
         /// `any`: one success makes an event PROCESSED. `all`: that takes one of each of `consumers`.
@@ -129,6 +132,7 @@ pub struct LifeWritten {
 struct Topic {
     topic: String,
     group: String,
+    instance: Option<String>,
     dead_letter_topic: String,
     policies: Policies,
 }
@@ -152,6 +156,7 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
     let Feedback {
         topic,
         group,
+        instance,
         dead_letter_topic,
         processed_when,
         consumers,
@@ -207,6 +212,7 @@ fn make_topic(written: Feedback, types: Vec<EventType>, findings: &mut Findings)
             let topic = topic.value()?;
             Some(Topic {
                 group: group.value()?,
+                instance: instance.value(),
                 dead_letter_topic: dead_letter_topic.value().unwrap_or_else(|| format!("{topic}.dead")),
                 policies: Policies { default, rules },
                 topic,
@@ -321,6 +327,7 @@ pub fn make(settings: &Settings, life: Life) -> Option<headwater_outbox::Setting
         replication_factor: settings.topics.replication_factor,
         topic: topic.topic,
         group: topic.group,
+        instance: topic.instance,
         dead_letter_topic: topic.dead_letter_topic,
         policies: topic.policies,
     });

@@ -1,10 +1,12 @@
-//! The producer's promises, against librdkafka's mock cluster: order, `Full`, error classes, a quick end.
+//! The producer's promises, against librdkafka's mock cluster: order, `Full`, error classes, a quick end. And that a
+//! member leaves its group whatever it was told and has not answered.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use headwater_kafka::{
-    Admin, Class, Delivery, ErrorKind, OfferError, Producer, ProducerRecord, Settings, read_topic_to_end,
+    Admin, AssignmentChange, Class, Delivery, ErrorKind, GroupConsumer, OfferError, Producer, ProducerRecord,
+    Settings, StartOffset, read_topic_to_end,
 };
 
 use rdkafka::mocking::MockCluster;
@@ -230,6 +232,58 @@ fn polling_returns_at_once_when_there_is_something_and_waits_when_there_is_not()
     let start = Instant::now();
     producer.poll(Duration::from_millis(60), &mut deliveries);
     assert!(start.elapsed() >= Duration::from_millis(60));
+}
+
+/// Polls until the group says something.
+fn told(consumer: &GroupConsumer) -> AssignmentChange {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        consumer.poll(Duration::from_millis(50)).expect("the mock cluster answers");
+        if let Some(change) = consumer.take_change() {
+            return change;
+        }
+    }
+    panic!("the group says nothing");
+}
+
+fn join(settings: &Settings) -> GroupConsumer {
+    GroupConsumer::join(settings, "shop", None, &[TOPIC.to_owned()]).expect("a consumer")
+}
+
+/// Lets a consumer go, which takes for ever where librdkafka waits for an answer.
+fn leaves(consumer: GroupConsumer, unanswered: &str) {
+    let (done, left) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(consumer);
+        done.send(()).expect("the test waits");
+    });
+    left.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it waits for an answer to {unanswered}"));
+}
+
+#[test]
+fn a_member_leaves_whatever_it_has_not_answered() {
+    let cluster = cluster(2);
+    let settings = settings(&cluster, 1 << 20, &[("session.timeout.ms", "6000")]);
+    let consumer = join(&settings);
+    let AssignmentChange::Assigned(places) = told(&consumer) else { panic!("nothing to begin with") };
+    leaves(consumer, "an assignment");
+
+    let first = join(&settings);
+    assert_eq!(told(&first), AssignmentChange::Assigned(places.clone()));
+    let all = places.clone();
+    let from: Vec<_> = places.into_iter().map(|place| (place, StartOffset::Beginning)).collect();
+    first.assign(&from).expect("an answer");
+    let second = join(&settings);
+    assert!(matches!(told(&first), AssignmentChange::Revoked(_)));
+    leaves(first, "a revocation");
+
+    // Its session has timed out: what it had is lost.
+    assert_eq!(told(&second), AssignmentChange::Assigned(all));
+    second.assign(&from).expect("an answer");
+    cluster.broker_round_trip_time(1, Duration::from_secs(60)).expect("slow down");
+    assert!(matches!(told(&second), AssignmentChange::Revoked(_)));
+    cluster.broker_round_trip_time(1, Duration::ZERO).expect("as before");
+    leaves(second, "a loss");
 }
 
 #[test]

@@ -17,10 +17,11 @@ use super::touched::{ChunkVerdict, RowVerdict, Touched};
 use super::{BesideChunk, Chunk, CopyInput, KeylessChunk, Report};
 use crate::error::StageError;
 use crate::event::{self, Origin};
-use crate::row_writer::{Copied, Row, Writer};
+use crate::row_writer::{Copied, Row};
 use crate::table_cache::{Form, TablePlan};
 use crate::transaction::Transaction;
 use crate::versions::Versions;
+use crate::writer::Writer;
 
 /// Rows of a chunk beside the stream that are written in one go: some milliseconds of the stream's latency.
 const ROWS_PER_SLICE: usize = 500;
@@ -362,11 +363,12 @@ impl Intake {
         if verdict != ChunkVerdict::Write {
             return Ok(verdict);
         }
-        // All rows of a table without a key are of the same key, the empty one.
-        if beside.keyless == Some(KeylessChunk::First)
-            && self.touched.judge(relation, &[], &beside.snapshot) != RowVerdict::Write
-        {
-            return Ok(ChunkVerdict::ReadAgain { after: Vec::new() });
+        if beside.keyless == Some(KeylessChunk::First) {
+            let after = self.touched.unseen_writers(relation, &beside.snapshot);
+            let truncated = self.touched.judge(relation, &[], &beside.snapshot) != RowVerdict::Write;
+            if truncated || !after.is_empty() {
+                return Ok(ChunkVerdict::ReadAgain { after });
+            }
         }
         if versions.tables.schema_of(relation) != Some(&beside.chunk.table) {
             if self.touched.announced_after(relation, &beside.snapshot) {

@@ -2,8 +2,8 @@
 //!
 //! Rows without a key can't be told apart, so the stream can't overtake them one by one, and no row takes the place of
 //! another. What holds instead: all rows of the copy are of one snapshot, which sees every change of the table that was
-//! committed before the rows' position and none behind it. So the table is, as a multiset, the rows of the copy and the
-//! changes whose commit lies behind that position (the LSN of `headwater.id`). What is weaker than by a key: whoever
+//! committed before the rows' position and none at it or behind it. So the table is, as a multiset, the rows of the copy
+//! and the changes whose commit lies there or behind (the LSN of `headwater.id`). What is weaker than by a key: whoever
 //! reads the topic from its beginning has to let go of the changes before it; the snapshot is held open for the whole
 //! table; and a copy that is interrupted begins anew, with all of its rows.
 //!
@@ -58,7 +58,7 @@ impl Coordinator {
         tracing::warn!(
             table = name_of(table),
             "has no key: its copy is all rows under one snapshot, in one transaction. They replace nothing that the topic has: \
-             the table is these rows and the changes whose commit lies behind their position (headwater.id)"
+             the table is these rows and the changes whose commit lies at their position (headwater.id) or behind it"
         );
         self.tables[at].relation = table.table.id;
         self.tables[at].rows = 0;

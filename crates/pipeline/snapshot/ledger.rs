@@ -11,10 +11,10 @@ use headwater_avro::{
 };
 
 use crate::error::StageError;
-use crate::row_writer::Writer;
 use crate::settings::Settings;
 use crate::side_topic::{SideForms, SideTopic};
 use crate::versions::writes_avro;
+use crate::writer::Writer;
 
 /// One of them.
 #[derive(Debug)]

@@ -29,6 +29,9 @@ const TOUCHED_BYTES_MAX: usize = 16 << 20;
 /// What a remembered key takes beside its own bytes.
 const TOUCHED_OVERHEAD_BYTES: usize = 64;
 
+/// What a remembered transaction takes.
+const WRITER_BYTES: usize = size_of::<u32>();
+
 /// The transactions that have passed: one bit for each id from `base` on.
 ///
 /// Ids wrap; two that are compared are never 2^31 apart.
@@ -115,6 +118,9 @@ struct WatchedTable {
     /// The columns of its key.
     key: Vec<String>,
     keys: HashMap<Box<[u8]>, Touch>,
+    /// Of a table without a key, all transactions that changed it. Those that change one key wait for each other, so
+    /// what sees the last of them sees the ones before; changes of rows without a key don't.
+    writers: Vec<u32>,
     /// The last transaction that truncated it.
     truncated: Option<u32>,
     /// The last transaction in which its Relation message came.
@@ -144,6 +150,13 @@ pub(crate) enum RowVerdict {
     Overtaken,
     /// The stream has said something newer, but not all of it.
     OvertakenInPart,
+}
+
+impl WatchedTable {
+    /// What it remembers, bytes.
+    fn bytes(&self) -> usize {
+        self.keys.keys().map(|key| cost(key)).sum::<usize>() + self.writers.len() * WRITER_BYTES
+    }
 }
 
 /// The tables that are watched; owned by the pump.
@@ -197,6 +210,7 @@ impl Touched {
             awake: watch.awake,
             key: watch.key,
             keys: HashMap::new(),
+            writers: Vec::new(),
             truncated: None,
             announced: None,
             before,
@@ -213,14 +227,14 @@ impl Touched {
     /// Its chunks are not read for a while.
     pub(crate) fn rest(&mut self, relation: RelationId) {
         if let Some(mut table) = self.forget(relation) {
-            (table.awake, table.keys) = (false, HashMap::new());
+            (table.awake, table.keys, table.writers) = (false, HashMap::new(), Vec::new());
             self.tables.insert(relation, table);
         }
     }
 
     fn forget(&mut self, relation: RelationId) -> Option<WatchedTable> {
         let table = self.tables.remove(&relation)?;
-        self.bytes -= table.keys.keys().map(|key| cost(key)).sum::<usize>();
+        self.bytes -= table.bytes();
         Some(table)
     }
 
@@ -240,21 +254,32 @@ impl Touched {
         if !table.awake {
             return;
         }
+        if table.key.is_empty() {
+            if table.writers.last() != Some(&xid) {
+                table.writers.push(xid);
+                self.remembered(WRITER_BYTES, xid);
+            }
+            return;
+        }
         if let Some(touch) = table.keys.get_mut(key) {
             *touch = Touch { xid, unchanged: unchanged || (touch.unchanged && touch.xid == xid) };
             return;
         }
         table.keys.insert(key.into(), Touch { xid, unchanged });
-        self.bytes += cost(key);
+        self.remembered(cost(key), xid);
+    }
+
+    fn remembered(&mut self, bytes: usize, open: u32) {
+        self.bytes += bytes;
         if self.bytes > TOUCHED_BYTES_MAX {
-            self.overflow(xid);
+            self.overflow(open);
         }
     }
 
     /// Begins to remember anew, in all tables: a chunk that is under way in any of them is read again.
     fn overflow(&mut self, open: u32) {
         for table in self.tables.values_mut() {
-            table.keys = HashMap::new();
+            (table.keys, table.writers) = (HashMap::new(), Vec::new());
             table.overflowed = true;
             table.before = self.seen.clone();
             table.before.insert(open);
@@ -341,6 +366,14 @@ impl Touched {
         }
     }
 
+    /// Of a table without a key, the transactions that have passed since it is watched and that this snapshot does not
+    /// see.
+    pub(crate) fn unseen_writers(&self, relation: RelationId, snapshot: &TransactionSnapshot) -> Vec<u64> {
+        let writers = self.tables.get(&relation).map(|table| table.writers.as_slice()).unwrap_or_default();
+        let unseen = writers.iter().filter(|xid| !snapshot.sees(**xid));
+        unseen.map(|xid| snapshot.widen(*xid)).take(PASSED_MAX).collect()
+    }
+
     /// Whether keys were forgotten while a chunk was being written.
     pub(crate) fn overflowed(&self, relation: RelationId) -> bool {
         self.tables.get(&relation).is_some_and(|table| table.overflowed)
@@ -350,11 +383,9 @@ impl Touched {
     pub(crate) fn forget_seen(&mut self, snapshot: &TransactionSnapshot) {
         let mut bytes = 0;
         for table in self.tables.values_mut() {
-            table.keys.retain(|key, touch| {
-                let keep = !snapshot.sees(touch.xid);
-                bytes += if keep { cost(key) } else { 0 };
-                keep
-            });
+            table.keys.retain(|_, touch| !snapshot.sees(touch.xid));
+            table.writers.retain(|xid| !snapshot.sees(*xid));
+            bytes += table.bytes();
             table.before.forget_before(snapshot.xmin as u32);
         }
         self.bytes = bytes;
@@ -421,6 +452,30 @@ mod tests {
         check(640, &[640], "637:638:637", &[637, 638, 639, 640]);
         check(4, &[2, 5], "4294967300:4294967300:", &[4_294_967_301]);
         check(650, &[], "645:645:", &[645, 646, 647, 648, 649]);
+    }
+
+    #[test]
+    fn without_a_key_every_writer_has_to_be_seen() {
+        let mut touched = Touched::new(640);
+        let (job, table) = (String::new(), String::new());
+        let watch = Watch { key: Vec::new(), job, table, moved: Default::default(), awake: true };
+        touched.watch(TABLE, watch, None);
+        for xid in [700, 701, 700, 702] {
+            touched.touch(TABLE, &[], xid, false, false);
+        }
+        // 701 is committed in WAL and not yet visible, though a later one is.
+        for (snapshot, unseen) in [
+            ("701:703:701", &[701][..]),
+            ("700:703:700,702", &[700, 700, 702]),
+            ("703:703:", &[]),
+            ("701:701:", &[701, 702]),
+        ] {
+            assert_eq!(touched.unseen_writers(TABLE, &snapshot.parse().unwrap()), unseen, "{snapshot}");
+        }
+        touched.forget_seen(&"702:702:".parse().unwrap());
+        assert_eq!(touched.bytes, WRITER_BYTES, "what is seen is forgotten");
+        touched.unwatch(TABLE);
+        assert_eq!(touched.bytes, 0);
     }
 
     #[test]

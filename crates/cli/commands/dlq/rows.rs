@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use headwater_avro::OnError;
 use headwater_dead_letter::{Done, Letter, LetterId, Shelf, read_values};
+use headwater_outbox::{listing, table};
 use headwater_pg::Client;
 use headwater_pipeline::settings::OutboxTable;
 use serde_json::{Value, json};
@@ -108,6 +109,9 @@ pub(super) async fn write_again(desk: &Desk, table: &str, letters: &[&Letter]) -
     let settings = desk.pipeline()?;
     let outbox = settings.outbox.iter().find(|outbox| format!("{}.{}", outbox.schema, outbox.table) == table);
     let outbox = outbox.with_context(|| format!("{table} is no [[outbox]] of the configuration"))?;
+    if outbox.status {
+        return send_again(desk, outbox, letters).await;
+    }
     let on_error = settings.records.records_for(&outbox.schema, &outbox.table).on_error;
     let client = connect(desk).await?;
     let sql = "SELECT pg_catalog.format('%I.%I', $1::text, $2::text)";
@@ -144,6 +148,52 @@ pub(super) async fn write_again(desk: &Desk, table: &str, letters: &[&Letter]) -
     client.batch_execute("COMMIT").await?;
     desk.mark(Done::Replayed, &ids.iter().copied().collect::<Vec<_>>())?;
     Ok(format!("{} rows of {table}, written again", ids.len()))
+}
+
+/// The same of an outbox whose rows have a status: they are DEAD, and are sent again as `headwater outbox retry` does it.
+/// One that is gone is written as the letter has it.
+async fn send_again(desk: &Desk, outbox: &OutboxTable, letters: &[&Letter]) -> anyhow::Result<String> {
+    let ids: BTreeSet<LetterId> = letters.iter().map(|letter| letter.id).collect();
+    let values = read_values(&desk.kafka, &desk.topic, &ids, READ_MAX)?;
+    let client = connect(desk).await?;
+    let table = table::load(&client, outbox).await?;
+    let columns = columns_of(&client, outbox).await?;
+    client.batch_execute("BEGIN").await?;
+    let (mut events, mut written) = (BTreeSet::new(), 0);
+    for id in &ids {
+        let value = values.get(id).and_then(Option::as_deref);
+        let value = value.with_context(|| format!("letter {id} has no value"))?;
+        let event = event_of(outbox, value).with_context(|| format!("read letter {id}"))?;
+        if events.contains(&event) || listing::show(&client, &table, &event).await?.is_some() {
+            events.insert(event);
+            continue;
+        }
+        write_row(&client, &table.sql, outbox, &columns, value)
+            .await
+            .with_context(|| format!("write letter {id} again"))?;
+        written += 1;
+    }
+    let events: Vec<String> = events.into_iter().collect();
+    let sent = listing::retry(&client, &table, &events).await?;
+    client.batch_execute("COMMIT").await?;
+    desk.mark(Done::Replayed, &ids.into_iter().collect::<Vec<_>>())?;
+    let mut done = format!("{} rows of {}, sent again", sent + written, table.name);
+    let others = events.len() as u64 - sent;
+    if others > 0 {
+        done +=
+            &format!("; {others} were sent again before (headwater outbox show says what became of them)");
+    }
+    Ok(done)
+}
+
+/// The id of the event that a letter is of.
+fn event_of(outbox: &OutboxTable, letter: &[u8]) -> anyhow::Result<String> {
+    let letter: Value = serde_json::from_slice(letter)?;
+    match &letter["after"][&outbox.id_column] {
+        Value::String(id) => Ok(id.clone()),
+        Value::Number(id) => Ok(id.to_string()),
+        _ => bail!("its row has no {}", outbox.id_column),
+    }
 }
 
 /// Whatever was committed so far is delivered or a letter.
