@@ -68,6 +68,7 @@ pub(crate) struct Session<'a> {
     /// While careful: the record of the batch.
     pub(crate) record: Option<RawRecord>,
     told: Instant,
+    lag_told: Instant,
     pruned: Instant,
 }
 
@@ -101,6 +102,7 @@ impl<'a> Session<'a> {
             careful: BTreeMap::new(),
             record: None,
             told: now,
+            lag_told: now,
             pruned: now,
         };
         session.claim(assigned)?;
@@ -137,6 +139,10 @@ impl<'a> Session<'a> {
             Some(record) => self.take(&record)?,
             None if is_busy || !self.batch.is_empty() => {}
             None => self.look_around()?,
+        }
+        // A statement that hangs, on a lock for instance, must not make the lag stand still.
+        if is_busy && self.lag_told.elapsed() >= TELL_EVERY {
+            self.tell_lag();
         }
         let settings = &self.shared.settings;
         let full =
@@ -203,6 +209,8 @@ impl<'a> Session<'a> {
         self.batch = Batch::default();
         self.partitions.clear();
         self.careful.clear();
+        // What others have now is theirs to show: it would stand still here.
+        self.shared.metrics.lag_records.reset();
         match change {
             AssignmentChange::Assigned(places) => {
                 *assigned = places;
@@ -407,9 +415,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Lag, progress, and Kafka's idea of the group's offsets.
+    /// The lag, and that there is life.
     fn tell(&mut self) {
         self.told = Instant::now();
+        self.tell_lag();
+        self.shared.status.alive();
+    }
+
+    /// Lag, progress, and Kafka's idea of the group's offsets.
+    fn tell_lag(&mut self) {
+        self.lag_told = Instant::now();
         let ends = self.consumer.ends();
         let mut progress = BTreeMap::new();
         let mut committed = BTreeMap::new();
@@ -440,7 +455,6 @@ impl<'a> Session<'a> {
         }
         self.shared.metrics.lag_seconds.set(self.shared.lag.seconds());
         self.shared.status.progress(progress);
-        self.shared.status.alive();
     }
 }
 

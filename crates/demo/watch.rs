@@ -125,7 +125,8 @@ fn lag(consumer: &StreamConsumer) -> Result<Lag> {
             Offset::Offset(next) => Some(next),
             _ => None,
         });
-        let next = known.next().unwrap_or(first);
+        // what is gone from the topic waits for nobody
+        let next = known.next().unwrap_or(first).max(first);
         lag.insert((topic.to_owned(), number), (end - next).max(0));
     }
     Ok(lag)

@@ -84,6 +84,7 @@ pub async fn run(
             Decision::Restart { peer } => {
                 metrics.errors.with_label_values(&["restart"]).inc();
                 metrics.restarts.with_label_values(&[peer]).inc();
+                metrics.set_role("starting");
                 let pause = backoff.next();
                 tracing::warn!(
                     error = text,

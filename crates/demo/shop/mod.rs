@@ -85,9 +85,9 @@ impl Shop {
         stage.say("two databases, a mail server, four processes");
         let product = stage.create_database("product", &[OUTBOX, include_str!("product.sql")]).await?;
         let orders = stage.create_database("orders", &[include_str!("orders.sql")]).await?;
-        stage
-            .make_topics(&[&format!("{}.inventory", servers.name), &format!("{}.feedback", servers.name)])
-            .await?;
+        let topics = ["inventory", "inventory.dead_letter", "feedback"];
+        let topics = topics.map(|topic| format!("{}.{topic}", servers.name));
+        stage.make_topics(&topics.each_ref().map(String::as_str)).await?;
         let smtp = stage.address();
         let mailbox = Mailbox::start(&servers.stack, port_of(&smtp)?).await?;
         let addresses = [stage.address(), stage.address(), stage.address(), stage.address()];
@@ -253,7 +253,8 @@ fn apply_toml(stage: &Stage, database_url: &str, listen: &str) -> String {
 instance = "one"
 event_topics = ["{name}.inventory"]
 on_event.'InventoryChanged' = "select inventory_changed($1)"
-feedback_topic = "{name}.feedback""#
+feedback_topic = "{name}.feedback"
+on_poison = "dead_letter""#
     );
     apply_config(stage, database_url, listen, &apply)
 }

@@ -1,8 +1,12 @@
-//! The scenarios on real servers: their scripts in the short form, their pages in a browser, and what Prometheus sees.
+//! The scenarios on real servers: their scripts in the short form, their pages in a browser, what Prometheus sees, and
+//! the rules and dashboards of deploy/.
 
+mod alerts;
 mod browser;
+mod dashboards;
 mod monitoring;
 mod page;
+mod prometheus;
 mod servers;
 
 use servers::scenario;

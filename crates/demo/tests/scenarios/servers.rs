@@ -22,6 +22,12 @@ fn servers() -> &'static [(String, String)] {
     })
 }
 
+/// The value of one of `VARIABLES`.
+pub fn server(variable: &str) -> &'static str {
+    let found = servers().iter().find(|(name, _)| name == variable);
+    &found.expect("one of VARIABLES").1
+}
+
 /// A stack of this test's own; a watcher wipes it when this process has ended, however it ends.
 fn started() -> Vec<(String, String)> {
     let run = std::env::temp_dir().join(format!("headwater-demo-{}", std::process::id()));
