@@ -243,7 +243,8 @@ async fn rebuilt(ledger: &Ledger, accepted: &mut Keys) -> Result<()> {
     ledger.stage.say("one of the two begins to make the view anew, while the other goes on");
     ledger.rebuilding.stop().await?;
     // what it does first; it has come no further
-    let begun = "BEGIN; TRUNCATE progress, order_view; INSERT INTO progress SELECT generate_series(0, 2), 0; COMMIT";
+    let begun =
+        "BEGIN; TRUNCATE progress, order_view; INSERT INTO progress SELECT generate_series(0, 2), 0; COMMIT";
     ledger.projection.execute(begun).await?;
     until("the other to end", async || {
         // it hears of it with the next event
@@ -252,7 +253,10 @@ async fn rebuilt(ledger: &Ledger, accepted: &mut Keys) -> Result<()> {
     })
     .await?;
     let made = "SELECT (SELECT count(*) FROM order_view) + (SELECT sum(next_offset) FROM progress)::bigint";
-    ensure!(ledger.projection.number(made).await? == 0, "the other has written into a view that is not its own");
+    ensure!(
+        ledger.projection.number(made).await? == 0,
+        "the other has written into a view that is not its own"
+    );
     ledger.rebuilding.start()?;
     ledger.stage.say("  the other ends, since its place in the topic is not this view's");
     same(ledger, accepted).await
