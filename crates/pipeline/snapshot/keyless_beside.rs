@@ -19,11 +19,12 @@ use headwater_pg::transaction_snapshot::{Watermark, begin_at_present};
 use tokio::sync::mpsc;
 
 use super::KeylessChunk;
-use super::beside::{Handed, Stopped, refused};
+use super::beside::{Stopped, refused};
 use super::chunker::{ChunkRead, Next, Reached};
 use super::control::Asked;
 use super::coordinator::Coordinator;
 use super::copier::name_of;
+use super::hand_over::Handed;
 use super::pace::GiveWay;
 use super::progress::TableState;
 use super::seen::tell_lock;
