@@ -13,7 +13,8 @@ use super::store::{self, Appended, SNAPSHOT_EVERY};
 use crate::database::Database;
 use crate::run::{Record, until};
 
-const ORDERS: usize = 12;
+/// How many commands an order gets before it is likely that it is placed or cancelled.
+const COMMANDS_PER_ORDER: usize = 33;
 const BUYERS: usize = 4;
 
 /// All of it.
@@ -106,12 +107,12 @@ fn wish() -> Json {
     }
 }
 
-/// So many commands of one buyer on orders that are called so, each sent until it is answered, and some once more. Gives the keys of those that were
+/// So many commands of one buyer on so many orders that are called so, each sent until it is answered, and some once more. Gives the keys of those that were
 /// accepted.
-async fn buy(ledger: &Ledger, called: &str, commands: usize) -> Result<Keys> {
+async fn buy(ledger: &Ledger, called: &str, orders: usize, commands: usize) -> Result<Keys> {
     let mut accepted = Keys::new();
     for _ in 0..commands {
-        let url = format!("{}/orders/{called}-{}", ledger.orders_url, fastrand::usize(..ORDERS));
+        let url = format!("{}/orders/{called}-{}", ledger.orders_url, fastrand::usize(..orders));
         let (key, wish) = (format!("{:032x}", fastrand::u128(..)), wish());
         let mut status = 503;
         // an answer that was lost can't be told from one that never came
@@ -134,11 +135,12 @@ async fn buy(ledger: &Ledger, called: &str, commands: usize) -> Result<Keys> {
 }
 
 async fn killed_while_competing(ledger: &Ledger, commands: usize) -> Result<Keys> {
+    let orders = commands / COMMANDS_PER_ORDER;
     ledger.stage.say(format!(
-        "{commands} commands of {BUYERS} buyers on {ORDERS} orders, kill -9, and sessions of PostgreSQL that are cut"
+        "{commands} commands of {BUYERS} buyers on {orders} orders, kill -9, and sessions of PostgreSQL that are cut"
     ));
     let each = commands / BUYERS;
-    let one = || buy(ledger, "order", each);
+    let one = || buy(ledger, "order", orders, each);
     let buying = async { tokio::try_join!(one(), one(), one(), one()) };
     tokio::pin!(buying);
     let mut broken = BTreeMap::<&str, u32>::new();
@@ -237,7 +239,7 @@ async fn rebuilt(ledger: &Ledger, accepted: &mut Keys) -> Result<()> {
 
     ledger.stage.say("a second instance beside it, and 40 commands more");
     projection.start()?;
-    accepted.extend(buy(ledger, "later", 40).await?);
+    accepted.extend(buy(ledger, "later", 12, 40).await?);
     same(ledger, accepted).await?;
 
     ledger.stage.say("one of the two begins to make the view anew, while the other goes on");
@@ -248,7 +250,7 @@ async fn rebuilt(ledger: &Ledger, accepted: &mut Keys) -> Result<()> {
     ledger.projection.execute(begun).await?;
     until("the other to end", async || {
         // it hears of it with the next event
-        accepted.extend(buy(ledger, "last", 1).await?);
+        accepted.extend(buy(ledger, "last", 12, 1).await?);
         Ok(projection.pid().is_none())
     })
     .await?;

@@ -40,6 +40,7 @@ pub async fn play(saga: &Saga, orders: usize) -> Result<()> {
     stocked(saga, each).await?;
     each_way_to_end(saga).await?;
     asked_too_late(saga).await?;
+    backward(saga).await?;
     in_hand(saga).await?;
     unreadable(saga).await?;
     random(saga, orders).await?;
@@ -170,6 +171,25 @@ async fn asked_too_late(saga: &Saga) -> Result<()> {
     process(saga, "relay-stock")?.start()?;
     ended(saga, "gone", "cancelled, took too long").await?;
     saga.stage.say("  no money is taken, and the stock is given back");
+    Ok(())
+}
+
+/// Undoing goes backward: as long as nobody has said that the money is returned, the stock is kept.
+async fn backward(saga: &Saga) -> Result<()> {
+    saga.stage.say("the payment service is stopped; an order is given up");
+    process(saga, "saga-payments")?.stop().await?;
+    place(saga, "backward", &Wish { patience_ms: 1_000, ..ONE }).await?;
+    let cancelled = "SELECT coalesce(min(id::text), '') FROM headwater.outbox WHERE aggregateid = 'backward' AND type = 'OrderCancelled'";
+    until("the order to be given up", async || Ok(!saga.orders.text(cancelled).await?.is_empty())).await?;
+    let heard =
+        format!("SELECT count(*) FROM inbox WHERE event_id = '{}'", saga.orders.text(cancelled).await?);
+    until("the stock service to hear of it", async || Ok(saga.stock.number(&heard).await? == 1)).await?;
+    let kept = "SELECT count(*) FROM reservation WHERE order_id = 'backward' AND state = 'RELEASED'";
+    ensure!(saga.stock.number(kept).await? == 0, "the stock was given back before the money");
+    process(saga, "saga-payments")?.start()?;
+    ended(saga, "backward", "cancelled, took too long").await?;
+    saga.stage
+        .say("  the stock is kept until the payment service is back and has said that no money is taken");
     Ok(())
 }
 
