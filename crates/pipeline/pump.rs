@@ -203,6 +203,14 @@ impl Pump {
         self.intake.slice(self.passed, &mut self.versions, &mut self.writer)
     }
 
+    /// Before a transaction is read: whatever was committed before it has been. Without this moment a copy without a key
+    /// would have to wait for a pause of the stream.
+    fn join_copy(&mut self, commit_lsn: Lsn) -> Result<(), StageError> {
+        let Some(at) = self.intake.joins_before(commit_lsn) else { return Ok(()) };
+        self.passed = self.passed.max(at);
+        self.intake.slice(self.passed, &mut self.versions, &mut self.writer).map(drop)
+    }
+
     fn stopping(&self) -> bool {
         self.writer.out.stop().graceful.load(Ordering::Relaxed)
     }
@@ -240,7 +248,9 @@ impl Pump {
             Step::Begin => {
                 self.holding.gave_up = false;
                 let open = self.reader.open().expect("Begin opens a transaction");
-                self.writer.begin(open.commit_unix_micros);
+                let (commit_lsn, commit_unix_micros) = (open.commit_lsn, open.commit_unix_micros);
+                self.join_copy(commit_lsn)?;
+                self.writer.begin(commit_unix_micros);
             }
             Step::Commit { end_lsn } => {
                 if let Some(open) = self.reader.open().filter(|open| !open.skipped) {

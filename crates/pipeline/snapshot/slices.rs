@@ -50,6 +50,14 @@ impl Intake {
         self.beside.is_some()
     }
 
+    /// The position of a chunk without rows, which joins a copy to the stream, if everything that was committed before it
+    /// was so before `commit_lsn`.
+    #[inline]
+    pub(crate) fn joins_before(&self, commit_lsn: Lsn) -> Option<Lsn> {
+        let BesideChunk { chunk, keyless, .. } = &self.beside.as_ref()?.beside;
+        (*keyless == Some(KeylessChunk::First) && chunk.lsn <= commit_lsn).then_some(chunk.lsn)
+    }
+
     /// Writes a slice of the waiting chunk, if the stream has come far enough. To be called between transactions.
     /// True if there is more to write now.
     pub(crate) fn slice(
