@@ -72,7 +72,7 @@ impl Scenario for Profile {
         if playing.page_only {
             return script::entered(self).await;
         }
-        script::play(self, if playing.long { 3000 } else { 80 }).await
+        script::play(self, if playing.long { 1500 } else { 80 }).await
     }
 }
 

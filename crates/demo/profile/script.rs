@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::Profile;
 use crate::database::Database;
-use crate::run::{Process, Record, until};
+use crate::run::{PATIENCE, Process, Record, until, until_within};
 
 const USERS: usize = 10;
 
@@ -87,7 +87,10 @@ async fn references(profile: &Profile) -> Result<BTreeMap<String, usize>> {
 
 /// Every valid event has its mail, and all mails are noted as sent.
 async fn mailed(profile: &Profile) -> Result<BTreeMap<String, usize>> {
-    until("a mail for each valid event", async || {
+    // one after the other, on a machine that may be busy
+    let events = profile.users.number("SELECT count(*) FROM headwater.outbox").await?;
+    let patience = PATIENCE + Duration::from_millis(100) * events.try_into()?;
+    until_within(patience, "a mail for each valid event", async || {
         let waiting = "SELECT count(*) FROM mail WHERE sent_at IS NULL AND refused IS NULL";
         let waiting = profile.mails.number(waiting).await?;
         Ok(waiting == 0 && references(profile).await?.values().all(|count| *count > 0))
@@ -400,7 +403,8 @@ async fn killed(profile: &Profile, changes: usize) -> Result<()> {
                 done?;
                 loaded = true;
             }
-            () = tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1500))) => {
+            // not more often: the group waits for the session of an instance that was killed to time out
+            () = tokio::time::sleep(Duration::from_millis(fastrand::u64(1000..4000))) => {
                 if next.is_empty() {
                     next = (0..=profile.processes.len()).collect();
                     fastrand::shuffle(&mut next);
