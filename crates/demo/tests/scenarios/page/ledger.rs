@@ -62,6 +62,8 @@ async fn two_at_once(browser: &Browser) -> Result<()> {
     browser
         .until("document.querySelector('#runners').textContent.split('somebody else').length === 2")
         .await?;
+    // whoever was late has looked again, and decided on what the other one had made of it
+    browser.says("#runners", "reads version 21").await?;
     browser.says("#fold .pill", "placed").await?;
     browser.says("#verdict", "= equal").await?;
     keep(browser, "ledger").await?;
