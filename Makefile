@@ -16,7 +16,7 @@ build: ## the release binary, target/release/headwater
 test: ## formatting, lints, unit tests, end-to-end tests on real servers (which it starts and stops)
 	@deploy/local/test
 
-demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up); SCENARIO=shop|profile|saga|ledger plays services (LONG=1; shop: PAGE=1)
+demo: ## real servers, `headwater run`, a visible load, its records as they arrive (KEEP=1 leaves all of it up); SCENARIO=shop|profile|saga|ledger plays services in a terminal and on a page (PAGE=1 leaves the playing to you; LONG=1)
 	@deploy/local/$(if $(SCENARIO),scenario $(SCENARIO),demo)
 
 bench: ## throughput beside pg_recvlogical, and latency; Markdown on stdout (ROWS=, ROUNDS=; AGAINST=revision)

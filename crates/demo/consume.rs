@@ -3,11 +3,14 @@
 //! Kafka may give an event twice: the relay or this service crashed, or the group moved partitions. So its id is written
 //! into `inbox` in the transaction of what is done about it, and an id that is there already is passed over. The offset
 //! is committed after that transaction; it is only where to read on, never the truth.
+//!
+//! What can't be handled now (the database is away) stays the next event, and what can never be is set aside into
+//! `dead_letter`, in this service's own database: one record that nobody can use must not keep all others waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,13 +18,23 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use serde_json::Value as Json;
 use tokio_postgres::Transaction;
 
-use crate::database::Database;
+use crate::database::{Database, is_refusal, of_database};
 use crate::service::Stop;
 use crate::watch::{self, Outcome};
 
-/// The table that `consume` writes ids into.
-pub const INBOX: &str =
-    "CREATE TABLE inbox (event_id text PRIMARY KEY, handled_at timestamptz NOT NULL DEFAULT now())";
+/// The tables that `consume` writes into: ids of events, and records that can't be used.
+pub const INBOX: &str = "
+    CREATE TABLE inbox (event_id text PRIMARY KEY, handled_at timestamptz NOT NULL DEFAULT now());
+    CREATE TABLE dead_letter (
+        topic         text NOT NULL,
+        partition     integer NOT NULL,
+        record_offset bigint NOT NULL,
+        event_id      text,
+        reason        text NOT NULL,
+        payload       bytea,
+        at            timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (topic, partition, record_offset)
+    )";
 
 /// An event, as the relay sent it with `payload = "raw"`.
 #[derive(Debug)]
@@ -73,6 +86,8 @@ pub fn reader(bootstrap: &str) -> Result<Arc<StreamConsumer>> {
         // never joined, but librdkafka wants one
         .set("group.id", "unused")
         .set("enable.auto.commit", "false")
+        // a place that the topic does not have any more is an error; otherwise librdkafka goes on at the end, in silence
+        .set("auto.offset.reset", "error")
         .create()
         .context("cannot create a consumer")?;
     Ok(Arc::new(consumer))
@@ -106,15 +121,14 @@ async fn each(
             Err(error) if is_passing(&error) => continue,
             Err(error) => return Err(error).context("cannot read from Kafka"),
         };
-        let event = read(&message)?;
         let outcome = loop {
-            match once(database, &event, &handle).await {
+            match once(database, &message, &handle).await {
                 Ok(outcome) => break outcome,
                 Err(_) if stop.is_wanted() => return Ok(()),
                 Err(error) => {
                     // the database is away, or a deadlock was broken: the event stays the next one
-                    let error = format!("{error:#}");
-                    tracing::warn!(error, id = event.id, "an event could not be handled yet");
+                    let (error, place) = (format!("{error:#}"), place(&message));
+                    tracing::warn!(error, place, "an event could not be handled yet");
                     watch::count(message.topic(), Outcome::NotYet);
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
@@ -126,11 +140,18 @@ async fn each(
     }
 }
 
-/// The topic is not there yet, or the broker is away for a moment: librdkafka goes on by itself.
+/// Whether librdkafka goes on by itself. So it does after all errors but those that it calls fatal (another instance has
+/// taken this one's name), and a place to read from that is gone. A broker that is away, a topic that is not there yet, a
+/// pause that cost this instance its partitions: they come back.
 pub fn is_passing(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, UnknownTopicOrPartition};
-    let code = error.rdkafka_error_code();
-    code.is_some_and(|code| matches!(code, AllBrokersDown | BrokerTransportFailure | UnknownTopicOrPartition))
+    use RDKafkaErrorCode::{AutoOffsetReset, Fatal};
+    if matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(error.rdkafka_error_code(), Some(AutoOffsetReset | Fatal))
+    {
+        return false;
+    }
+    tracing::debug!(%error, "reading goes on");
+    true
 }
 
 /// The text of a header.
@@ -140,35 +161,95 @@ pub fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
     header.value.map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
+/// Where a record is.
+fn place(message: &BorrowedMessage<'_>) -> String {
+    format!("{} {} {}", message.topic(), message.partition(), message.offset())
+}
+
 fn read(message: &BorrowedMessage<'_>) -> Result<Event> {
-    let place = || format!("{} {} {}", message.topic(), message.partition(), message.offset());
-    let (Some(id), Some(kind)) = (header(message, "id"), header(message, "eventType")) else {
-        bail!("the record at {} is no event", place());
-    };
-    let payload = serde_json::from_slice(message.payload().unwrap_or(b"null"));
+    let (id, kind) = (header(message, "id"), header(message, "eventType"));
     Ok(Event {
-        id,
-        kind,
+        // what PostgreSQL can't store can be no id
+        id: id.filter(|id| !id.contains('\0')).context("there is no header id")?,
+        kind: kind.context("there is no header eventType")?,
         key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
-        payload: payload.with_context(|| format!("the event at {} is no JSON", place()))?,
+        payload: serde_json::from_slice(message.payload().unwrap_or(b"null")).context("no JSON")?,
     })
 }
 
+/// One record, to its end.
 async fn once(
+    database: &Database,
+    message: &BorrowedMessage<'_>,
+    handle: &impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
+) -> Result<Outcome> {
+    let event = match read(message) {
+        Ok(event) => event,
+        Err(error) => return set_aside(database, message, None, &error).await,
+    };
+    match handled(database, &event, handle).await {
+        // the event is to blame: the handler can't use it, or PostgreSQL refused what came of it
+        Err(error) if of_database(&error).is_none() || is_refusal(&error) => {
+            set_aside(database, message, Some(&event.id), &error).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn handled(
     database: &Database,
     event: &Event,
     handle: &impl AsyncFn(&Transaction<'_>, &Event) -> Result<()>,
 ) -> Result<Outcome> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
-    let new = transaction
-        .execute("INSERT INTO inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING", &[&event.id])
-        .await?;
-    if new == 1 {
+    let new = is_new(&transaction, &event.id).await?;
+    if new {
         handle(&transaction, event).await?;
     }
     transaction.commit().await?;
-    Ok(if new == 1 { Outcome::Handled } else { Outcome::SeenBefore })
+    Ok(if new { Outcome::Handled } else { Outcome::SeenBefore })
+}
+
+/// False where the event was handled before, or was set aside.
+async fn is_new(transaction: &Transaction<'_>, id: &str) -> Result<bool> {
+    let sql = "INSERT INTO inbox (event_id) VALUES ($1) ON CONFLICT DO NOTHING";
+    Ok(transaction.execute(sql, &[&id]).await? == 1)
+}
+
+/// Nothing is done about it but that a person can find it. The reason may have values: it stays beside the payload.
+async fn set_aside(
+    database: &Database,
+    message: &BorrowedMessage<'_>,
+    id: Option<&str>,
+    error: &anyhow::Error,
+) -> Result<Outcome> {
+    let mut client = database.client().await?;
+    let transaction = client.transaction().await?;
+    if let Some(id) = id
+        && !is_new(&transaction, id).await?
+    {
+        return Ok(Outcome::SeenBefore);
+    }
+    let new = transaction
+        .execute(
+            "INSERT INTO dead_letter VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+            &[
+                &message.topic(),
+                &message.partition(),
+                &message.offset(),
+                &id,
+                &format!("{error:#}"),
+                &message.payload(),
+            ],
+        )
+        .await?;
+    transaction.commit().await?;
+    if new == 0 {
+        return Ok(Outcome::SeenBefore);
+    }
+    tracing::error!(place = place(message), "a record can't be used; dead_letter has it, with the reason");
+    Ok(Outcome::DeadLetter)
 }
 
 /// Writes an event into the outbox of the database that the transaction is in.

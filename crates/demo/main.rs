@@ -1,11 +1,12 @@
 //! Services that use Headwater as a team would, and the scenarios that play with them: `make demo SCENARIO=…`.
 //!
 //! Nothing here knows a crate of Headwater: services have tokio-postgres, rdkafka and axum. The folders are scenarios;
-//! `run/` is the director, which starts and breaks what belongs to a scenario.
+//! `run/` is the director, which starts and breaks what belongs to a scenario, and `page/` what their pages share.
 
 mod consume;
 mod database;
 mod ledger;
+mod page;
 mod profile;
 mod run;
 mod saga;
@@ -29,13 +30,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// The scenario of an inventory and its copy.
-    Shop(shop::Settings),
+    Shop(run::Settings),
     /// The scenario of an order over three services that is undone when a step fails.
     Saga(saga::Settings),
     /// The scenario of an order that is its events.
-    Ledger(ledger::Settings),
+    Ledger(run::Settings),
     /// The scenario of a user service and an e-mail service.
-    Profile(profile::Settings),
+    Profile(run::Settings),
     /// The product service of the shop.
     Product(Service),
     /// The order service of the shop.

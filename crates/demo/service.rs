@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::database::is_refusal;
+
 /// Told once, when the process should end.
 #[derive(Clone)]
 pub struct Stop(watch::Receiver<bool>);
@@ -78,7 +80,7 @@ async fn metrics() -> Result<String, Failure> {
     Ok(String::from_utf8(text)?)
 }
 
-/// An answer that is no success: what the caller did wrong, or a 503 for whatever broke on our side.
+/// An answer that is no success: what the caller did wrong, or a 503 for whatever broke on our side and may pass.
 pub struct Failure(StatusCode, String);
 
 impl Failure {
@@ -97,6 +99,10 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Failure {
         let error = error.into();
         tracing::warn!(error = format!("{error:#}"), "a request failed");
+        // 503 would have the caller try again, for ever
+        if is_refusal(&error) {
+            return Failure(StatusCode::BAD_REQUEST, "this can't be stored".to_owned());
+        }
         Failure(StatusCode::SERVICE_UNAVAILABLE, "try again later".to_owned())
     }
 }

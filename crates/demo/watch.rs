@@ -8,7 +8,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Result;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge_vec};
+use prometheus::{
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_counter_vec, register_int_gauge,
+    register_int_gauge_vec,
+};
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -68,6 +71,16 @@ pub fn expect(topics: &[&str]) {
 /// An event came to an outcome.
 pub fn count(topic: &str, outcome: Outcome) {
     EVENTS.with_label_values(&[topic, outcome.label()]).inc();
+}
+
+static PAUSED: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "1 while an operator has paused reading.";
+    register_int_gauge!("service_consumer_paused", help).expect("registered once, with a valid name")
+});
+
+/// An operator has paused reading, or let it go on.
+pub fn paused(paused: bool) {
+    PAUSED.set(paused.into());
 }
 
 /// By topic and partition.

@@ -4,41 +4,69 @@ pub mod order;
 pub mod orders;
 pub mod projection;
 
+mod page;
+mod race;
 mod script;
 mod store;
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use clap::Args;
+use axum::Router;
+use reqwest::RequestBuilder;
+use serde_json::Value as Json;
 
 use crate::database::Database;
-use crate::run::{Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
-
-/// What `ledger` is called with.
-#[derive(Args)]
-pub struct Settings {
-    #[command(flatten)]
-    servers: Servers,
-    /// 5,000 commands instead of 400.
-    #[arg(long)]
-    long: bool,
-}
+use crate::run::{
+    Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform, prometheus_config,
+    relay_config,
+};
+use order::Command;
 
 /// What runs, and where to look.
 pub struct Ledger {
     stage: Stage,
     orders: Database,
+    /// A second session in the order service's database, for commands that compete.
+    rival: Database,
     projection: Database,
     orders_url: String,
     processes: Vec<Process>,
-    /// Runs only when the projection is made anew.
+    /// The script's second instance of the view.
     rebuilding: Process,
 }
 
 /// Starts it, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let ledger = Ledger::start(&settings.servers).await?;
-    let result = ledger.stage.play(script::play(&ledger, if settings.long { 5000 } else { 400 })).await;
-    ledger.stage.end(ledger.processes.iter().chain([&ledger.rebuilding]), result).await
+    perform(Ledger::start(&settings.servers).await?, &settings.playing).await
+}
+
+impl Scenario for Ledger {
+    const PAGE: &'static str = include_str!("page.html");
+
+    fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    async fn state(&self, of: Option<&str>) -> Result<Json> {
+        page::state(self, of).await
+    }
+
+    fn buttons() -> Router<Arc<Ledger>> {
+        page::buttons()
+    }
+
+    async fn play(&self, playing: &Playing) -> Result<()> {
+        if playing.page_only {
+            return script::opened(self).await;
+        }
+        script::play(self, if playing.long { 5000 } else { 400 }).await?;
+        if playing.stay { self.playable().await } else { script::halted(self).await }
+    }
 }
 
 impl Ledger {
@@ -73,10 +101,13 @@ impl Ledger {
                 "decides commands and appends events",
                 &["ledger-orders", "--listen", &listen, "--database-url", &database_url],
             )?,
-            stage.headwater("relay", "headwater run", &["run", "-c", argument(&config)?])?,
-            stage.service("ledger-projection", "a view made of events", &project)?,
+            stage.headwater("relay", "headwater run: events to Kafka", &["run", "-c", argument(&config)?])?,
+            stage.service("ledger-projection", "a view made of the topic alone", &project)?,
         ];
-        let anew: Vec<&str> = project.iter().copied().chain(["--rebuild"]).collect();
+        // beside the other one for a while, and so at another address
+        let anew_listen = stage.address();
+        let anew = project.map(|argument| if argument == view_listen { &*anew_listen } else { argument });
+        let anew: Vec<&str> = anew.into_iter().chain(["--rebuild"]).collect();
         let rebuilding = stage.service("ledger-projection-anew", "the view, made again", &anew)?;
         for process in &processes {
             process.start()?;
@@ -85,7 +116,25 @@ impl Ledger {
         stage.until_answers(&format!("{orders_url}/healthz")).await?;
         stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
         stage.until_answers(&format!("http://{view_listen}/healthz")).await?;
-        Ok(Ledger { stage, orders, projection, orders_url, processes, rebuilding })
+        let rival = Database::new(&stage.own_url(&stage.named("ledger"))?)?;
+        Ok(Ledger { stage, orders, rival, projection, orders_url, processes, rebuilding })
+    }
+
+    fn command_request(&self, id: &str, command: &Command) -> RequestBuilder {
+        self.stage.http.post(format!("{}/orders/{id}", self.orders_url)).json(command)
+    }
+
+    /// Leaves one view, with its button.
+    async fn playable(&self) -> Result<()> {
+        self.rebuilding.stop().await?;
+        self.process("ledger-projection")?.start()
+    }
+
+    /// Throws the view away and makes it again from the topic.
+    async fn rebuild(&self) -> Result<()> {
+        let projection = self.process("ledger-projection")?;
+        projection.stop().await?;
+        projection.start_with(&["--rebuild"])
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Json, Router};
 
@@ -31,16 +32,26 @@ async fn look(State(databases): State<Databases>, Path(id): Path<String>) -> Res
     Ok(Json(store::load(&*client, &id).await?))
 }
 
+/// An answer may be lost on its way, and then the caller sends its command again. With the header `Idempotency-Key`, a
+/// UUID of its choice, it is the same command and is done once: the key is the id of the event.
 async fn command(
     State(databases): State<Databases>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     Json(command): Json<Command>,
 ) -> Result<Json<Order>, Failure> {
+    let key = headers.get("Idempotency-Key").map(|key| key.to_str()).transpose();
+    let key = key.map_err(|_| Failure::conflict("the key is no UUID"))?;
     for _ in 0..TRIES {
         let mut client = databases[fastrand::usize(..2)].client().await?;
+        if let Some(key) = key
+            && store::is_done(&*client, key).await?
+        {
+            return Ok(Json(store::load(&*client, &id).await?));
+        }
         let order = store::load(&*client, &id).await?;
         let event = order.decide(command.clone()).map_err(Failure::conflict)?;
-        if store::append(&mut client, &id, &order, &event).await? == Appended::Done {
+        if store::append(&mut client, &id, &order, &event, key).await? == Appended::Done {
             return Ok(Json(store::load(&*client, &id).await?));
         }
     }

@@ -10,5 +10,7 @@ CREATE TABLE order_view (
 
 CREATE TABLE progress (
     partition   integer PRIMARY KEY,
-    next_offset bigint NOT NULL
+    next_offset bigint NOT NULL,
+    -- Another one after the view was thrown away: a process that still works on the old one has to end.
+    made        uuid NOT NULL DEFAULT gen_random_uuid()
 );

@@ -14,7 +14,7 @@ pub const SNAPSHOT_EVERY: i32 = 20;
 #[derive(Debug, PartialEq)]
 pub enum Appended {
     Done,
-    /// Somebody else has appended since: look again, decide again.
+    /// Somebody else has appended since, or this same command: look again, decide again.
     Conflict,
 }
 
@@ -50,17 +50,30 @@ pub fn parse(kind: &str, payload: &str) -> Result<Event> {
         .with_context(|| format!("an event of type {kind} that can't be read"))
 }
 
+/// Whether the command of this key has become an event.
+pub async fn is_done(client: &impl GenericClient, key: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM order_event WHERE id = $1::text::uuid)";
+    Ok(client.query_one(sql, &[&key]).await?.get(0))
+}
+
 /// Appends `event` to the order that `before` was loaded of, if nothing was appended since: optimistic concurrency. No
-/// lock is held while the command is thought about; the unique index decides.
-pub async fn append(client: &mut Client, order_id: &str, before: &Order, event: &Event) -> Result<Appended> {
+/// lock is held while the command is thought about; the unique index decides. `key`: the event's id, if the caller has one.
+pub async fn append(
+    client: &mut Client,
+    order_id: &str,
+    before: &Order,
+    event: &Event,
+    key: Option<&str>,
+) -> Result<Appended> {
     let stored = serde_json::to_value(event)?;
     let mut after = before.clone();
     after.apply(event);
     let transaction = client.transaction().await?;
     let inserted = transaction
         .execute(
-            "INSERT INTO order_event (order_id, version, type, payload) VALUES ($1, $2, $3, $4::text::jsonb)",
-            &[&order_id, &after.version, &stored["type"].as_str(), &stored["payload"].to_string()],
+            "INSERT INTO order_event (id, order_id, version, type, payload)
+             VALUES (coalesce($5::text::uuid, gen_random_uuid()), $1, $2, $3, $4::text::jsonb)",
+            &[&order_id, &after.version, &stored["type"].as_str(), &stored["payload"].to_string(), &key],
         )
         .await;
     match inserted {

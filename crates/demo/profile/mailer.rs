@@ -9,22 +9,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use clap::Args;
+use lettre::Address;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::Offset;
 use serde_json::Value as Json;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use super::outgoing;
 use super::schema::{self, Registered};
 use crate::consume::{header, is_passing, subscribe};
-use crate::database::Database;
+use crate::database::{Database, is_refusal, of_database};
 use crate::service::{self, Failure, Stop};
 use crate::watch::{self, Outcome};
 
@@ -63,12 +64,15 @@ pub enum Order {
     Resume,
 }
 
+/// An operator's order, and where to say what became of it.
+type Asked = (Order, oneshot::Sender<Result<()>>);
+
 struct Mailer {
     settings: Settings,
     database: Database,
     consumer: Arc<StreamConsumer>,
     dead_letters: FutureProducer,
-    schema: Registered,
+    schema: Mutex<Registered>,
     /// Says that there is a mail to send.
     written: Arc<Notify>,
 }
@@ -87,10 +91,11 @@ pub async fn run(settings: &Settings) -> Result<()> {
         database: Database::new(&settings.database_url)?,
         consumer: Arc::clone(&consumer),
         dead_letters,
-        schema: schema::newest(&settings.registry, &settings.subject).await?,
+        schema: Mutex::new(schema::newest(&settings.registry, &settings.subject).await?),
         written: Arc::default(),
     };
-    tracing::info!(version = mailer.schema.version, "events are checked against the registered schema");
+    let version = mailer.schema.lock().await.version;
+    tracing::info!(version, "events are checked against the registered schema");
     let (say, orders) = mpsc::channel(8);
     let router = Router::new()
         .route("/replay", post(ask).with_state((say.clone(), Order::Replay)))
@@ -108,17 +113,20 @@ pub async fn run(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn ask(State((say, order)): State<(mpsc::Sender<Order>, Order)>) -> Result<(), Failure> {
-    Ok(say.send(order).await?)
+async fn ask(State((say, order)): State<(mpsc::Sender<Asked>, Order)>) -> Result<(), Failure> {
+    let (done, outcome) = oneshot::channel();
+    say.send((order, done)).await?;
+    Ok(outcome.await??)
 }
 
 impl Mailer {
-    async fn read(&self, mut orders: mpsc::Receiver<Order>, stop: &Stop) -> Result<()> {
+    async fn read(&self, mut orders: mpsc::Receiver<Asked>, stop: &Stop) -> Result<()> {
         loop {
             let received = tokio::select! {
                 received = self.consumer.recv() => received,
-                Some(order) = orders.recv() => {
-                    self.obey(order)?;
+                Some((order, done)) = orders.recv() => {
+                    // an error means that whoever asked has gone
+                    done.send(self.obey(order)).ok();
                     continue;
                 }
                 () = stop.wanted() => return Ok(()),
@@ -144,9 +152,16 @@ impl Mailer {
     fn obey(&self, order: Order) -> Result<()> {
         tracing::info!(?order, "asked by an operator");
         let partitions = self.consumer.assignment()?;
+        ensure!(partitions.count() > 0, "no partition is ours yet");
         match order {
-            Order::Pause => self.consumer.pause(&partitions)?,
-            Order::Resume => self.consumer.resume(&partitions)?,
+            Order::Pause => {
+                self.consumer.pause(&partitions)?;
+                watch::paused(true);
+            }
+            Order::Resume => {
+                self.consumer.resume(&partitions)?;
+                watch::paused(false);
+            }
             Order::Replay => {
                 for partition in partitions.elements() {
                     let (topic, number) = (partition.topic(), partition.partition());
@@ -160,29 +175,43 @@ impl Mailer {
     }
 
     async fn handle(&self, message: &BorrowedMessage<'_>) -> Result<()> {
-        let outcome = match self.check(message) {
+        let outcome = match self.check(message).await? {
             Err(reason) => {
                 self.set_aside(message, &reason).await?;
                 Outcome::DeadLetter
             }
-            Ok((event_id, profile)) if self.write_down(&event_id, &profile).await? => Outcome::Handled,
-            Ok(_) => Outcome::SeenBefore,
+            Ok((event_id, profile)) => match self.write_down(&event_id, &profile).await {
+                Ok(true) => Outcome::Handled,
+                Ok(false) => Outcome::SeenBefore,
+                // what fits the schema may still be what PostgreSQL can't store; its words would have values
+                Err(error) if is_refusal(&error) => {
+                    let state =
+                        of_database(&error).and_then(|error| error.code()).map_or("", |state| state.code());
+                    self.set_aside(message, &format!("it can't be stored: SQLSTATE {state}")).await?;
+                    Outcome::DeadLetter
+                }
+                Err(error) => return Err(error),
+            },
         };
         watch::count(message.topic(), outcome);
         self.written.notify_one();
         Ok(())
     }
 
-    /// The event's id and payload, or why it can't be used.
-    fn check(&self, message: &BorrowedMessage<'_>) -> Result<(String, Json), String> {
-        let id = header(message, "id").ok_or("there is no header id")?;
-        let profile: Json = serde_json::from_slice(message.payload().unwrap_or_default())
-            .map_err(|_| "the payload is no JSON".to_owned())?;
-        let misfits = self.schema.misfits(&profile);
-        if misfits.is_empty() {
-            return Ok((id, profile));
+    /// The event's id and payload, or why it can't be used. What does not fit may be written by a newer schema than the one
+    /// that is known here: it is looked for before anything is called wrong.
+    async fn check(&self, message: &BorrowedMessage<'_>) -> Result<Result<(String, Json), String>> {
+        let mut schema = self.schema.lock().await;
+        let checked = usable(message, &schema);
+        if checked.is_ok() {
+            return Ok(checked);
         }
-        Err(format!("{} version {}: {}", self.settings.subject, self.schema.version, misfits.join(", ")))
+        let newest = schema::newest(&self.settings.registry, &self.settings.subject).await?;
+        if newest.version == schema.version {
+            return Ok(checked);
+        }
+        *schema = newest;
+        Ok(usable(message, &schema))
     }
 
     /// Kafka has it before the event counts as handled. After a crash in between it is there twice.
@@ -221,13 +250,29 @@ impl Mailer {
                 format!("Dear {},\n\nyour profile was changed.\n\nReference: {event_id}\n", text("name"));
             transaction
                 .execute(
-                    "INSERT INTO mail (event_id, address, subject, body) VALUES ($1, $2, 'Your profile', $3)
-                     ON CONFLICT DO NOTHING",
-                    &[&event_id, &text("email"), &body],
+                    "INSERT INTO mail (event_id, user_id, address, subject, body)
+                     VALUES ($1, $2, $3, 'Your profile', $4) ON CONFLICT DO NOTHING",
+                    &[&event_id, &text("id"), &text("email"), &body],
                 )
                 .await?;
         }
         transaction.commit().await?;
         Ok(new == 1)
     }
+}
+
+/// The event's id and payload, or why it can't be used. The reason names fields, and never has values.
+fn usable(message: &BorrowedMessage<'_>, schema: &Registered) -> Result<(String, Json), String> {
+    let id = header(message, "id").ok_or("there is no header id")?;
+    let profile: Json = serde_json::from_slice(message.payload().unwrap_or_default())
+        .map_err(|_| "the payload is no JSON".to_owned())?;
+    let mut misfits = schema.misfits(&profile);
+    // what no schema says: a mail to such an address would keep all others waiting, again and again
+    if misfits.is_empty() && profile["email"].as_str().is_none_or(|email| email.parse::<Address>().is_err()) {
+        misfits.push("email is no address".to_owned());
+    }
+    if misfits.is_empty() {
+        return Ok((id, profile));
+    }
+    Err(format!("{} version {}: {}", schema.subject, schema.version, misfits.join(", ")))
 }

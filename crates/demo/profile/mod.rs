@@ -3,27 +3,28 @@
 pub mod mailer;
 pub mod users;
 
+mod dead_letters;
 mod outgoing;
+mod page;
 mod schema;
 mod script;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
-use clap::Args;
+use axum::Router;
+use reqwest::RequestBuilder;
+use serde_json::{Value as Json, json};
 
 use crate::database::Database;
-use crate::run::{Mailbox, Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
+use crate::run::{
+    Mailbox, Playing, Process, Relay, Scenario, Servers, Settings, Stage, argument, perform,
+    prometheus_config, relay_config,
+};
+use dead_letters::DeadLetters;
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
-
-/// What `profile` is called with.
-#[derive(Args)]
-pub struct Settings {
-    #[command(flatten)]
-    servers: Servers,
-    /// 3,000 changes instead of 80.
-    #[arg(long)]
-    long: bool,
-}
 
 /// What runs, and where to look.
 pub struct Profile {
@@ -33,15 +34,46 @@ pub struct Profile {
     users_url: String,
     mailer_url: String,
     topic: String,
+    relay_config: PathBuf,
+    dead_letters: DeadLetters,
     processes: Vec<Process>,
     mailbox: Mailbox,
 }
 
 /// Starts it, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let profile = Profile::start(&settings.servers).await?;
-    let result = profile.stage.play(script::play(&profile, if settings.long { 3000 } else { 80 })).await;
-    profile.stage.end(&profile.processes, result).await
+    perform(Profile::start(&settings.servers).await?, &settings.playing).await
+}
+
+impl Scenario for Profile {
+    const PAGE: &'static str = include_str!("page.html");
+
+    fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    fn mailbox(&self) -> Option<&Mailbox> {
+        Some(&self.mailbox)
+    }
+
+    async fn state(&self, _: Option<&str>) -> Result<Json> {
+        page::state(self).await
+    }
+
+    fn buttons() -> Router<Arc<Profile>> {
+        page::buttons()
+    }
+
+    async fn play(&self, playing: &Playing) -> Result<()> {
+        if playing.page_only {
+            return script::entered(self).await;
+        }
+        script::play(self, if playing.long { 3000 } else { 80 }).await
+    }
 }
 
 impl Profile {
@@ -60,7 +92,8 @@ impl Profile {
         let subject = format!("{topic}-payload");
         schema::register(&servers.registry, &subject, include_str!("profile.avsc")).await?;
         stage.make_topics(&[&topic, &format!("{topic}.dead")]).await?;
-        let config = stage.write("relay.toml", &relay_toml(&stage, &users_db, &relay_address))?;
+        let dead_letters = DeadLetters::read(&servers.bootstrap, &format!("{topic}.dead"))?;
+        let relay_config = stage.write("relay.toml", &relay_toml(&stage, &users_db, &relay_address))?;
         let jobs = [("users", &*users_address), ("relay", &relay_address), ("mailer", &mailer_address)];
         stage.write("prometheus.yml", &prometheus_config(&jobs))?;
         let group = format!("{}-mailer", servers.name);
@@ -70,7 +103,11 @@ impl Profile {
                 "owns the profiles",
                 &["users", "--listen", &users_address, "--database-url", &users_db],
             )?,
-            stage.headwater("relay", "headwater run", &["run", "-c", argument(&config)?])?,
+            stage.headwater(
+                "relay",
+                "headwater run: outbox to Kafka",
+                &["run", "-c", argument(&relay_config)?],
+            )?,
             stage.service(
                 "mailer",
                 "sends a mail for each change",
@@ -96,7 +133,18 @@ impl Profile {
             )?,
         ];
         let (users_url, mailer_url) = (format!("http://{users_address}"), format!("http://{mailer_address}"));
-        let profile = Profile { stage, users, mails, users_url, mailer_url, topic, processes, mailbox };
+        let profile = Profile {
+            stage,
+            users,
+            mails,
+            users_url,
+            mailer_url,
+            topic,
+            relay_config,
+            dead_letters,
+            processes,
+            mailbox,
+        };
         for process in &profile.processes {
             process.start()?;
         }
@@ -108,6 +156,29 @@ impl Profile {
         }
         Ok(profile)
     }
+
+    /// Through the user service, as its users would; without an address the event will not fit its schema.
+    fn change_request(&self, id: &str, email: Option<&str>, name: &str) -> RequestBuilder {
+        let url = format!("{}/users/{id}", self.users_url);
+        self.stage.http.put(url).json(&json!({ "email": email, "name": name }))
+    }
+
+    /// What an operator asks of the e-mail service: `pause`, `resume`, `replay`.
+    fn operator_request(&self, order: &str) -> RequestBuilder {
+        self.stage.http.post(format!("{}/{order}", self.mailer_url))
+    }
+
+    /// What the e-mail service says of itself.
+    async fn metrics(&self) -> Result<String> {
+        let answer = self.stage.http.get(format!("{}/metrics", self.mailer_url)).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+}
+
+/// The sum over the labels of a metric whose line contains `part`.
+fn sum(metrics: &str, part: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| !line.starts_with('#') && line.contains(part));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 fn relay_toml(stage: &Stage, database_url: &str, listen: &str) -> String {

@@ -38,7 +38,8 @@ async fn send_one(database: &Database, server: &AsyncSmtpTransport<Tokio1Executo
     let transaction = client.transaction().await?;
     let row = transaction
         .query_opt(
-            "SELECT event_id, address, subject, body FROM mail WHERE sent_at IS NULL ORDER BY at LIMIT 1
+            "SELECT event_id, address, subject, body FROM mail
+             WHERE sent_at IS NULL AND refused IS NULL AND try_at <= now() ORDER BY try_at LIMIT 1
              FOR UPDATE SKIP LOCKED",
             &[],
         )
@@ -51,8 +52,22 @@ async fn send_one(database: &Database, server: &AsyncSmtpTransport<Tokio1Executo
         .to(row.get::<_, &str>(1).parse().context("an address that is none")?)
         .subject(row.get::<_, String>(2))
         .body(row.get::<_, String>(3))?;
-    server.send(mail).await.context("the mail server")?;
-    transaction.execute("UPDATE mail SET sent_at = now() WHERE event_id = $1", &[&event_id]).await?;
+    match server.send(mail).await {
+        Ok(_) => {
+            let sent = "UPDATE mail SET sent_at = now() WHERE event_id = $1";
+            transaction.execute(sent, &[&event_id]).await?;
+        }
+        // a mailbox that does not exist, or is full, must not keep the mails of all others waiting
+        Err(error) if error.is_permanent() => {
+            let refused = "UPDATE mail SET refused = $2 WHERE event_id = $1";
+            transaction.execute(refused, &[&event_id, &error.to_string()]).await?;
+        }
+        Err(error) if error.is_transient() => {
+            let later = "UPDATE mail SET try_at = now() + interval '1 minute' WHERE event_id = $1";
+            transaction.execute(later, &[&event_id]).await?;
+        }
+        Err(error) => return Err(error).context("the mail server"),
+    }
     transaction.commit().await?;
     Ok(true)
 }

@@ -6,11 +6,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
+use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use serde::{Deserialize, Serialize};
 
 use super::until;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/e2e/harness/smtp_server.py");
+
+/// Who gets the mails that only show that the server has come to rest.
+const NOBODY_ELSE: &str = "rest@example.com";
 
 /// A mail, as the server printed it.
 #[derive(Clone, Deserialize, Serialize)]
@@ -18,11 +22,15 @@ pub struct Mail {
     pub to: Vec<String>,
     pub subject: String,
     pub body: String,
+    /// The same in a mail that is sent again.
+    #[serde(default)]
+    pub message_id: String,
 }
 
 /// The running server; it ends with this.
 pub struct Mailbox {
     child: Child,
+    port: u16,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -43,7 +51,7 @@ impl Mailbox {
                 written.lock().expect("nobody panics with it").push(line);
             }
         });
-        let mut mailbox = Mailbox { child, lines };
+        let mut mailbox = Mailbox { child, port: port.parse()?, lines };
         until("the mail server", async || {
             if let Some(status) = mailbox.child.try_wait()? {
                 bail!("it ended with {status}");
@@ -58,10 +66,30 @@ impl Mailbox {
         self.lines.lock().expect("nobody panics with it").clone()
     }
 
-    /// What has come so far, the oldest first. The first line says that the server is ready.
-    pub fn mails(&self) -> Result<Vec<Mail>> {
+    fn all(&self) -> Result<Vec<Mail>> {
         let mails = self.lines().into_iter().skip(1).map(|line| serde_json::from_str(&line));
         mails.collect::<Result<_, _>>().context("the mail server's output is not as expected")
+    }
+
+    /// What has come so far, the oldest first. The first line says that the server is ready.
+    pub fn mails(&self) -> Result<Vec<Mail>> {
+        let mut mails = self.all()?;
+        mails.retain(|mail| mail.to != [NOBODY_ELSE]);
+        Ok(mails)
+    }
+
+    /// Waits until the server has dealt with everything that it was sent before: it is one loop, and a mail of our own
+    /// goes through it behind the others.
+    pub async fn come_to_rest(&self) -> Result<()> {
+        let address = NOBODY_ELSE.parse::<lettre::message::Mailbox>()?;
+        let before = self.all()?.iter().filter(|mail| mail.to == [NOBODY_ELSE]).count();
+        let mail = Message::builder().from(address.clone()).to(address).body(String::new())?;
+        let server = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous("127.0.0.1").port(self.port);
+        server.build().send(mail).await.context("the mail server")?;
+        until("the mail server to come to rest", async || {
+            Ok(self.all()?.iter().filter(|mail| mail.to == [NOBODY_ELSE]).count() > before)
+        })
+        .await
     }
 }
 

@@ -1,17 +1,22 @@
 //! What starts the services of a scenario, breaks them and looks at them: the scenario's director, not a service.
 
+mod kafka;
 mod mailbox;
 mod process;
 mod prometheus;
 mod relay;
+mod scenario;
 
+pub use kafka::{Group, Record};
 pub use mailbox::Mailbox;
 pub use process::Process;
 pub use prometheus::prometheus_config;
 pub use relay::{Relay, apply_config, relay_config};
+pub use scenario::{Playing, Scenario, Settings, perform};
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +31,9 @@ use tokio_postgres::{Client, Config};
 
 use crate::database::{self, Database};
 use crate::service::Stop;
+
+/// Of each topic.
+pub const PARTITIONS: i32 = 3;
 
 /// Real servers, and where the scenario may write.
 #[derive(Args, Clone)]
@@ -55,6 +63,9 @@ pub struct Servers {
     #[arg(long, default_value_t = 21_000)]
     pub ports: u16,
 }
+
+/// The name of the director's sessions.
+const DIRECTOR: &str = "director";
 
 /// Where a scenario plays: its servers, its folder, and what it has said.
 pub struct Stage {
@@ -124,13 +135,26 @@ impl Stage {
         Ok(format!("{server}/{database}"))
     }
 
+    /// The same, for the director's own sessions, which are not cut with the others.
+    pub fn own_url(&self, database: &str) -> Result<String> {
+        Ok(format!("{}?application_name={DIRECTOR}", self.database_url(database)?))
+    }
+
+    /// Ends the sessions of all others in a database, as a failover would.
+    pub async fn cut_sessions(&self, database: &str) -> Result<()> {
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = $1 AND application_name <> $2";
+        self.server().await?.execute(sql, &[&self.named(database), &DIRECTOR]).await?;
+        Ok(())
+    }
+
     /// Creates a database, anew if it exists, and runs `scripts` in it.
     pub async fn create_database(&self, rest: &str, scripts: &[&str]) -> Result<Database> {
         let name = self.named(rest);
         // what an earlier run left behind when it was killed
         self.drop_database(&name).await?;
         self.server().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-        let database = Database::new(&self.database_url(&name)?)?;
+        let database = Database::new(&self.own_url(&name)?)?;
         for script in scripts {
             database.execute(script).await.with_context(|| format!("cannot fill database {name}"))?;
         }
@@ -167,7 +191,7 @@ impl Stage {
             ClientConfig::new().set("bootstrap.servers", &self.servers.bootstrap).create()?;
         let topics: Vec<_> = names
             .iter()
-            .map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
+            .map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
             .collect();
         let results = admin.create_topics(&topics, &AdminOptions::new()).await;
         for result in results.context("cannot make topics")? {
@@ -179,8 +203,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A process of the headwater binary.
-    pub fn headwater(&self, name: &'static str, what: &'static str, arguments: &[&str]) -> Result<Process> {
+    fn headwater_program(&self) -> Result<PathBuf> {
         let program = match &self.servers.headwater {
             Some(path) => path.clone(),
             None => std::env::current_exe()?.with_file_name("headwater"),
@@ -188,7 +211,23 @@ impl Stage {
         if !program.exists() {
             bail!("there is no {}: cargo build --release --workspace --bins", program.display());
         }
-        Ok(Process::new(name, what, program, arguments, &self.servers.folder))
+        Ok(program)
+    }
+
+    /// A process of the headwater binary.
+    pub fn headwater(&self, name: &'static str, what: &'static str, arguments: &[&str]) -> Result<Process> {
+        Ok(Process::new(name, what, self.headwater_program()?, arguments, &self.servers.folder))
+    }
+
+    /// `headwater outbox …`, what a person on call would type.
+    pub async fn outbox(&self, config: &Path, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.headwater_program()?);
+        command.arg("outbox").args(arguments).arg("-c").arg(config);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        if !output.status.success() {
+            bail!("headwater outbox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// A process of one of the services of this crate.
@@ -234,14 +273,23 @@ impl Stage {
 }
 
 /// How long a step waits for what it expects: far more than it takes, since the machine may be busy with other things.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    until_within(PATIENCE, what, condition).await
+}
+
+/// The same with another patience.
+pub async fn until_within(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !condition().await.with_context(|| format!("waiting for {what}"))? {
         if Instant::now() > deadline {
-            bail!("waited {} s for {what}", PATIENCE.as_secs());
+            bail!("waited {} s for {what}", patience.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

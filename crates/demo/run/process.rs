@@ -51,6 +51,11 @@ impl Process {
 
     /// Starts it, unless it runs.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// Starts it with more arguments this time, unless it runs.
+    pub fn start_with(&self, more: &[&str]) -> Result<()> {
         if self.pid().is_some() {
             return Ok(());
         }
@@ -58,6 +63,7 @@ impl Process {
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -7,6 +7,7 @@
 //! remembers the highest that wrote it, and refuses lower ones.
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::database::Database;
@@ -48,7 +49,7 @@ async fn take_one(client: &Client, sku: &str) -> Result<bool> {
 }
 
 /// How many of one piece two buyers are sold.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Sold {
     pub by_plain_lock: u32,
     pub by_fenced_lease: u32,
@@ -58,7 +59,9 @@ pub struct Sold {
 /// Two buyers, one piece, and the first one pauses between its look and its write, for longer than its lease.
 pub async fn two_buyers(database: &Database, other: &Database) -> Result<Sold> {
     let (first, second) = (database.client().await?, other.client().await?);
-    let stock = "INSERT INTO stock VALUES ('lease', 1), ('fence', 1), ('row', 1)";
+    // also what an earlier time left behind when it was cut off
+    let stock = "DELETE FROM lease; DELETE FROM stock WHERE sku IN ('lease', 'fence', 'row');
+                 INSERT INTO stock VALUES ('lease', 1), ('fence', 1), ('row', 1)";
     first.batch_execute(stock).await?;
     let mut sold = Sold { by_plain_lock: 0, by_fenced_lease: 0, by_row_lock: 0 };
     for sku in ["lease", "fence"] {

@@ -5,17 +5,28 @@ pub mod orders;
 pub mod payments;
 pub mod stock;
 
+mod audit;
 mod lease;
+mod page;
 mod script;
+mod verdict;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
+use axum::Router;
 use clap::Args;
+use reqwest::RequestBuilder;
+use serde_json::Value as Json;
 
 use crate::consume::INBOX;
 use crate::database::Database;
-use crate::run::{Process, Relay, Servers, Stage, argument, prometheus_config, relay_config};
+use crate::run::{
+    self, Playing, Process, Relay, Scenario, Servers, Stage, argument, perform, prometheus_config,
+    relay_config,
+};
+use script::Wish;
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
@@ -26,11 +37,8 @@ const TIMEOUT_MS: &str = "6000";
 #[derive(Args)]
 pub struct Settings {
     #[command(flatten)]
-    servers: Servers,
-    /// 1,000 orders instead of 60.
-    #[arg(long)]
-    long: bool,
-    /// How many orders.
+    shared: run::Settings,
+    /// How many orders; otherwise 60, and 1,000 in the long form.
     #[arg(long)]
     orders: Option<usize>,
 }
@@ -72,14 +80,40 @@ pub struct Saga {
     payments: Database,
     orders_url: String,
     processes: Vec<Process>,
+    /// How many random orders.
+    count: usize,
 }
 
 /// Starts the services, plays the script and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let saga = Saga::start(&settings.servers).await?;
-    let orders = settings.orders.unwrap_or(if settings.long { 1000 } else { 60 });
-    let result = saga.stage.play(script::play(&saga, orders)).await;
-    saga.stage.end(&saga.processes, result).await
+    let run::Settings { servers, playing } = &settings.shared;
+    let mut saga = Saga::start(servers).await?;
+    saga.count = settings.orders.unwrap_or(if playing.long { 1000 } else { 60 });
+    perform(saga, playing).await
+}
+
+impl Scenario for Saga {
+    const PAGE: &'static str = include_str!("page.html");
+
+    fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    async fn state(&self, of: Option<&str>) -> Result<Json> {
+        page::state(self, of).await
+    }
+
+    fn buttons() -> Router<Arc<Saga>> {
+        page::buttons()
+    }
+
+    async fn play(&self, playing: &Playing) -> Result<()> {
+        if playing.page_only { script::opened(self).await } else { script::play(self, self.count).await }
+    }
 }
 
 impl Saga {
@@ -119,7 +153,11 @@ impl Saga {
                 arguments.extend(["--timeout-ms", TIMEOUT_MS]);
             }
             processes.push(stage.service(name, what, &arguments)?);
-            processes.push(stage.headwater(relay, "headwater run", &["run", "-c", argument(&config)?])?);
+            processes.push(stage.headwater(
+                relay,
+                "headwater run: its outbox to Kafka",
+                &["run", "-c", argument(&config)?],
+            )?);
             let process = processes.last().expect("just pushed");
             process.start()?;
             stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
@@ -134,7 +172,12 @@ impl Saga {
             stage.until_answers(&format!("http://{address}/healthz")).await?;
         }
         let orders_url = format!("http://{}", addresses[0].1);
-        Ok(Saga { stage, orders, stock, payments, orders_url, processes })
+        Ok(Saga { stage, orders, stock, payments, orders_url, processes, count: 0 })
+    }
+
+    /// An order, as a customer sends it.
+    fn order_request(&self, id: &str, wish: &Wish<'_>) -> RequestBuilder {
+        self.stage.http.put(format!("{}/orders/{id}", self.orders_url)).json(wish)
     }
 }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use axum::extract::{Path, State};
 use axum::routing::put;
 use axum::{Json, Router};
@@ -56,6 +56,8 @@ struct Order {
     card: String,
     /// Whether the last step will confirm it.
     deliverable: bool,
+    /// How long the customer waits before the order is given up; what the service was started with, if not said.
+    patience_ms: Option<u32>,
 }
 
 /// The caller chooses the id, so that a call that it repeats is the same order.
@@ -64,12 +66,14 @@ async fn place(
     Path(id): Path<String>,
     Json(order): Json<Order>,
 ) -> Result<(), Failure> {
+    let patience_ms = order.patience_ms.map(f64::from);
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
     let new = transaction
         .execute(
-            "INSERT INTO purchase (id, sku, quantity, deliverable) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            &[&id, &order.sku, &i32::from(order.quantity), &order.deliverable],
+            "INSERT INTO purchase (id, sku, quantity, deliverable, patience_ms) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING",
+            &[&id, &order.sku, &i32::from(order.quantity), &order.deliverable, &patience_ms],
         )
         .await?;
     if new == 1 {
@@ -98,13 +102,16 @@ async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
         }
         _ => {}
     }
+    let line = "INSERT INTO timeline (event_id, order_id, kind) VALUES ($1, $2, $3)";
+    transaction.execute(line, &[&event.id, &event.key, &event.kind]).await?;
     Ok(())
 }
 
 /// The last step. Where it fails, money is returned first and stock given back then.
 async fn confirm(transaction: &Transaction<'_>, order: &str) -> Result<()> {
+    let sql = "SELECT deliverable FROM purchase WHERE id = $1 FOR UPDATE";
     let row =
-        transaction.query_one("SELECT deliverable FROM purchase WHERE id = $1 FOR UPDATE", &[&order]).await?;
+        transaction.query_opt(sql, &[&order]).await?.context("a payment for an order that nobody placed")?;
     if row.get(0) {
         if moved(transaction, order, "PENDING", "CONFIRMED", None).await? {
             emit(transaction, "order", order, "OrderConfirmed", &json!({})).await?;
@@ -151,7 +158,7 @@ async fn give_up_once(database: &Database, timeout_ms: i32) -> Result<()> {
     let late = transaction
         .query(
             "UPDATE purchase SET state = 'CANCELLING', reason = 'took too long' WHERE state = 'PENDING'
-             AND placed_at < now() - $1 * interval '1 millisecond' RETURNING id",
+             AND placed_at < now() - coalesce(patience_ms, $1) * interval '1 millisecond' RETURNING id",
             &[&f64::from(timeout_ms)],
         )
         .await?;

@@ -8,6 +8,17 @@ CREATE TABLE purchase (
     -- PENDING -> CONFIRMED, or PENDING -> CANCELLING -> CANCELLED: it waits there until the steps are undone.
     state     text NOT NULL DEFAULT 'PENDING',
     reason    text,
+    -- How long the customer waits; NULL: as long as the service is told to wait.
+    patience_ms double precision,
     placed_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX ON purchase (placed_at) WHERE state = 'PENDING';
+
+-- What a customer who asks is told of an order. A line is only added: nothing but the inbox keeps an event that comes again
+-- from being here twice.
+CREATE TABLE timeline (
+    event_id text NOT NULL,
+    order_id text NOT NULL,
+    kind     text NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp()
+);

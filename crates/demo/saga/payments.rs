@@ -27,7 +27,7 @@ pub async fn run(service: &Service) -> Result<()> {
     Ok(())
 }
 
-async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
+pub(super) async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
     match event.kind.as_str() {
         "StockReserved" => take(transaction, event).await,
         "OrderCancelled" => give_back(transaction, &event.key).await,

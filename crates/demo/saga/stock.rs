@@ -3,7 +3,7 @@
 //! Concurrent buyers of one article are kept apart by the row's lock: `UPDATE … WHERE on_hand >= n` takes it, looks and
 //! writes under it. Nothing weaker does (lease.rs shows why).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use serde_json::json;
 use tokio_postgres::Transaction;
@@ -30,7 +30,7 @@ pub async fn run(service: &Service) -> Result<()> {
     Ok(())
 }
 
-async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
+pub(super) async fn handle(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
     match event.kind.as_str() {
         "OrderPlaced" => reserve(transaction, event).await,
         "PaymentRefused" | "PaymentReturned" => release(transaction, &event.key).await,
@@ -47,6 +47,7 @@ async fn reserve(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
     let sku = event.payload["sku"].as_str().context("an order without an article")?;
     let quantity = event.payload["quantity"].as_i64().context("an order without a quantity")?;
     let quantity = i32::try_from(quantity)?;
+    ensure!(quantity > 0, "an order of nothing");
     let new = transaction
         .execute(
             "INSERT INTO reservation VALUES ($1, $2, $3, 'RESERVED') ON CONFLICT DO NOTHING",

@@ -10,44 +10,27 @@ pub mod product;
 
 mod page;
 mod script;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
+use anyhow::{Context, Result};
+use axum::Router;
+use reqwest::RequestBuilder;
 use serde_json::{Value as Json, json};
 
 use crate::database::Database;
 use crate::run::{
-    Mailbox, Process, Relay, Servers, Stage, apply_config, argument, prometheus_config, relay_config, until,
+    Mailbox, Playing, Process, Relay, Scenario, Servers, Settings, Stage, apply_config, argument, perform,
+    prometheus_config, relay_config, until,
 };
 
 const OUTBOX: &str = include_str!("../../../sql/outbox.sql");
 
 /// How often an event is tried.
 const ATTEMPTS: i32 = 3;
-
-/// What `shop` is called with.
-#[derive(Args)]
-pub struct Settings {
-    #[command(flatten)]
-    servers: Servers,
-    /// Minutes of load and kills instead of seconds.
-    #[arg(long)]
-    long: bool,
-    /// Serve the page here, host:port.
-    #[arg(long)]
-    page: Option<String>,
-    /// Play only the first step: the rest is for whoever has the page open.
-    #[arg(long)]
-    page_only: bool,
-    /// Leave everything up behind the script, for the page, until SIGTERM or Ctrl-C.
-    #[arg(long, requires = "page")]
-    stay: bool,
-}
 
 /// Everything that runs, and where to look at it.
 pub struct Shop {
@@ -65,16 +48,35 @@ pub struct Shop {
 
 /// Starts the shop, plays the script, and ends all of it.
 pub async fn run(settings: &Settings) -> Result<()> {
-    let shop = Arc::new(Shop::start(&settings.servers).await?);
-    if let Some(address) = &settings.page {
-        page::serve(Arc::clone(&shop), address).await?;
+    perform(Shop::start(&settings.servers).await?, &settings.playing).await
+}
+
+impl Scenario for Shop {
+    const PAGE: &'static str = include_str!("page.html");
+
+    fn stage(&self) -> &Stage {
+        &self.stage
     }
-    let result = shop.stage.play(script::play(&shop, settings.long, settings.page_only)).await;
-    if settings.stay && result.is_ok() {
-        shop.stage.say("the script is at its end; everything stays up until Ctrl-C");
-        shop.stage.stop.wanted().await;
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
     }
-    shop.stage.end(&shop.processes, result).await
+
+    fn mailbox(&self) -> Option<&Mailbox> {
+        Some(&self.mailbox)
+    }
+
+    async fn state(&self, _: Option<&str>) -> Result<Json> {
+        page::state(self).await
+    }
+
+    fn buttons() -> Router<Arc<Shop>> {
+        page::buttons()
+    }
+
+    async fn play(&self, playing: &Playing) -> Result<()> {
+        script::play(self, playing.long, playing.page_only).await
+    }
 }
 
 impl Shop {
@@ -147,26 +149,24 @@ impl Shop {
         Ok(())
     }
 
-    fn process(&self, name: &str) -> Result<&Process> {
-        self.processes
-            .iter()
-            .find(|process| process.name == name)
-            .with_context(|| format!("no process {name}"))
+    /// Through the product service, as its users would.
+    fn stock_request(&self, sku: &str, name: Option<&str>, quantity: i32) -> RequestBuilder {
+        let url = format!("{}/inventory/{sku}", self.product_url);
+        self.stage.http.put(url).json(&json!({ "name": name, "quantity": quantity }))
     }
 
-    /// Through the product service, as its users would.
     async fn set_stock(&self, sku: &str, name: Option<&str>, quantity: i32) -> Result<Json> {
-        let url = format!("{}/inventory/{sku}", self.product_url);
-        let answer =
-            self.stage.http.put(url).json(&json!({ "name": name, "quantity": quantity })).send().await?;
+        let answer = self.stock_request(sku, name, quantity).send().await?;
         Ok(answer.error_for_status()?.json().await?)
+    }
+
+    fn order_request(&self, sku: &str, quantity: i32) -> RequestBuilder {
+        let url = format!("{}/orders", self.orders_url);
+        self.stage.http.post(url).json(&json!({ "sku": sku, "quantity": quantity }))
     }
 
     async fn place_order(&self, sku: &str, quantity: i32) -> Result<Json> {
-        let url = format!("{}/orders", self.orders_url);
-        let answer =
-            self.stage.http.post(url).json(&json!({ "sku": sku, "quantity": quantity })).send().await?;
-        Ok(answer.error_for_status()?.json().await?)
+        Ok(self.order_request(sku, quantity).send().await?.error_for_status()?.json().await?)
     }
 
     /// The switch: which articles the order service can't apply, `*` for all.
@@ -199,19 +199,8 @@ impl Shop {
         Ok((self.product.text(&sql("inventory")).await?, self.orders.text(&sql("inventory_copy")).await?))
     }
 
-    /// `headwater outbox …`, what a person on call would type.
     async fn outbox(&self, arguments: &[&str]) -> Result<String> {
-        let program = match &self.stage.servers.headwater {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("headwater"),
-        };
-        let mut command = Command::new(program);
-        command.arg("outbox").args(arguments).arg("-c").arg(&self.relay_config);
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        if !output.status.success() {
-            bail!("headwater outbox {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        self.stage.outbox(&self.relay_config, arguments).await
     }
 }
 

@@ -1,8 +1,10 @@
 """A mail server for tests: python smtp_server.py PORT [CERTIFICATE KEY USER PASSWORD]
 
-Prints "ready", then each mail as a line of JSON. With a certificate it insists on STARTTLS and on a login. nobody@ has no mailbox.
+Prints "ready", then each mail as a line of JSON. With a certificate it insists on STARTTLS and on a login. nobody@ has no mailbox;
+a mail to slow-to-take@ is taken, and to slow-to-say@ confirmed, after two seconds.
 """
 
+import asyncio
 import json
 import ssl
 import sys
@@ -22,14 +24,19 @@ class Mailbox:
 
     async def handle_DATA(self, server, session, envelope):
         mail = message_from_bytes(envelope.content, policy=default)
+        if envelope.rcpt_tos[0].startswith("slow-to-take@"):
+            await asyncio.sleep(2)
         print(json.dumps({
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
-            "subject": mail["subject"],
+            "subject": mail["subject"] or "",
+            "message_id": mail["message-id"] or "",
             "body": mail.get_body().get_content(),
             "encrypted": session.ssl is not None,
             "login": session.auth_data,
         }), flush=True)
+        if envelope.rcpt_tos[0].startswith("slow-to-say@"):
+            await asyncio.sleep(2)
         return "250 taken"
 
 

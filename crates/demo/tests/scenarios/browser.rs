@@ -39,20 +39,51 @@ impl Browser {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let options = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-proxy-server",
-            "--window-size=1280,1750",
-        ];
-        let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": { "args": options } });
+        let options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"];
+        let capabilities = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": options },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
         let body = json!({ "capabilities": { "alwaysMatch": capabilities } });
         let answer: Json = http.post(format!("{address}/session")).json(&body).send().await?.json().await?;
         let id = answer["value"]["sessionId"].as_str().with_context(|| format!("no session: {answer}"))?;
         let browser = Browser { http, session: format!("{address}/session/{id}"), _driver: driver };
         browser.post("url", json!({ "url": url })).await?;
+        // high enough that nothing has to be scrolled to
+        browser.resize(1280, 2400).await?;
         Ok(browser)
+    }
+
+    /// A command of Chromium's own protocol.
+    async fn chromium(&self, command: &str, parameters: Json) -> Result<()> {
+        let body = json!({ "cmd": command, "params": parameters });
+        self.post("goog/cdp/execute", body).await.map(drop)
+    }
+
+    /// The size of the page's window, which a real window would not let be so narrow.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.chromium("Emulation.setDeviceMetricsOverride", metrics).await
+    }
+
+    /// What somebody has chosen who likes it `dark` or `light`.
+    pub async fn prefer(&self, scheme: &str) -> Result<()> {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.chromium("Emulation.setEmulatedMedia", json!({ "features": features })).await
+    }
+
+    /// Errors and warnings since the beginning, or since the last time. A refusal (409) is none: the page tells it to
+    /// whoever pressed the button, and the browser notes it all the same.
+    pub async fn complaints(&self) -> Result<Vec<String>> {
+        let entries = self.post("se/log", json!({ "type": "browser" })).await?;
+        let text = |entry: &Json, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+        let entries = entries.as_array().context("no log")?.iter();
+        let bad = entries.filter(|entry| {
+            let refused = text(entry, "source") == "network" && text(entry, "message").contains("409");
+            matches!(entry["level"].as_str(), Some("SEVERE" | "WARNING")) && !refused
+        });
+        Ok(bad.map(|entry| text(entry, "message")).collect())
     }
 
     async fn post(&self, path: &str, body: Json) -> Result<Json> {
@@ -71,15 +102,63 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub async fn until(&self, expression: &str) -> Result<()> {
+        if self.within(PATIENCE, expression).await? {
+            return Ok(());
+        }
+        let text = self.run("return document.body.innerText").await?;
+        bail!("not true within {} s: {expression}; the page says {text}", PATIENCE.as_secs())
+    }
+
+    /// Whether an expression becomes true within that time.
+    async fn within(&self, limit: Duration, expression: &str) -> Result<bool> {
         let begun = Instant::now();
         while self.run(&format!("return !!({expression})")).await? != true {
-            if begun.elapsed() > PATIENCE {
-                let text = self.run("return document.body.innerText").await?;
-                bail!("not true within {} s: {expression}; the page says {text}", PATIENCE.as_secs());
+            if begun.elapsed() > limit {
+                return Ok(false);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Waits until the text of what `selector` finds contains `text`.
+    pub async fn says(&self, selector: &str, text: &str) -> Result<()> {
+        let (selector, text) = (json!(selector), json!(text));
+        self.until(&format!("document.querySelector({selector})?.textContent.includes({text})")).await
+    }
+
+    /// Clicks, and again where the service that is asked has only just been started: as its user would.
+    pub async fn click_until(&self, selector: &str, expression: &str) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            self.click(selector).await?;
+            if self.within(Duration::from_secs(2), expression).await? {
+                return Ok(());
+            }
+        }
+        bail!("{selector} was clicked for {} s, and not true: {expression}", PATIENCE.as_secs())
+    }
+
+    /// A click on Stop, and the process has ended: it may be started.
+    pub async fn stop(&self, process: &str) -> Result<()> {
+        self.click(&format!("button[aria-label='stop {process}']")).await?;
+        self.until_enabled(&format!("start {process}")).await
+    }
+
+    /// A click on kill -9, and the process has ended.
+    pub async fn kill(&self, process: &str) -> Result<()> {
+        self.click(&format!("button[aria-label='kill {process}']")).await?;
+        self.until_enabled(&format!("start {process}")).await
+    }
+
+    /// A click on Start, and the process runs, whether it is ready or not.
+    pub async fn start(&self, process: &str) -> Result<()> {
+        self.click(&format!("button[aria-label='start {process}']")).await?;
+        self.until_enabled(&format!("stop {process}")).await
+    }
+
+    async fn until_enabled(&self, button: &str) -> Result<()> {
+        self.until(&format!("!document.querySelector(\"button[aria-label='{button}']\").disabled")).await
     }
 
     async fn find(&self, selector: &str) -> Result<String> {
@@ -91,8 +170,15 @@ impl Browser {
 
     /// As with a mouse.
     pub async fn click(&self, selector: &str) -> Result<()> {
-        let element = self.find(selector).await?;
-        self.post(&format!("element/{element}/click"), json!({})).await.map(drop)
+        let begun = Instant::now();
+        loop {
+            let element = self.find(selector).await?;
+            match self.post(&format!("element/{element}/click"), json!({})).await {
+                // the page has drawn it anew since it was found, which a mouse would not notice
+                Err(error) if error.to_string().contains("stale element") && begun.elapsed() < PATIENCE => {}
+                result => return result.map(drop),
+            }
+        }
     }
 
     /// As with a keyboard, over what is there.

@@ -1,5 +1,5 @@
-//! The scenarios on real servers: their scripts in the short form, the shop's page in a browser, what Prometheus sees, and
-//! the rules and dashboards of deploy/.
+//! The scenarios on real servers: their scripts in the short form, their pages in a browser, what Prometheus sees, and the
+//! rules and dashboards of deploy/.
 
 mod alerts;
 mod browser;
