@@ -9,12 +9,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater_avro::{Change, ChangeSource, KeyTexts, LinePlan, OnError, Op};
+use headwater_avro::{Change, ChangeSource, OnError, Op};
 use headwater_dead_letter::{Cause, Form as LetterForm, LEFT_OUT_BYTES};
 use headwater_kafka::{Refused, partition_for_key};
-use headwater_pgoutput::{Column, Lsn, OldTuple, Tuple};
+use headwater_pgoutput::{Lsn, OldTuple};
 use serde::Deserialize;
 
+use crate::aside_plan::{AsidePlan, keys_of};
+use crate::ask::ask;
 use crate::blocked_keys::{BlockedKeys, Entry};
 use crate::error::{BLOCKED, StageError, chain};
 use crate::resolver::Question;
@@ -22,7 +24,6 @@ use crate::row_writer::{Row, RowWriter};
 use crate::sent::{AsideEvent, SentEvent};
 use crate::settings::{DeadLetterSettings, Oversized};
 use crate::table_cache::{Form, TablePlan};
-use crate::versions::ask;
 use crate::writer::Writer;
 
 /// How often the log tells of one table's and stage's letters.
@@ -33,42 +34,6 @@ const REFUSED_MAX: usize = 10_000;
 
 /// What a record takes in a batch beside key, value and headers, with room to spare.
 const BATCH_OVERHEAD_BYTES: u64 = 512;
-
-/// Of one table whose rows may be set aside.
-#[derive(Debug)]
-pub(crate) struct AsidePlan {
-    pub(crate) on_error: OnError,
-    pub(crate) key: KeyTexts,
-    pub(crate) lines: LinePlan,
-    /// Of an outbox with a status.
-    pub(crate) life: Option<AsideLife>,
-}
-
-/// The columns by which a row of an outbox is told that its event was set aside.
-#[derive(Debug)]
-pub(crate) struct AsideLife {
-    /// The table, `schema.table`.
-    pub(crate) table: Arc<str>,
-    pub(crate) id: usize,
-    pub(crate) status: usize,
-    pub(crate) attempt: usize,
-}
-
-impl AsideLife {
-    /// The sending that failed, if the row is one that was to be sent.
-    fn failed(&self, changed: &Row<'_>) -> Option<SentEvent> {
-        let (Row::Inserted(row) | Row::Read(row)) = changed else { return None };
-        let text = |at: usize| match row.column(at)? {
-            Column::Text(bytes) => std::str::from_utf8(bytes).ok(),
-            _ => None,
-        };
-        if text(self.status)? != "NEW" {
-            return None;
-        }
-        let attempt = text(self.attempt)?.parse().ok()?;
-        Some(SentEvent { table: self.table.clone(), id: text(self.id)?.into(), attempt })
-    }
-}
 
 /// Records that were refused as too large, as the sessions of a process share them.
 pub(crate) type RefusedRecords = Arc<Mutex<HashSet<Refused>>>;
@@ -195,28 +160,6 @@ impl Watched {
         let as_row = matches!(plan.form, Form::Event(..));
         let (table, on_error) = (plan.name.clone(), aside.on_error);
         Watched { table, key, old_key, on_error, blocked_since: None, as_row }
-    }
-}
-
-/// The texts of a row's key, and of the one that it had before if that is another.
-fn keys_of(aside: &AsidePlan, changed: &Row<'_>) -> (Option<String>, Option<String>) {
-    let text = |row: &Tuple<'_>, old: Option<&Tuple<'_>>| {
-        let mut out = Vec::new();
-        aside.key.write(row, old, &mut out);
-        String::from_utf8_lossy(&out).into_owned()
-    };
-    if aside.key.is_empty() {
-        return (None, None);
-    }
-    match changed {
-        Row::Inserted(new) | Row::Read(new) => (Some(text(new, None)), None),
-        Row::Deleted(old) => (Some(text(old.tuple(), None)), None),
-        Row::Truncated => (None, None),
-        Row::Updated(None, new) => (Some(text(new, None)), None),
-        Row::Updated(Some(old), new) => {
-            let (new, old) = (text(new, Some(old.tuple())), text(old.tuple(), None));
-            if new == old { (Some(new), None) } else { (Some(new), Some(old)) }
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use headwater_avro::{
 use headwater_pgoutput::Column;
 use serde_json::{Value, json};
 
+use crate::ask::ask;
 use crate::error::StageError;
 use crate::event::Origin;
 use crate::halt::{ExitCode, Halt};
@@ -20,7 +21,6 @@ use crate::outbox::{Event, EventPlan, bytes_of};
 use crate::resolver::Question;
 use crate::row_writer::RowWriter;
 use crate::settings::{OutboxRoute, PayloadFormat};
-use crate::versions::ask;
 
 /// How many inferred schemas a topic remembers: a service that has more gives each payload one of its own.
 const INFERRED_MAX: usize = 1_000;

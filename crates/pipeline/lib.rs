@@ -19,6 +19,10 @@ mod budget;
 
 mod pump;
 
+mod logical;
+
+mod counts;
+
 mod transaction;
 
 mod versions;
@@ -28,6 +32,8 @@ mod table_cache;
 mod history;
 
 mod resolver;
+
+mod ask;
 
 mod describe;
 
@@ -62,6 +68,8 @@ mod event;
 pub mod sent;
 
 mod dead_letter;
+
+mod aside_plan;
 
 mod blocked_keys;
 

@@ -12,16 +12,16 @@ use std::time::Duration;
 use headwater_avro::{EncodeError, OnError, TruncateHandling};
 use headwater_kafka::Refused;
 use headwater_pg::{Frame, WalBatch};
-use headwater_pgoutput::{Logical, Lsn, RelationId, TableSchema, Tuple};
+use headwater_pgoutput::{Lsn, RelationId, TableSchema, Tuple};
 use tokio::sync::Notify;
 
-use crate::dead_letter::{UNBLOCK_PREFIX, too_large_alone};
+use crate::counts::count;
+use crate::dead_letter::too_large_alone;
 use crate::error::StageError;
 use crate::event::{self, Origin};
 use crate::halt::{ExitCode, Halt};
 use crate::message_topic::MessageTopic;
-use crate::outbox::{EventPlan, EventTopics, MESSAGE_PREFIX, MessageContent};
-use crate::outlet::Outlet;
+use crate::outbox::{EventPlan, EventTopics};
 use crate::release::Holding;
 use crate::resolver::Question;
 use crate::row_writer::{Row, RowWriter};
@@ -31,7 +31,7 @@ use crate::snapshot::ledger::{Ledger, LedgerEntry};
 use crate::snapshot::session::PumpSide;
 use crate::snapshot::signal_rows::SignalRows;
 use crate::snapshot::{CopyInput, Input};
-use crate::table_cache::{Counts, Form, TablePlan};
+use crate::table_cache::{Form, TablePlan};
 use crate::transaction::{Step, TransactionReader, unknown_relation};
 use crate::versions::{Versions, writes_avro};
 use crate::writer::Writer;
@@ -85,11 +85,11 @@ pub(crate) struct Pump {
     passed: Lsn,
     pub(crate) reader: TransactionReader,
     pub(crate) versions: Versions,
-    message_events: EventPlan,
-    message_topics: EventTopics,
-    messages: MessageTopic,
+    pub(crate) message_events: EventPlan,
+    pub(crate) message_topics: EventTopics,
+    pub(crate) messages: MessageTopic,
     /// What becomes of messages that are no events.
-    message_errors: OnError,
+    pub(crate) message_errors: OnError,
     pub(crate) writer: Writer,
     /// Changes that wait for values to be read back.
     pub(crate) holding: Holding,
@@ -203,6 +203,14 @@ impl Pump {
         self.intake.slice(self.passed, &mut self.versions, &mut self.writer)
     }
 
+    /// Before a transaction is read: whatever was committed before it has been. Without this moment a copy without a key
+    /// would have to wait for a pause of the stream.
+    fn join_copy(&mut self, commit_lsn: Lsn) -> Result<(), StageError> {
+        let Some(at) = self.intake.joins_before(commit_lsn) else { return Ok(()) };
+        self.passed = self.passed.max(at);
+        self.intake.slice(self.passed, &mut self.versions, &mut self.writer).map(drop)
+    }
+
     fn stopping(&self) -> bool {
         self.writer.out.stop().graceful.load(Ordering::Relaxed)
     }
@@ -240,7 +248,9 @@ impl Pump {
             Step::Begin => {
                 self.holding.gave_up = false;
                 let open = self.reader.open().expect("Begin opens a transaction");
-                self.writer.begin(open.commit_unix_micros);
+                let (commit_lsn, commit_unix_micros) = (open.commit_lsn, open.commit_unix_micros);
+                self.join_copy(commit_lsn)?;
+                self.writer.begin(commit_unix_micros);
             }
             Step::Commit { end_lsn } => {
                 if let Some(open) = self.reader.open().filter(|open| !open.skipped) {
@@ -483,75 +493,6 @@ impl Pump {
         Ok(())
     }
 
-    fn logical_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {
-        let Some(aggregatetype) = logical.prefix.strip_prefix(MESSAGE_PREFIX) else {
-            return self.other_message(lsn, logical);
-        };
-        let name = format!("a logical message with prefix {MESSAGE_PREFIX}{aggregatetype}");
-        let transaction = match self.reader.open() {
-            Some(transaction) if logical.transactional => transaction,
-            _ => {
-                let what =
-                    "it is not transactional: pg_logical_emit_message needs true as its first argument";
-                return Err(StageError::Outbox { origin: name, commit_lsn: lsn, what: what.to_owned() });
-            }
-        };
-        if transaction.skipped {
-            return Ok(());
-        }
-        let origin = Origin { name: &name };
-        let mut row = self.writer.row(lsn, transaction);
-        let content = MessageContent::parse(logical.content);
-        let event = content
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|content| content.event(aggregatetype, &self.message_events.route));
-        let written = match event {
-            Err(what) => Err(origin.error(&row, what)),
-            Ok(event) => {
-                event::write(&self.message_events, &mut self.message_topics, &event, None, &origin, &mut row)
-            }
-        };
-        if let Err(error) = written {
-            return row.set_message_aside(&name, logical.content, self.message_errors, error);
-        }
-        let topic = &self.writer.scratch.topic;
-        self.writer.out.metrics().records.with_label_values(&[topic.as_str(), "event"]).inc();
-        self.writer.out.status().count(topic, "event", 1);
-        Ok(())
-    }
-
-    /// A message that is no event of the outbox.
-    fn other_message(&mut self, lsn: Lsn, logical: &Logical<'_>) -> Result<(), StageError> {
-        let skipped = self.reader.open().is_some_and(|open| open.skipped);
-        if !skipped && self.messages.is_traceparent(logical.prefix) {
-            match self.reader.open() {
-                Some(_) if logical.transactional => self.writer.set_trace(logical.content),
-                // It stands for itself, so nothing follows it.
-                _ => self.writer.note_malformed_trace("message"),
-            }
-            return Ok(());
-        }
-        if logical.prefix == UNBLOCK_PREFIX
-            && logical.transactional
-            && let Some(open) = self.reader.open().filter(|open| !open.skipped)
-        {
-            return self.writer.unblock(logical.content, open.commit_lsn);
-        }
-        if skipped || !self.messages.takes(logical.prefix) {
-            self.writer.out.metrics().skipped.with_label_values(&["", "message"]).inc();
-            return Ok(());
-        }
-        match self.reader.open() {
-            Some(transaction) => self.messages.write(logical, &mut self.writer.row(lsn, transaction))?,
-            None => self.messages.write_alone(logical, &mut self.writer)?,
-        }
-        let labels = [self.messages.topic_name(), "m"];
-        self.writer.out.metrics().records.with_label_values(&labels).inc();
-        self.writer.out.status().count(labels[0], labels[1], 1);
-        Ok(())
-    }
-
     fn count_tables(&mut self) {
         for plan in self.versions.tables.plans_mut() {
             count(&self.writer.out, plan);
@@ -583,48 +524,6 @@ fn write_planned(plan: &mut TablePlan, changed: &Row<'_>, row: &mut RowWriter<'_
         Row::Deleted(_) => plan.counts.outbox_delete += 1,
     }
     Ok(())
-}
-
-/// Adds a plan's counts to metrics and status, and starts them anew.
-fn count(out: &Outlet, plan: &mut TablePlan) {
-    let Counts {
-        create,
-        read,
-        update,
-        delete,
-        tombstone,
-        truncate,
-        outbox_update,
-        outbox_delete,
-        left_out,
-        filtered,
-        flat_delete,
-    } = std::mem::take(&mut plan.counts);
-    let create_op = if matches!(plan.form, Form::Event(..)) { "event" } else { "c" };
-    for (op, records) in [
-        (create_op, create),
-        ("r", read),
-        ("u", update),
-        ("d", delete),
-        ("t", truncate),
-        ("tombstone", tombstone),
-    ] {
-        if records > 0 {
-            out.metrics().records.with_label_values(&[plan.name.as_str(), op]).inc_by(records);
-            out.status().count(&plan.name, op, records);
-        }
-    }
-    for (reason, changes) in [
-        ("outbox_update", outbox_update),
-        ("outbox_delete", outbox_delete),
-        ("left_out", left_out),
-        ("filter", filtered),
-        ("flat_delete", flat_delete),
-    ] {
-        if changes > 0 {
-            out.metrics().skipped.with_label_values(&[plan.name.as_str(), reason]).inc_by(changes);
-        }
-    }
 }
 
 fn refused_truncate(table: &str, lsn: Lsn) -> StageError {

@@ -12,6 +12,7 @@ use headwater_pg::read_back::ReadBack;
 use headwater_pgoutput::{Lsn, Message, OldTuple, RelationId, fill_unchanged};
 use tokio::sync::mpsc;
 
+use crate::ask::ask;
 use crate::error::StageError;
 use crate::held_wal::HeldWal;
 use crate::pump::Pump;
@@ -20,7 +21,6 @@ use crate::reselector::Reading;
 use crate::row_writer::Row;
 use crate::settings::Settings;
 use crate::table_cache::TablePlan;
-use crate::versions::ask;
 
 /// Rows that are read at once at first, and at most: an index look-up each, and the text of one statement.
 const ROWS_FIRST: usize = 32;

@@ -3,9 +3,9 @@
 use headwater_avro::{OnIncompatible, PartForm, RecordSettings, SchemaId, Subject};
 use headwater_kafka::partition_for_key;
 
+use crate::ask::ask;
 use crate::error::StageError;
 use crate::resolver::Question;
-use crate::versions::ask;
 use crate::writer::Writer;
 
 /// How the keys and values of such a topic are written on Kafka: as `[records]` says, for no `[[table]]` names it.

@@ -10,7 +10,8 @@ use std::time::Instant;
 use headwater_avro::{EnumLabels, FilterPlan, KeyPlan, LinePlan, SchemaId, TableDescription, ValuePlan};
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
 
-use crate::dead_letter::AsidePlan;
+use crate::aside_plan::AsidePlan;
+use crate::counts::Counts;
 use crate::halt::Halt;
 use crate::outbox::{EventPlan, EventTopics};
 use crate::reselect::ReselectPlan;
@@ -72,24 +73,6 @@ pub(crate) enum Form {
     LeftOut,
     /// There is no schema for it, and its policy sets its rows aside. It is asked again after a while.
     Unplanned { reason: String, ask_again: Instant },
-}
-
-/// Records offered since the last report.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) create: u64,
-    pub(crate) read: u64,
-    pub(crate) update: u64,
-    pub(crate) delete: u64,
-    pub(crate) tombstone: u64,
-    pub(crate) truncate: u64,
-    pub(crate) outbox_update: u64,
-    pub(crate) outbox_delete: u64,
-    pub(crate) left_out: u64,
-    /// Changes of rows that no filter lets pass.
-    pub(crate) filtered: u64,
-    /// Deletes that flat records leave out.
-    pub(crate) flat_delete: u64,
 }
 
 /// The state of one relation.

@@ -8,14 +8,15 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use headwater_avro::{
-    EnumLabels, KeyPlan, KeyTexts, LinePlan, OnError, RecordPart, RecordSettings, SchemaId, SourceSettings,
+    EnumLabels, KeyPlan, LinePlan, OnError, RecordPart, RecordSettings, SchemaId, SourceSettings,
     TableDescription, TruncateHandling, UnseenLabel, columns_of_unknown_types,
 };
 use headwater_kafka::partition_for_key;
 use headwater_pgoutput::{Lsn, RelationId, TableSchema};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::dead_letter::{AsideLife, AsidePlan};
+use crate::ask::ask;
+use crate::counts::Counts;
 use crate::error::{StageError, chain};
 use crate::halt::{ExitCode, Halt};
 use crate::history::{HistoryRecord, Lookup, SchemaHistory};
@@ -26,7 +27,7 @@ use crate::reselect::ReselectPlan;
 use crate::resolver::Question;
 use crate::route::TableRoute;
 use crate::settings::{OutboxTable, Settings, SinkSettings};
-use crate::table_cache::{Counts, Form, TableCache, TablePlan};
+use crate::table_cache::{Form, TableCache, TablePlan};
 use crate::trace::TraceColumns;
 
 /// How long the rows of a table are set aside before it is asked again whether there is a schema for them.
@@ -34,7 +35,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The tables' versions; owned by the pump.
 pub(crate) struct Versions {
-    settings: Settings,
+    pub(crate) settings: Settings,
     database: String,
     history: SchemaHistory,
     /// Columns of unknown types that were warned of: table and column.
@@ -134,45 +135,6 @@ impl Versions {
         let mut policies =
             self.tables.plans_mut().filter(writes_to).map(|plan| plan.aside.is_some()).peekable();
         policies.peek().is_some() && policies.all(|aside| aside)
-    }
-
-    /// How rows are set aside; none if they are not.
-    fn aside(
-        &self,
-        description: &TableDescription,
-        records: &RecordSettings,
-    ) -> Result<Option<Box<AsidePlan>>, StageError> {
-        let on_error = records.on_error;
-        if on_error == OnError::Halt {
-            return Ok(None);
-        }
-        let name = format!("{}.{}", description.schema, description.table);
-        let schema_error = |source| StageError::Schema { table: name.clone(), source };
-        let outbox = self
-            .settings
-            .outbox
-            .iter()
-            .find(|outbox| outbox.schema == description.schema && outbox.table == description.table);
-        let (columns, lines) = match outbox {
-            // All of the row, so that it can be written again.
-            Some(outbox) => {
-                let columns = &description.columns;
-                let key = columns.iter().position(|column| column.name == outbox.aggregateid_column);
-                (key.into_iter().collect(), LinePlan::whole(description))
-            }
-            None => {
-                let keyed = present::keyed(&self.settings, description).map_err(StageError::Halt)?;
-                (keyed.key, LinePlan::new(description, records).map_err(schema_error)?)
-            }
-        };
-        let key = KeyTexts::new(description, &columns, records).map_err(schema_error)?;
-        let life = outbox.filter(|outbox| outbox.status).and_then(|outbox| {
-            let find = |name: &str| description.columns.iter().position(|column| column.name == name);
-            // A table that lacks them is refused before its rows are looked at.
-            let (id, status, attempt) = (find(&outbox.id_column)?, find("status")?, find("attempt")?);
-            Some(AsideLife { table: name.as_str().into(), id, status, attempt })
-        });
-        Ok(Some(Box::new(AsidePlan { on_error, key, lines, life })))
     }
 
     /// Makes sure that the relation's rows can be written.
@@ -570,25 +532,4 @@ fn warn_of_other_key_schema(before: &HistoryRecord, now: &HistoryRecord) {
 fn schema_fingerprint(key_json: Option<&str>, value_json: &str) -> u64 {
     let bytes = key_json.unwrap_or_default().bytes().chain([0]).chain(value_json.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Asks the resolver, or another task, and serves deliveries until it answers.
-pub(crate) fn ask<T, Q>(
-    questions: &mpsc::Sender<Q>,
-    out: &mut Outlet,
-    question: impl FnOnce(oneshot::Sender<Result<T, StageError>>) -> Q,
-) -> Result<T, StageError> {
-    out.offer_staged()?;
-    let (answer, mut answered) = oneshot::channel();
-    questions.try_send(question(answer)).map_err(|_| StageError::Stopped)?;
-    loop {
-        match answered.try_recv() {
-            Ok(result) => return result,
-            Err(oneshot::error::TryRecvError::Empty) => {
-                out.serve(Duration::from_millis(1))?;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(oneshot::error::TryRecvError::Closed) => return Err(StageError::Stopped),
-        }
-    }
 }

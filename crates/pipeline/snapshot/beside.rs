@@ -4,9 +4,7 @@
 //! what is stored. Whatever fails for good costs the table its copy, not the stream its life; an initial snapshot
 //! that can't be finished halts, because nobody would miss the rows until they are needed.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use headwater_pg::CopySession;
 use headwater_pg::lock_wait::telling_locks;
@@ -14,53 +12,24 @@ use headwater_pg::snapshot_tables::SnapshotTable;
 use headwater_pgoutput::ReplicaIdentity;
 use tokio::sync::mpsc;
 
-use super::again::OF_ONE_CHUNK_MAX;
+use super::CopyInput;
 use super::changed::has_key_of;
 use super::chunker::{self, ChunkRead, ChunkSize, Next, Reached};
 use super::control::Asked;
-use super::coordinator::{Coordinator, Pending};
+use super::coordinator::Coordinator;
 use super::copier::name_of;
-use super::moved::MovedKeys;
+use super::hand_over::Handed;
 use super::pace::GiveWay;
 use super::progress::{JobKind, JobState, TableState};
 use super::seen::tell_lock;
 use super::table_pattern::Matcher;
 use super::touched::Watch;
-use super::{BesideChunk, Chunk, CopyInput, KeylessChunk, Report};
 use crate::backoff::Backoff;
 use crate::error::StageError;
 use crate::halt::{ExitCode, Halt};
 
-/// How long the stream may take to come to a chunk's position before it is asked to say where it is: an idle server
-/// is asked for every chunk, and at once, because its copy goes no faster than that.
-const ASK_FIRST: Duration = Duration::from_millis(3);
-
-/// The time to the next question.
-const ASK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How often it is asked before the server is made to flush what it has.
-const ASKED_BEFORE_FLUSH: u32 = 4;
-
-/// Time between two looks at transactions that have to end first.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long they may take before that is said.
-const TOLD_AFTER: Duration = Duration::from_secs(2);
-
 /// SQLSTATE of a table that does not exist.
 const UNDEFINED_TABLE: &str = "42P01";
-
-/// What became of a chunk.
-pub(crate) enum Handed {
-    /// It is on its way.
-    Written,
-    /// It is, and the table has to be copied from its first row on.
-    Anew,
-    /// It has to be read again, smaller.
-    TooMuch,
-    /// It has to be read again when these transactions are over.
-    After(Vec<u64>),
-}
 
 /// The server's word for a statement that took longer than its timeout.
 const QUERY_CANCELED: &str = "57014";
@@ -331,7 +300,7 @@ impl Coordinator {
         self.obey_waiting(asked).await
     }
 
-    fn tell_retried(&self, at: usize, backoff: &Backoff) {
+    pub(super) fn tell_retried(&self, at: usize, backoff: &Backoff) {
         if backoff.used() {
             tracing::info!(table = self.tables[at].name(), "chunks can be read again");
             self.tell_waiting(None);
@@ -432,209 +401,6 @@ impl Coordinator {
             *session = None;
         }
         Ok(Some(read))
-    }
-
-    /// Gives a chunk to the pump and waits until it is written.
-    pub(crate) async fn hand_over(
-        &mut self,
-        at: usize,
-        table: &SnapshotTable,
-        read: ChunkRead,
-        next: Next,
-        keyless: Option<KeylessChunk>,
-    ) -> Result<Handed, StageError> {
-        self.store_moved(at).await?;
-        let number = self.number();
-        let pending = match read.reached {
-            Reached::Pages { leaf, pages } => {
-                let leaf = &table.leaves[leaf];
-                let (relation, filenode) = (leaf.oid, leaf.filenode);
-                let bytes = Arc::new(AtomicU64::new(read.bytes));
-                Pending::Pages { table: at, relation, filenode, pages, bytes }
-            }
-            Reached::Key(key) => Pending::Key { table: at, after: Some(key), bytes: read.bytes },
-            Reached::End | Reached::Again => Pending::Key { table: at, after: None, bytes: read.bytes },
-        };
-        self.pending.insert(number, pending);
-        let asked = if let Next::Again(keys) = next { keys } else { Vec::new() };
-        self.tables[at].again.read_in(number, asked.clone());
-        let chunk = Arc::new(Chunk {
-            number,
-            table: table.table.clone(),
-            lsn: read.watermark.high,
-            unix_micros: read.watermark.unix_micros,
-        });
-        let attempt = self.tables[at].attempt;
-        let (snapshot, on_standby, rows) = (read.watermark.snapshot, read.watermark.is_standby, read.rows);
-        self.send(CopyInput::Beside(BesideChunk {
-            chunk,
-            snapshot,
-            on_standby,
-            rows,
-            asked,
-            attempt,
-            keyless,
-        }))?;
-        self.until_written(at, table, number).await
-    }
-
-    async fn until_written(
-        &mut self,
-        at: usize,
-        table: &SnapshotTable,
-        number: u32,
-    ) -> Result<Handed, StageError> {
-        let mut asked: u32 = 0;
-        loop {
-            tokio::select! {
-                report = self.parts.reports.recv() => match report.ok_or(StageError::Stopped)? {
-                    Report::Written { chunk, overtaken, again, moved } if chunk == number => {
-                        if overtaken > 0 {
-                            tracing::debug!(table = name_of(table), overtaken, "rows that the stream overtook");
-                        }
-                        return self.written(at, number, again, moved);
-                    }
-                    Report::ReadAgain { chunk, after } if chunk == number => {
-                        self.pending.remove(&number);
-                        self.tables[at].again.not_written(number);
-                        return Ok(if after.is_empty() { Handed::TooMuch } else { Handed::After(after) });
-                    }
-                    other => self.note(other)?,
-                },
-                // An idle server says where it is only when it is asked.
-                () = tokio::time::sleep(if asked == 0 { ASK_FIRST } else { ASK_INTERVAL }) => {
-                    self.parts.ask.notify_one();
-                    asked += 1;
-                    if asked.is_multiple_of(ASKED_BEFORE_FLUSH) {
-                        self.flush_wal().await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// With the next chunk the pump forgets the moved rows that it has told: they are stored by then.
-    async fn store_moved(&mut self, at: usize) -> Result<(), StageError> {
-        if !self.tables[at].moved_unstored {
-            return Ok(());
-        }
-        self.store_table(at)?;
-        while !self.is_stored() {
-            let report = self.parts.reports.recv().await.ok_or(StageError::Stopped)?;
-            self.note(report)?;
-        }
-        self.tables[at].moved_unstored = false;
-        self.tables[at].moved_before = MovedKeys::default();
-        Ok(())
-    }
-
-    /// A chunk is on its way, but for rows of which the stream has said something newer and not all of it.
-    fn written(
-        &mut self,
-        at: usize,
-        number: u32,
-        again: Vec<Vec<String>>,
-        moved: MovedKeys,
-    ) -> Result<Handed, StageError> {
-        let too_much = again.len() > OF_ONE_CHUNK_MAX;
-        let record = &mut self.tables[at];
-        if !too_much {
-            record.again.add(again);
-        }
-        let any_moved = moved != MovedKeys::default();
-        let anew = record.moved(moved);
-        if anew {
-            tracing::warn!(
-                table = record.name(),
-                "too many rows of it came to another key without the values that they kept: its copy begins anew"
-            );
-        }
-        for (chunk, pending) in &mut self.pending {
-            let (Pending::Pages { table, .. } | Pending::Key { table, .. }) = pending;
-            if *table == at && (anew || too_much && *chunk == number) {
-                // When it is acknowledged, that is no progress.
-                *pending = Pending::Key { table: at, after: None, bytes: 0 };
-            }
-        }
-        if any_moved {
-            self.tables[at].moved_unstored = true;
-            self.store_table(at)?;
-        }
-        Ok(match (anew, too_much) {
-            (true, _) => Handed::Anew,
-            (_, true) => Handed::TooMuch,
-            _ => Handed::Written,
-        })
-    }
-
-    /// WAL that nobody's commit waits for can stay unflushed for seconds, and the stream does not have it before. A
-    /// transaction of our own that has an id makes the server flush soon.
-    async fn flush_wal(&mut self) {
-        let sql = "SELECT pg_catalog.pg_current_xact_id()";
-        let Ok(client) = self.client().await else { return };
-        if let Err(error) = client.query(sql, &[]).await {
-            // A standby gives no ids. The chunk waits a little longer then.
-            tracing::debug!(%error, "asking the server to flush its WAL");
-        }
-    }
-
-    /// One of these transactions that is not over.
-    async fn one_that_runs(&mut self, ids: &[String]) -> Result<Option<String>, StageError> {
-        // Also one that no list of running transactions names, because none after it has ended.
-        let sql = "SELECT x FROM unnest($1::text[]) x
-                    WHERE NOT pg_catalog.pg_visible_in_snapshot(x::xid8, pg_catalog.pg_current_snapshot()) LIMIT 1";
-        let looking = "looking for transactions that a chunk waits for";
-        let row = self.client().await?.query_opt(sql, &[&ids]).await;
-        let row = row.map_err(|error| StageError::Postgres { doing: looking, source: error.into() })?;
-        Ok(row.map(|row| row.get(0)))
-    }
-
-    /// Waits until these transactions are over, or a command ends the copy.
-    pub(crate) async fn wait_for(
-        &mut self,
-        at: usize,
-        after: &[u64],
-        asked: &mut mpsc::Receiver<Asked>,
-    ) -> Result<(), StageError> {
-        let began = Instant::now();
-        let mut told = false;
-        let mut backoff = Backoff::new();
-        let ids: Vec<String> = after.iter().map(u64::to_string).collect();
-        loop {
-            let running = match self.one_that_runs(&ids).await {
-                // The next look says.
-                Err(StageError::Postgres { source, .. }) if source.is_transient() => {
-                    self.wait_to_retry(at, &mut backoff, &source, asked).await?;
-                    if self.goes_on(at) {
-                        continue;
-                    }
-                    break;
-                }
-                running => running?,
-            };
-            self.tell_retried(at, &backoff);
-            backoff = Backoff::new();
-            let Some(xid) = running else { break };
-            if began.elapsed() > TOLD_AFTER {
-                let reason = format!(
-                    "transaction {xid}, which was open when the copy of this table began, has to end first"
-                );
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!("the snapshot waits: {reason}");
-                }
-                self.tell_waiting(Some(reason));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-            self.obey_waiting(asked).await?;
-            if !self.goes_on(at) {
-                break;
-            }
-        }
-        if told {
-            tracing::info!("the snapshot goes on");
-        }
-        self.tell_waiting(None);
-        Ok(())
     }
 }
 

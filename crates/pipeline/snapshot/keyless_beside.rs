@@ -10,7 +10,7 @@
 //! A commit can be in WAL and not yet visible, so not every snapshot is like that. A chunk without rows asks the pump
 //! whether this one is; it is quick, because any change that the stream has brought meanwhile makes it say no.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headwater_pg::CopySession;
 use headwater_pg::lock_wait::telling_locks;
@@ -19,19 +19,20 @@ use headwater_pg::transaction_snapshot::{Watermark, begin_at_present};
 use tokio::sync::mpsc;
 
 use super::KeylessChunk;
-use super::beside::{Handed, Stopped, refused};
+use super::beside::{Stopped, refused};
 use super::chunker::{ChunkRead, Next, Reached};
 use super::control::Asked;
 use super::coordinator::Coordinator;
 use super::copier::name_of;
+use super::hand_over::Handed;
 use super::pace::GiveWay;
 use super::progress::TableState;
 use super::seen::tell_lock;
 use crate::backoff::Backoff;
 use crate::error::{StageError, chain};
 
-/// Snapshots that are taken until one has been overtaken by no change of the table before its first row is written.
-const ATTEMPTS: u32 = 50;
+/// How long snapshots are taken until one has been overtaken by no change of the table before its first row is written.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A chunk without rows.
 fn none_of(watermark: &Watermark) -> ChunkRead {
@@ -64,7 +65,8 @@ impl Coordinator {
         self.tables[at].rows = 0;
         self.set_table(at, TableState::Copying, None)?;
         let mut backoff = Backoff::new();
-        for _ in 0..ATTEMPTS {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
             self.watch(at, true)?;
             let attempt = self.try_keyless(at, table, asked).await;
             self.parts.control.set_transaction(None);
@@ -79,8 +81,9 @@ impl Coordinator {
         }
         Err(refused(
             format!(
-                "{} has no key and changes without a pause: no snapshot of {ATTEMPTS} could be joined to the stream",
-                name_of(table)
+                "{} has no key and changes without a pause: no snapshot could be joined to the stream within {} s",
+                name_of(table),
+                PATIENCE.as_secs()
             ),
             "copy it when it changes less, or give it a primary key",
         ))
@@ -170,10 +173,7 @@ impl Coordinator {
         let mut session = CopySession::connect(&settings.postgres).await.map_err(failed)?;
         session.set_max_frame_bytes(settings.max_row_bytes);
         // One COPY is all of a storage: no time is too long for it but the transaction's.
-        session
-            .set_timeouts(settings.snapshot.lock_timeout, std::time::Duration::ZERO)
-            .await
-            .map_err(failed)?;
+        session.set_timeouts(settings.snapshot.lock_timeout, Duration::ZERO).await.map_err(failed)?;
         let names: Vec<String> = table.leaves.iter().map(|leaf| leaf.sql_name()).collect();
         let (doing, pids) = (format!("the copy of {}", name_of(table)), [session.backend_pid()]);
         let tell = tell_lock(&self.parts.control, &doing);

@@ -21,6 +21,7 @@ mod commands;
 pub mod control;
 pub(crate) mod coordinator;
 mod copier;
+mod hand_over;
 pub(crate) mod intake;
 mod keyless;
 mod keyless_beside;
@@ -43,9 +44,11 @@ mod signal_topic;
 mod signals;
 #[cfg(test)]
 mod simulation;
+mod slices;
 pub mod table_pattern;
 mod touched;
 mod under;
+mod wait_for;
 
 use std::sync::Arc;
 
