@@ -1,7 +1,6 @@
 //! What Prometheus sees of scenarios that run: alerts fire when something breaks and end when it is healed, and every
 //! query of the dashboards finds something.
 
-use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::dashboards::queries;
 use crate::page;
 use crate::prometheus::Prometheus;
-use crate::servers::{Running, address, scenario, server};
+use crate::servers::{address, server};
 
 /// What has no data in the shop, and why.
 const EMPTY: [(&str, &str); 4] = [
@@ -27,7 +26,7 @@ const EMPTY: [(&str, &str); 4] = [
 /// looked for in the profile.
 const CONSUMERS: [&str; 2] = ["service_consumer_lag_records)", "service_events_total"];
 
-/// The shop, and somebody who breaks it.
+/// A scenario, and somebody who breaks it.
 struct Watched {
     page: String,
     http: reqwest::Client,
@@ -189,28 +188,31 @@ async fn shop_is_watched() -> Result<()> {
     Ok(())
 }
 
-/// The e-mail service reads a topic itself, and is given an event that does not fit.
+/// The e-mail service reads a topic itself: it is given an event that does not fit, and is paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn profile_is_watched() -> Result<()> {
-    // one may be set already
-    let _already_set = rustls::crypto::ring::default_provider().install_default();
-    let (mut command, folder) = scenario("profile");
-    let said = File::create(folder.join("said"))?;
-    // so long that it is ended before it is at its end
-    let profile = Running(command.arg("--long").stdout(said.try_clone()?).stderr(said).spawn()?);
-    let begun = Instant::now();
-    while !folder.join("prometheus.yml").exists() {
-        ensure!(begun.elapsed() < Duration::from_secs(120), "the profile does not open");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let page = address();
+    let (profile, folder) = page::start("profile", &page).await?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let watched = Watched { page, http, name: name(&folder)?, prometheus: Prometheus::start(&folder)? };
+    watched.prometheus.until_series("up == 1", 3).await?;
+    watched.press("users", json!({ "id": "user-1", "name": "User 1" })).await?;
+    watched.prometheus.until_fired("ServiceDeadLetters", "job=\"mailer\"").await?;
+    watched.press("mailer/pause", json!({})).await?;
+    for number in 1..=8 {
+        let user = json!({ "id": "user-1", "name": "User 1", "email": format!("user{number}@example.com") });
+        watched.press("users", user).await?;
     }
-    let prometheus = Prometheus::start(&folder)?;
-    prometheus.until_fired("ServiceDeadLetters", "job=\"mailer\"").await?;
+    watched.prometheus.until_fired("ServiceConsumerBehind", "job=\"mailer\"").await?;
+    watched.press("mailer/resume", json!({})).await?;
+    watched.prometheus.until_over("ServiceConsumerBehind").await?;
+    watched.prometheus.until_over("ServiceDeadLetters").await?;
     for expression in queries("services.json")? {
         if CONSUMERS.iter().any(|metric| expression.contains(metric)) {
-            prometheus.until_number(&expression).await?;
+            watched.prometheus.until_number(&expression).await?;
         }
     }
-    drop((prometheus, profile));
+    drop((watched, profile));
     std::fs::remove_dir_all(folder).ok();
     Ok(())
 }

@@ -15,14 +15,16 @@ pub const MISSING: &str = "there is no Prometheus: apt-get install prometheus";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the rules of deploy/prometheus wait for, and what a test can bring about: everything else of them is as it is there.
-const EAGER: [(&str, &str); 5] = [
+const EAGER: [(&str, &str); 6] = [
     ("[15m]", "[20s]"),
     ("offset 15m", "offset 20s"),
     // WAL that the slot holds
     ("> 10 * 1024 ^ 3", "> 30 * 1024 ^ 2"),
     // records that are not applied
     ("> 10000", "> 5"),
-    // and how late they are
+    // records that a service has not read
+    ("service_consumer_lag_records) > 1000", "service_consumer_lag_records) > 5"),
+    // how late the copy is
     ("headwater_apply_lag_seconds) > 300", "headwater_apply_lag_seconds) > 5"),
 ];
 
