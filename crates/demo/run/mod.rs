@@ -278,7 +278,7 @@ impl Stage {
 static STOP: OnceLock<Option<Stop>> = OnceLock::new();
 
 /// How long a step waits for what it expects: far more than it takes, since the machine may be busy with other things.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until `condition` holds.
 pub async fn until(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {

@@ -23,6 +23,7 @@ pub fn relay_config(stage: &Stage, relay: &Relay<'_>) -> String {
 url = "{database_url}"
 publication = "{publication}"
 slot = "{slot}"
+slot_create_timeout = "5m"    # others may have transactions open on this server
 
 [kafka]
 bootstrap_servers = "{bootstrap}"

@@ -33,7 +33,7 @@ pub async fn start(name: &str, address: &str) -> Result<(Running, PathBuf)> {
         {
             return Ok((running, folder));
         }
-        ensure!(begun.elapsed() < Duration::from_secs(180), "{name} does not open");
+        ensure!(begun.elapsed() < Duration::from_secs(300), "{name} does not open");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
