@@ -113,9 +113,9 @@ impl Ledger {
             process.start()?;
         }
         let orders_url = format!("http://{listen}");
-        stage.until_answers(&format!("{orders_url}/healthz")).await?;
-        stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
-        stage.until_answers(&format!("http://{view_listen}/healthz")).await?;
+        stage.until_answers(&format!("{orders_url}/healthz"), &processes).await?;
+        stage.until_answers(&format!("http://{relay_listen}/readyz"), &processes).await?;
+        stage.until_answers(&format!("http://{view_listen}/healthz"), &processes).await?;
         let rival = Database::new(&stage.own_url(&stage.named("ledger"))?)?;
         Ok(Ledger { stage, orders, rival, projection, orders_url, processes, rebuilding })
     }

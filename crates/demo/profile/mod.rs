@@ -152,7 +152,7 @@ impl Profile {
         for url in
             [format!("{}/healthz", profile.users_url), format!("{}/healthz", profile.mailer_url), relay]
         {
-            profile.stage.until_answers(&url).await?;
+            profile.stage.until_answers(&url, &profile.processes).await?;
         }
         Ok(profile)
     }

@@ -242,9 +242,15 @@ impl Stage {
         self.http.get(url).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
-    /// Waits until a GET of `url` answers 200.
-    pub async fn until_answers(&self, url: &str) -> Result<()> {
-        until(&format!("an answer of {url}"), async || Ok(self.answers(url).await)).await
+    /// Waits until a GET of `url` answers 200, which takes `processes` that run: one that has ended says why.
+    pub async fn until_answers(&self, url: &str, processes: &[Process]) -> Result<()> {
+        until(&format!("an answer of {url}"), async || {
+            if let Some(words) = processes.iter().find_map(Process::last_words) {
+                bail!(words);
+            }
+            Ok(self.answers(url).await)
+        })
+        .await
     }
 
     /// Plays a script until its end, or until a signal.

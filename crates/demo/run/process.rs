@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 /// How long an end in good order may take.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Lines of a log that are shown where the process has ended.
+const WORDS: usize = 5;
+
 /// A program with its arguments, running or not.
 pub struct Process {
     pub name: &'static str,
@@ -47,6 +50,20 @@ impl Process {
             Ok(None) => child.as_ref().map(Child::id),
             _ => None,
         }
+    }
+
+    /// What it said at last, if it was started and has ended.
+    pub fn last_words(&self) -> Option<String> {
+        let status = self.child().as_mut()?.try_wait().ok()??;
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(WORDS).collect();
+        let words: Vec<&str> = lines.into_iter().rev().collect();
+        Some(format!(
+            "{} ended with {status}; the end of {}:\n{}",
+            self.name,
+            self.log.display(),
+            words.join("\n")
+        ))
     }
 
     /// Starts it, unless it runs.

@@ -160,7 +160,7 @@ impl Saga {
             )?);
             let process = processes.last().expect("just pushed");
             process.start()?;
-            stage.until_answers(&format!("http://{relay_listen}/readyz")).await?;
+            stage.until_answers(&format!("http://{relay_listen}/readyz"), &processes).await?;
             addresses.extend([(name, listen), (relay, relay_listen)]);
         }
         let jobs: Vec<_> = addresses.iter().map(|(name, address)| (*name, address.as_str())).collect();
@@ -169,7 +169,7 @@ impl Saga {
             process.start()?;
         }
         for (_, address) in &addresses {
-            stage.until_answers(&format!("http://{address}/healthz")).await?;
+            stage.until_answers(&format!("http://{address}/healthz"), &processes).await?;
         }
         let orders_url = format!("http://{}", addresses[0].1);
         Ok(Saga { stage, orders, stock, payments, orders_url, processes, count: 0 })

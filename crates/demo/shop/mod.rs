@@ -144,7 +144,7 @@ impl Shop {
             format!("{}/healthz", self.apply_url),
         ];
         for url in &ready {
-            self.stage.until_answers(url).await?;
+            self.stage.until_answers(url, &self.processes).await?;
         }
         Ok(())
     }
@@ -221,6 +221,7 @@ status = true
 [feedback]
 topic = "{name}.feedback"
 group = "{name}-product"
+instance = "one"    # killed and started again, it reads on at once
 max_attempts = {ATTEMPTS}
 backoff = "500ms"
 
