@@ -234,7 +234,7 @@ async fn changes(shop: &Shop, over: &Cell<bool>) -> Result<i64> {
             Ok(_) => changed += 1,
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-        // fewer than a mail lists of one article, while the answers of a relay that was killed wait for its group
+        // fewer than a mail lists of one article, while the relay is away
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
     }
     Ok(changed)
@@ -281,7 +281,7 @@ async fn breaks<'a>(shop: &'a Shop, witness: &Witness, over: &Cell<bool>) -> Res
             next = (0..shop.processes.len() + DATABASES.len()).collect();
             fastrand::shuffle(&mut next);
         }
-        // not more often: answers are read again when the session of a relay that was killed has timed out
+        // with time in between for events to fail, to die and to be told
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1000..3500))).await;
         let which = next.pop().context("just filled")?;
         let name = match shop.processes.get(which) {
@@ -318,7 +318,7 @@ async fn dead_while_things_die(shop: &Shop, witness: &Witness) -> Result<()> {
         shop.set_stock(sku, None, 5).await?;
     }
     let dead = ARTICLES.len() as i64;
-    // Not more often: after each kill the group waits for a session to time out before it gives the partitions again.
+    // With time in between for another attempt.
     for name in ["relay", "orders", "apply", "product", "relay"] {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
         kill(shop, witness, shop.process(name)?).await?;
