@@ -15,7 +15,7 @@ use crate::harness::random::Random;
 use crate::harness::{http, until};
 
 /// Every change is also a row of `changes`, in the same transaction: what topic and letters together must have.
-const TABLES: &str = "
+pub const TABLES: &str = "
 create table item (id int primary key, version bigint not null, amount numeric(20, 2), tags int[], body text);
 create table changes (seq bigserial primary key, id int, version bigint, op text);
 create sequence versions;
@@ -28,28 +28,28 @@ create trigger note after insert or update or delete on item for each row execut
 create publication captured for table item;
 ";
 
-fn letters_topic(test: &Fixture) -> String {
+pub fn letters_topic(test: &Fixture) -> String {
     // Beside the topics of tables, so that those can be read by their prefix.
     format!("letters.{}", test.prefix())
 }
 
-fn config(test: &Fixture, policy: &str) -> Config {
+pub fn config(test: &Fixture, policy: &str) -> Config {
     test.config().set("dead_letter.topic", letters_topic(test)).set("records.on_error", policy)
 }
 
-fn put(id: u64, amount: &str) -> String {
+pub fn put(id: u64, amount: &str) -> String {
     format!(
         "insert into item (id, version, amount) values ({id}, nextval('versions'), '{amount}')
          on conflict (id) do update set version = excluded.version, amount = excluded.amount"
     )
 }
 
-fn letters(test: &Fixture) -> Result<Vec<Raw>> {
+pub fn letters(test: &Fixture) -> Result<Vec<Raw>> {
     let records = test.raw_topic(&letters_topic(test))?;
     Ok(records.into_iter().filter(|record| record.header("headwater.dead_letter.stage").is_some()).collect())
 }
 
-fn says(record: &Raw, name: &str) -> String {
+pub fn says(record: &Raw, name: &str) -> String {
     let full = format!("headwater.dead_letter.{name}");
     record.header(&full).unwrap_or_default()
 }

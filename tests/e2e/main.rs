@@ -16,6 +16,7 @@ mod checker_itself;
 mod commands;
 mod connections;
 mod dead_letters;
+mod dead_letters_large;
 mod debezium_takeover;
 mod frozen_broker;
 mod golden;
