@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -132,6 +133,26 @@ fn partitions(consumer: &BaseConsumer, prefix: &str, timeout: Duration) -> Optio
     Some(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect())
 }
 
+/// The first offset and the end. A topic that was just made has no leader for a moment.
+fn watermarks(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
+    let began = Instant::now();
+    loop {
+        match consumer.fetch_watermarks(topic, partition, TIMEOUT) {
+            Err(error)
+                if began.elapsed() < TIMEOUT
+                    && matches!(
+                        error.rdkafka_error_code(),
+                        Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition)
+                    ) =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            marks => return marks.context("fetch watermarks"),
+        }
+    }
+}
+
 /// Everything in the topics that begin with `prefix`, up to their ends of now; by topic, partition and offset.
 pub fn read_all(bootstrap: &str, prefix: &str) -> Result<Vec<Raw>> {
     let consumer = consumer(bootstrap);
@@ -141,8 +162,7 @@ pub fn read_all(bootstrap: &str, prefix: &str) -> Result<Vec<Raw>> {
     let mut assignment = TopicPartitionList::new();
     for (topic, count) in topics {
         for partition in 0..count {
-            let (low, high) =
-                consumer.fetch_watermarks(&topic, partition, TIMEOUT).context("fetch watermarks")?;
+            let (low, high) = watermarks(&consumer, &topic, partition)?;
             ensure!(low == 0, "{topic} no longer begins at 0");
             if high > 0 {
                 assignment.add_partition_offset(&topic, partition, Offset::Beginning)?;
