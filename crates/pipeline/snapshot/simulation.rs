@@ -292,7 +292,13 @@ impl Copy {
 }
 
 fn watch(awake: bool) -> Watch {
-    Watch { key: Vec::new(), job: String::new(), table: String::new(), moved: Default::default(), awake }
+    Watch {
+        key: vec!["id".to_owned()],
+        job: String::new(),
+        table: String::new(),
+        moved: Default::default(),
+        awake,
+    }
 }
 
 fn play(steps: &[(u8, u8, u8)], naive: bool) -> Result<(), String> {
