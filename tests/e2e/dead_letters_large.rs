@@ -1,5 +1,6 @@
 //! Letters that the dead letter topic does not take either: they halt, or go there without their value.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -47,8 +48,9 @@ async fn larger_than_the_topic_of_letters(test: &mut Fixture) -> Result<()> {
     );
     let left_out: usize = says(letter, "left_out_bytes").parse().context("how much was left out")?;
     ensure!(left_out > 3_200_000, "{left_out} bytes were left out");
-    let records = test.raw_topic(&topic)?;
-    ensure!(records.len() == 2, "{} records instead of those of the rows 1 and 3", records.len());
+    // Row 1 may have come again, since a refusal is learned by beginning again.
+    let keys: BTreeSet<_> = test.raw_topic(&topic)?.into_iter().map(|record| record.key).collect();
+    ensure!(keys.len() == 2, "records of {} rows instead of rows 1 and 3", keys.len());
     headwater.stop().await
 }
 
